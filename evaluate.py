@@ -1,0 +1,485 @@
+"""Evaluate encoders on retrieval: vectors -> ranks of the relevant passages -> metrics -> one table.
+
+    scores = q @ p.T                                         (Q, D) @ (D, P) -> (Q, P)
+    rank of a relevant passage = its place among the relevant ones + the others that score at least as high
+    AP = mean over the R relevant passages of k / rank_k     the k-th best of them stands at rank_k
+
+One encode serves three views: `mono` (candidates in the query's language), `cross` (in one other language, for
+every pair of languages) and `pool` (candidates in all languages at once; every translation is relevant).
+Where to look next: `relevant_ranks` is all of the evaluation, `records` is what metrics.json holds.
+Left out on purpose: approximate search, full rankings in memory, a metrics library.
+Differs from common practice: non-relevant passages win every tie; scores are summed in fp64 and rounded to
+fp32, so that neither a constant scorer nor another block size can change a metric.
+
+Shapes: Q queries, P passages, R relevant passages of a query (padded), D embedding.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+VIEWS = ("mono", "cross", "pool")
+METRICS = ("mAP", "mAP@20", "R@1", "R@10", "MRR@10", "nDCG@10", "rank_distance")
+TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
+# One screen of results: the hybrid-batch paper's columns (R@1 in the pool could not exceed 1/11)
+COLUMNS = (
+    ("mono", "mAP"), ("cross", "mAP"), ("pool", "mAP"), ("mono", "R@1"), ("cross", "R@1"),
+    ("pool", "R@10"), ("pool", "rank_distance"),
+)  # fmt: skip
+
+
+# ---- flags -------------------------------------------------------------------------------------------
+
+
+def parse(argv=None):
+    """The flags of evaluate.py."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add(
+        "models",
+        nargs="+",
+        type=Path,
+        metavar="MODEL|RUN",
+        help="Hugging Face folder, or a run of train.py",
+    )
+    add(
+        "--data",
+        type=Path,
+        default=Path("data/minifacts"),
+        help="data set folder (DESIGN: one format)",
+    )
+    add(
+        "--split",
+        choices=("train", "dev", "test"),
+        default="test",
+        help="which qrels; select on dev, report test",
+    )
+    add(
+        "--langs",
+        nargs="+",
+        metavar="LANG",
+        help="languages of queries and passages (default: all)",
+    )
+    add(
+        "--views",
+        nargs="+",
+        choices=VIEWS,
+        default=list(VIEWS),
+        help="candidates: own, one other, all languages",
+    )
+    add(
+        "--context",
+        action="store_true",
+        default=None,
+        help="encode passages with their paragraph, as LAReQA",
+    )
+    add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
+    add(
+        "--out",
+        type=Path,
+        help="folder for metrics.json (default: the run's own; none for a model)",
+    )
+    add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
+    return parser.parse_args(argv)
+
+
+if (
+    __name__ == "__main__"
+):  # before torch is imported, which takes two seconds: --help answers at once
+    parse()
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from tqdm import tqdm
+
+from xlt import DataSet, Encoder, load_data, load_encoder
+
+# ---- ranks -------------------------------------------------------------------------------------------
+
+
+def relevant_ranks(scores: Tensor, relevant: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks of each query's relevant passages, best first, without sorting the passages.
+
+        rank_k = k + #{non-relevant passages that score >= the k-th best relevant one}
+
+    *Shapes*: scores (Q, P), relevant (Q, R) positions padded with -1, gains (Q, R) -> ranks (Q, R) from 1, padded
+    with 0, and the gains in the same order. The padding comes last.
+    *Source*: trec_eval's ranks, but pessimistic among ties (PITFALLS.md 18).
+    """
+    real = relevant >= 0
+    own = scores.gather(1, relevant.clamp(min=0)).masked_fill(~real, -math.inf)  # (Q, R)
+    # Among relevant passages that tie, the smaller gain first: pessimistic for nDCG as well
+    order = torch.argsort(gains, dim=1, stable=True)
+    order = order.gather(
+        1, torch.argsort(own.gather(1, order), dim=1, descending=True, stable=True)
+    )
+    own, real, gains = own.gather(1, order), real.gather(1, order), gains.gather(1, order)
+    columns = []
+    for k in range(own.shape[1]):  # R passes over the scores; a sort would cost log2(P)
+        bar = own[:, k : k + 1]  # (Q, 1)
+        others = (scores >= bar).sum(1) - ((own >= bar) & real).sum(1)  # (Q, P) -> (Q,)
+        columns.append(k + 1 + others)
+    ranks = torch.stack(columns, dim=1)  # (Q, R)
+    return ranks.masked_fill(~real, 0), gains.masked_fill(~real, 0)
+
+
+def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics of each query from the ranks of its relevant passages.
+
+    *Shapes*: ranks, gains (Q, R), padded with 0 at the end -> (Q,) a metric; NaN where nothing is relevant.
+    *Units*: all in [0, 1] but rank_distance (ranks; NaN with fewer than two relevant passages). mAP is uncut,
+    mAP@20 sums to rank 20 and still divides by all R relevant ones; R@k is recall: with 11 relevant passages
+    R@10 cannot exceed 10/11; nDCG@10 has linear gains.
+    *Source*: trec_eval's map, map_cut, recall, recip_rank, ndcg_cut; rank distance: Elmahdy et al. 2024.
+    """
+    count = (ranks > 0).sum(1)  # (Q,)
+    safe, hit = np.maximum(ranks, 1), ranks > 0
+    precision = np.where(hit, (np.arange(ranks.shape[1]) + 1) / safe, 0.0)  # k / rank_k
+    ten = hit & (ranks <= 10)
+    ideal = -np.sort(-gains, axis=1)[:, :10]
+    ideal = (ideal / np.log2(np.arange(2, ideal.shape[1] + 2))).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 -> NaN: nothing is relevant
+        found = {
+            "mAP": precision.sum(1) / count,
+            "mAP@20": np.where(ranks <= 20, precision, 0.0).sum(1) / count,
+            "R@1": (hit & (ranks <= 1)).sum(1) / count,
+            "R@10": ten.sum(1) / count,
+            "MRR@10": np.where(ten[:, 0], 1 / safe[:, 0], 0.0) * count / count,
+            "nDCG@10": np.where(ten, gains / np.log2(safe + 1), 0.0).sum(1) / ideal,
+        }
+    distance = ranks.max(1) - np.where(hit, ranks, ranks.max(initial=0)).min(1)
+    return found | {"rank_distance": np.where(count > 1, distance, np.nan)}
+
+
+def relevant_table(
+    data: DataSet, queries: list[int], where: dict[int, int], split: str
+) -> tuple[Tensor, Tensor]:
+    """The relevant passages of each query that are in a pool. `where`: passage -> column of the pool.
+
+    *Shapes*: -> columns (Q, R) padded with -1, gains (Q, R).
+    """
+    rows = [[(where[p], s) for p, s in data.qrels[split][q].items() if p in where] for q in queries]
+    width = max(1, max(map(len, rows)))
+    columns = [[c for c, _ in row] + [-1] * (width - len(row)) for row in rows]
+    gains = [[s for _, s in row] + [0.0] * (width - len(row)) for row in rows]
+    return torch.tensor(columns), torch.tensor(gains)
+
+
+def rank_queries(q: Tensor, p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str,
+                 langs: list[str], block: int = 512) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+    """Metrics of every query against every pool: one language's passages each, and "*" for all.
+
+    *Shapes*: q (Q, D) of `queries`, p (P, D) of `passages` -> pool -> metric -> (Q,).
+    """
+    pools = {"*": list(range(len(passages)))}
+    pools |= {a: [i for i, x in enumerate(passages) if data.passages[x].lang == a] for a in langs}
+    tables = {
+        name: relevant_table(data, queries, {passages[c]: i for i, c in enumerate(columns)}, split)
+        for name, columns in pools.items()
+    }
+    index = {name: torch.tensor(columns) for name, columns in pools.items()}
+    found = {name: [] for name in pools}
+    wide = p.double().T.contiguous()  # (D, P)
+    for start in range(0, len(queries), block):
+        rows = slice(start, start + block)
+        # SUBTLE: a product in fp32 depends on the shape of the block; in fp64, rounded, it does not
+        scores = (q[rows].double() @ wide).float()  # (block, D) @ (D, P) -> (block, P)
+        for name, (relevant, gains) in tables.items():
+            part = scores if name == "*" else scores[:, index[name]]
+            found[name].append(
+                [t.numpy() for t in relevant_ranks(part, relevant[rows], gains[rows])]
+            )
+    return {
+        n: measure(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+        for n, parts in found.items()
+    }
+
+
+def chance(passages: int, relevant: int) -> dict[str, float]:
+    """Expected metrics of a random ranking.
+
+        E[AP] = H_P / P + (R - 1) (P - H_P) / (P (P - 1)),   H_P = 1 + 1/2 + ... + 1/P
+
+    *Units*: counts of candidates and of relevant ones among them. Derived: a passage at rank i is relevant with
+    probability R / P, and then i's precision is (1 + (i - 1)(R - 1) / (P - 1)) / i.
+    """
+    harmonic = sum(1 / i for i in range(1, passages + 1))
+    ap = harmonic / passages
+    if passages > 1:
+        ap += (relevant - 1) * (passages - harmonic) / (passages * (passages - 1))
+    # The expected gap between the smallest and the largest of R ranks drawn from P
+    gap = (passages + 1) * (relevant - 1) / (relevant + 1)
+    return {"mAP": ap, "R@1": 1 / passages, "R@10": min(1.0, 10 / passages), "rank_distance": gap}
+
+
+# ---- records -----------------------------------------------------------------------------------------
+
+
+def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str]):
+    """Encode the split's queries and all passages of these languages: (queries, passages, q, p)."""
+    if split not in data.qrels:
+        raise ValueError(
+            f"{data.folder}/qrels/{split}.tsv: no such file. There is {sorted(data.qrels)}."
+        )
+    if unknown := sorted(set(langs) - set(data.langs())):
+        raise ValueError(f"--langs {unknown[0]}: {data.folder} has passages in {data.langs()}.")
+    queries = [q for q in sorted(data.qrels[split]) if data.queries[q].lang in langs]
+    passages = [i for i, p in enumerate(data.passages) if p.lang in langs]
+    if not queries:
+        raise ValueError(
+            f"{data.folder}/qrels/{split}.tsv: no query in {langs}. Add languages with --langs."
+        )
+    bar = lambda name: lambda blocks: tqdm(blocks, desc=name, disable=None, leave=False)
+    q = encoder.encode([data.queries[i] for i in queries], "query", bar("queries"))
+    p = encoder.encode([data.passages[i] for i in passages], "passage", bar("passages"))
+    if not (q.isfinite().all() and p.isfinite().all()):
+        raise ValueError(
+            "the encoder gave vectors that are not finite. Train again with a smaller --lr."
+        )
+    return queries, passages, q, p
+
+
+def records(found: dict, data: DataSet, queries: list[int], attack: str, views=VIEWS) -> list[dict]:
+    """Per-query metrics -> one record a (view, query language, passage language): means over its queries.
+
+    A query without a relevant passage in a pool is left out there and counted as `n_left_out`.
+    """
+    rows, own = [], np.array([data.queries[q].lang for q in queries])
+    for query_lang in sorted(set(own)):
+        for pool in sorted(found):
+            view = "pool" if pool == "*" else "mono" if pool == query_lang else "cross"
+            if view not in views:
+                continue
+            mine = own == query_lang
+            valid = mine & ~np.isnan(found[pool]["mAP"])
+            row = {"attack": attack, "view": view, "query_lang": query_lang, "passage_lang": pool}
+            row |= {"n_queries": int(valid.sum()), "n_left_out": int((mine & ~valid).sum())}
+            for name in METRICS:
+                values = found[pool][name][valid]
+                values = values[~np.isnan(values)]
+                row[name] = round(float(values.mean()), 6) if len(values) else None
+            rows.append(row)
+    return rows
+
+
+def file_hash(folder: Path) -> str:
+    """SHA-256 of the weights, which name a model better than its path."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on besides our code."""
+    mine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    return mine | {"transformers": transformers.__version__}
+
+
+def evaluate(encoder: Encoder, data: DataSet, split: str = "test", langs: list[str] | None = None,
+             views=VIEWS, trec: Path | None = None) -> dict:  # fmt: skip
+    """Everything that metrics.json holds, but the names of model and run."""
+    langs = langs or data.langs()
+    queries, passages, q, p = encode_split(encoder, data, split, langs)
+    found = rank_queries(q, p, data, queries, passages, split, langs)
+    if trec:
+        write_trec(trec, q, p, data, queries, passages, split)
+    relevant = [sum(x in set(passages) for x in data.qrels[split][i]) for i in queries[:1]]
+    in_lang = [sum(data.passages[i].lang == a for i in passages) for a in langs]
+    one = [chance(n, 1) for n in in_lang if n]
+    mean = lambda name: sum(c[name] for c in one) / len(one)
+    mono = {"mAP": mean("mAP"), "R@1": mean("R@1"), "R@10": mean("R@10")}
+    return {
+        "data": str(data.folder), "data_sha256": data.sha256, "split": split, "langs": sorted(langs),
+        "n_queries": len(queries), "n_passages": len(passages), "ties": TIES, "versions": versions(),
+        "settings": vars(encoder.settings), "dropped": dict(data.dropped),
+        "truncated": {f"{k} {a}": n for (k, a), n in sorted(encoder.truncated.items())},
+        "chance": {"mono": mono, "cross": mono, "pool": chance(len(passages), relevant[0])},
+        "results": records(found, data, queries, "clean", views),
+    }  # fmt: skip
+
+
+# ---- files -------------------------------------------------------------------------------------------
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write aside and rename, so that no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def add_metrics(path: Path, new: dict) -> dict:
+    """Write metrics.json, or add to it: records of other attacks, views and languages stay.
+
+    *Errors*: ValueError if the file is about another model, data set or split: it would mix two things.
+    """
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("model_sha256", "data_sha256", "split", "settings", "langs"):
+            if old.get(key) != new.get(key):
+                raise ValueError(
+                    f"{path}: holds results of another {key} ({old.get(key)}). Give another --out."
+                )
+        key = lambda r: (r["attack"], r["view"], r["query_lang"], r["passage_lang"])
+        fresh = {key(r) for r in new["results"]}
+        new["results"] = [r for r in old["results"] if key(r) not in fresh] + new["results"]
+    write_json(path, new)
+    return new
+
+
+def write_trec(folder: Path, q, p, data, queries, passages, split, depth: int = 1000) -> None:
+    """Write run.trec (the best `depth` passages, ordered by (-score, id)) and qrels.trec for trec_eval and ranx."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = np.array([data.passages[i].id for i in passages])
+    place = np.argsort(np.argsort(ids))  # a number that orders like the id
+    with open(folder / "run.trec", "w", encoding="utf-8", newline="\n") as run:
+        for row, query in enumerate(queries):
+            scores = (p.double() @ q[row].double()).float().numpy()  # (P, D) @ (D,) -> (P,)
+            best = np.lexsort((place, -scores))[:depth]
+            name = data.queries[query].id
+            run.writelines(
+                f"{name} Q0 {ids[i]} {k} {scores[i]:.8f} xlt\n" for k, i in enumerate(best, 1)
+            )
+    with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
+        for query in queries:
+            name, found = data.queries[query].id, data.qrels[split][query]
+            out.writelines(
+                f"{name} 0 {data.passages[i].id} {score:g}\n" for i, score in found.items()
+            )
+
+
+# ---- tables ------------------------------------------------------------------------------------------
+
+
+def summarise(results: list[dict], langs: list[str] | None = None, attack: str = "clean") -> dict:
+    """Macro-average over languages (each record counts once): (view, metric) -> value or None.
+
+    `langs` keeps the records whose query language is among them; None keeps all.
+    """
+    values = defaultdict(list)
+    for row in results:
+        if row["attack"] == attack and (langs is None or row["query_lang"] in langs):
+            for name in METRICS:
+                if row.get(name) is not None:
+                    values[row["view"], name].append(row[name])
+    return {key: sum(v) / len(v) for key, v in values.items()}
+
+
+def cell(values: list[float], metric: str) -> str:
+    """Mean, and the standard deviation if there are several seeds."""
+    values = [v for v in values if v is not None]
+    if not values:
+        return "-"
+    mean, digits = float(np.mean(values)), 0 if metric == "rank_distance" else 3
+    text = f"{mean:.{digits}f}" if digits == 0 else f"{mean:.3f}".replace("0.", ".", 1)
+    if len(values) == 1:
+        return text
+    spread = float(np.std(values, ddof=1))
+    return f"{text} ±" + (f"{spread:.0f}" if digits == 0 else f"{spread:.3f}".replace("0.", ".", 1))
+
+
+def table(runs: list[dict]) -> str:
+    """A Markdown table: one row a recipe and set of languages, averaged over the seeds; chance below.
+
+    *Units*: `runs` are metrics.json objects with "recipe", "seed" and, if known, "train_langs".
+    """
+    head = ["recipe", "n", "languages"] + [
+        f"{view} {name.replace('_', ' ')}" for view, name in COLUMNS
+    ]
+    lines = [head, ["---"] * len(head)]
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run["recipe"]].append(run)
+    for recipe, members in groups.items():
+        trained = members[0].get("train_langs")
+        sets = [("all", None)]
+        if trained:
+            untrained = [a for a in members[0]["langs"] if a not in trained]
+            sets += [("trained", trained)] + ([("untrained", untrained)] if untrained else [])
+        for label, langs in sets:
+            sums = [summarise(m["results"], langs) for m in members]
+            cells = [cell([s.get(c) for s in sums], c[1]) for c in COLUMNS]
+            lines.append([recipe, str(len(members)), label, *cells])
+    luck = runs[0]["chance"]
+    lines.append(["chance", "", "all"] + [cell([luck[v].get(m)], m) for v, m in COLUMNS])
+    width = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    rows = (
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, width, strict=True)) + " |"
+        for line in lines
+    )
+    return "\n".join(rows).replace("| -", "|--", 0)
+
+
+# ---- the program -------------------------------------------------------------------------------------
+
+
+def open_run(path: Path) -> tuple[Path, dict]:
+    """A run folder or a model -> (folder of the weights, what the table needs to know about it)."""
+    if not (path / "run.json").exists():
+        return path, {"recipe": path.name or str(path), "seed": None, "train_langs": None}
+    run = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    if not run.get("complete"):
+        raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
+    about = {
+        "recipe": run["recipe"],
+        "seed": run["flags"]["seed"],
+        "train_langs": run["flags"]["train_langs"],
+    }
+    return path / "model", about
+
+
+def main(argv=None) -> int:
+    """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 wrong usage."""
+    args = parse(argv)
+    try:
+        data, runs = load_data(args.data), []
+        for path in args.models:
+            folder, about = open_run(path)
+            changes = {"context": True} if args.context else {}
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            encoder = load_encoder(
+                folder, device if args.device == "auto" else args.device, **changes
+            )
+            trec = args.trec and (args.trec / path.name if len(args.models) > 1 else args.trec)
+            found = evaluate(encoder, data, args.split, args.langs, args.views, trec)
+            found = about | {"model": str(folder), "model_sha256": file_hash(folder)} | found
+            name = "metrics.json" if args.split == "test" else f"metrics-{args.split}.json"
+            several = len(args.models) > 1
+            home = (
+                args.out
+                and (args.out / path.name if several else args.out)
+                or (path if folder != path else None)
+            )
+            runs.append(add_metrics(home / name, found) if home else found)
+        print(table(runs))
+        print(
+            f"{args.split} of {args.data}: {found['n_queries']} queries, {found['n_passages']} passages"
+        )
+    except ValueError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,448 @@
+"""Fine-tune an encoder for cross-lingual retrieval: flags -> runs/NAME, and a table over all runs.
+
+    for batch in batches(pairs, batching, ...):         which languages meet: the experiment
+        q, p = encoder(queries), encoder(passages)      (B, D), (B, D)
+        loss = info_nce(q, p, tau, mask)                false negatives masked by gold group
+        loss.backward(); clip; step; schedule           AdamW, linear warm-up and decay
+
+Where to look next: `train` is the loop above, `derive` is everything that follows from the flags, and xlt.py
+holds batches, encoder and loss. evaluate.py makes the table that is printed at the end.
+Left out on purpose: a Trainer class, callbacks, experiment trackers, config files, early stopping.
+Differs from the papers: the hybrid-batch paper trains 100 pairs a step at 3e-5 on XLM-R; the bundled encoder is
+a thousandth of its size and starts from minutes of pre-training, so its learning rate is larger.
+
+    python train.py                                                    hybrid batches, bundled world, one seed
+    python train.py --batching x-x-mono x-y hybrid --seed 0 1 2 3 4    15 runs, one table with mean and spread
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")  # xlt.BATCHINGS; a test compares them
+# The hybrid-batch paper's training languages; el and vi are never trained on: they are the zero-shot test
+TRAIN_LANGS = ["en", "ar", "zh", "de", "es", "ru", "th", "tr", "hi"]
+
+
+# ---- flags -------------------------------------------------------------------------------------------
+
+
+def parse(argv=None) -> argparse.Namespace:
+    """The flags of train.py; --batching, --alpha and --seed take several values and give their product."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    # what is trained on what
+    add = parser.add_argument_group("model and data").add_argument
+    add(
+        "--model",
+        default=str(HERE / "data/tiny_xlmr"),
+        help="Hugging Face encoder: folder or hub name",
+    )
+    add(
+        "--data",
+        type=Path,
+        default=HERE / "data/minifacts",
+        help="data set folder with qrels/train.tsv",
+    )
+    add("--eval-data", type=Path, help="another data set folder for the table (default: --data)")
+    add(
+        "--eval-split",
+        default="test",
+        choices=["dev", "test"],
+        help="split of the table; select on dev",
+    )
+    add("--train-langs", nargs="+", default=TRAIN_LANGS, metavar="LANG",
+        help="training languages, ISO 639-1; default: the hybrid-batch paper's, without el and vi")  # fmt: skip
+    add(
+        "--test-langs",
+        nargs="+",
+        metavar="LANG",
+        help="languages of the table (default: all of the data)",
+    )
+    # the experiment
+    add = parser.add_argument_group("batches and loss").add_argument
+    add("--batching", nargs="+", default=["hybrid"], choices=BATCHINGS,
+        help="which languages meet in a batch (LAReQA; hybrid: Elmahdy et al. 2024)")  # fmt: skip
+    add(
+        "--alpha",
+        nargs="+",
+        type=float,
+        default=[0.5],
+        help="hybrid: share of monolingual batches, 0 to 1",
+    )
+    add("--tau", type=float, default=0.05, help="softmax temperature, > 0; divides the cosine")
+    add("--symmetric", action="store_true", help="also let each passage pick its query")
+    add("--keep-false-negatives", action="store_true", help="do not mask them, as the papers do")
+    # optimisation
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--batch-size", type=int, default=100, metavar="B",
+        help="pairs a step (the hybrid-batch paper: 100); B - 1 negatives. Accumulation would add none")  # fmt: skip
+    add("--steps", type=int, default=200, metavar="N", help="optimiser steps")
+    add("--lr", type=float, default=1e-3, help="peak learning rate of AdamW (paper, XLM-R: 3e-5)")
+    add("--weight-decay", type=float, default=1e-2, help="AdamW's (paper: 1e-2)")
+    add(
+        "--warmup",
+        type=float,
+        default=0.1,
+        help="share of the steps with rising learning rate, 0 to 1",
+    )
+    add("--clip", type=float, default=1.0, help="largest L2 norm of the gradient")
+    add(
+        "--seed",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="S",
+        help="of order, languages and dropout",
+    )
+    # how texts are encoded
+    add = parser.add_argument_group("encoder").add_argument
+    add("--pooling", choices=["mean", "cls"], help="default: as saved with the model, else mean")
+    add("--query-length", type=int, help="tokens (default: as saved, else 96; XTREME)")
+    add("--passage-length", type=int, help="tokens (default: as saved, else 256; XTREME)")
+    add(
+        "--context",
+        action="store_true",
+        default=None,
+        help="encode passages with their paragraph, as LAReQA",
+    )
+    # the machine
+    add = parser.add_argument_group("machine and files").add_argument
+    add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
+    add(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="of the forward pass; the loss is fp32",
+    )
+    add("--out", type=Path, default=Path("runs"), help="folder that holds the runs' folders")
+    add("--save-every", type=int, default=100, metavar="N", help="steps between checkpoints")
+    add("--log-every", type=int, default=25, metavar="N", help="steps between lines of the log")
+    add("--resume", action="store_true", help="continue runs that were interrupted, bit for bit")
+    add("--overwrite", action="store_true", help="start over, also where a run is complete")
+    add("--smoke", action="store_true", help="a few small steps, to see that everything works")
+    return parser.parse_args(argv)
+
+
+if (
+    __name__ == "__main__"
+):  # before torch is imported, which takes two seconds: --help answers at once
+    parse()
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import evaluate
+import xlt
+from xlt import Encoder, Pairs, batches, false_negatives, info_nce
+
+
+def single_runs(args: argparse.Namespace) -> list[dict]:
+    """The product of --batching, --alpha and --seed as flags of one run each; alpha matters to hybrid alone."""
+    several = ("batching", "alpha", "seed")
+    machine = (
+        "out",
+        "resume",
+        "overwrite",
+        "smoke",
+        "save_every",
+        "log_every",
+    )  # do not change the result
+    common = {k: v for k, v in vars(args).items() if k not in (*several, *machine)}
+    if args.device == "auto":
+        common["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    common |= {k: str(v) for k, v in common.items() if isinstance(v, Path)}
+    if args.smoke:
+        common |= {"steps": min(args.steps, 4), "batch_size": min(args.batch_size, 8)}
+    runs = []
+    for batching, alpha, seed in itertools.product(args.batching, args.alpha, args.seed):
+        flags = common | {
+            "batching": batching,
+            "alpha": alpha if batching == "hybrid" else None,
+            "seed": seed,
+        }
+        if flags not in runs:  # x-y with two alphas is one run
+            runs.append(flags)
+    return runs
+
+
+def recipe(flags: dict) -> str:
+    """What distinguishes a run but its seed: hybrid-none, or hybrid0.3-none for an alpha of one's own."""
+    alpha = "" if flags["alpha"] in (None, 0.5) else f"{flags['alpha']:g}"
+    return f"{flags['batching']}{alpha}-none"
+
+
+def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
+    """Everything that follows from the flags and the data. *Errors*: ValueError for what cannot work."""
+    for name in ("steps", "batch_size", "lr", "tau", "clip"):
+        if not flags[name] > 0:
+            raise ValueError(f"--{name.replace('_', '-')} {flags[name]}: must be above 0.")
+    if not 0 <= flags["warmup"] < 1:
+        raise ValueError(f"--warmup {flags['warmup']}: a share of the steps, from 0 to below 1.")
+    return {
+        "groups": len(pairs.queries), "warmup_steps": round(flags["warmup"] * flags["steps"]),
+        "epochs": round(flags["steps"] * flags["batch_size"] / len(pairs.queries), 2),
+        # PAPERS.md 5: keep this ratio when batchings are compared, or the optimiser is what is measured
+        "lr_per_pair": flags["lr"] / flags["batch_size"],
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+    }  # fmt: skip
+
+
+# ---- state: nothing is lost --------------------------------------------------------------------------
+
+
+def save_checkpoint(folder: Path, state: dict) -> None:
+    """Write the resume state aside, flush it to the disk, then rename: never half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / "state.pt.tmp"
+    with open(aside, "wb") as out:
+        torch.save(state, out)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(aside, folder / "state.pt")
+
+
+def random_state() -> dict:
+    """State of the generators that dropout draws from; batches are replayed and need none."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def prepare_folder(folder: Path, flags: dict, args: argparse.Namespace) -> str:
+    """Look at what is in a run's folder: "done", "resume" or "new".
+
+    *Errors*: ValueError for a folder of other flags, or an interrupted run without --resume.
+    """
+    if args.overwrite and folder.exists():
+        shutil.rmtree(folder)
+    if not (folder / "run.json").exists():
+        return "new"
+    old = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if changed := [k for k in flags if old["flags"].get(k) != flags[k]]:
+        name, was = changed[0], old["flags"].get(changed[0])
+        raise ValueError(
+            f"{folder} was made with --{name.replace('_', '-')} {was}, not {flags[name]}. "
+            "Give another --out, or --overwrite to start over."
+        )
+    if old.get("complete"):
+        return "done"
+    if not args.resume:
+        raise ValueError(
+            f"{folder} is not complete. Continue it with --resume, or start over with --overwrite."
+        )
+    return "resume" if (folder / "ckpt/state.pt").exists() else "new"
+
+
+# ---- training ----------------------------------------------------------------------------------------
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate: linear up over `warmup` steps, linear down to 0."""
+    return min((step + 1) / max(1, warmup), (steps - step) / max(1, steps - warmup), 1.0)
+
+
+def batch_loss(encoder: Encoder, data, batch, flags: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """One batch -> (loss, mask of false negatives). The formula of this file."""
+    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flags["precision"] == "bf16"):
+        q = encoder(encoder.tokenize([data.queries[i] for i in batch.queries], "query"))  # (B, D)
+        p = encoder(
+            encoder.tokenize([data.passages[i] for i in batch.passages], "passage")
+        )  # (B, D)
+    mask = false_negatives(batch.gold, batch.group).to(q.device)  # (B, B)
+    used = None if flags["keep_false_negatives"] else mask
+    return info_nce(q, p, flags["tau"], used, flags["symmetric"]), mask
+
+
+def train(
+    encoder: Encoder, data, pairs: Pairs, flags: dict, folder: Path, args: argparse.Namespace
+) -> dict:
+    """Run the training loop; return counts. Checkpoints go to folder/ckpt, lines to folder/log.jsonl.
+
+    *Errors*: FloatingPointError for a loss that is not finite; the last checkpoint stays.
+    """
+    steps, warmup = flags["steps"], round(flags["warmup"] * flags["steps"])
+    optimizer = torch.optim.AdamW(
+        encoder.parameters(), lr=flags["lr"], weight_decay=flags["weight_decay"]
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, warmup))
+    random.seed(flags["seed"]), np.random.seed(flags["seed"])  # ours use neither; a library might
+    torch.manual_seed(xlt.derive_seed(flags["seed"], "dropout"))
+    done, counts, logged, before = 0, Counter(), 0, 0.0
+    if (folder / "ckpt/state.pt").exists():
+        state = torch.load(folder / "ckpt/state.pt", weights_only=False, map_location="cpu")
+        encoder.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if state["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        done, counts, logged, before = (
+            state["step"],
+            state["counts"],
+            state["logged"],
+            state["seconds"],
+        )
+        encoder.truncated, encoder.seen = state["truncated"], state["seen"]
+    plan = batches(
+        pairs, flags["batching"], flags["batch_size"], steps, flags["alpha"] or 0.0, flags["seed"]
+    )
+    encoder.train()
+    start = time.time() - before
+    with (
+        open(folder / "log.jsonl", "a", encoding="utf-8") as log,
+        tqdm(total=steps, initial=done, desc=folder.name, disable=None, leave=False) as bar,
+    ):
+        log.truncate(logged)  # lines after the checkpoint will be written again
+        for step, batch in enumerate(plan):
+            if step < done:
+                continue  # replay: the order of batches is a function of the seed alone
+            loss, mask = batch_loss(encoder, data, batch, flags)
+            if not loss.isfinite():
+                raise FloatingPointError(
+                    f"{folder}: the loss is {loss.item()} at step {step + 1}. The last checkpoint stays; "
+                    f"try a smaller --lr than {flags['lr']:g} or a larger --tau than {flags['tau']:g}."
+                )
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags["clip"])
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            langs = [
+                (data.queries[a].lang, data.passages[b].lang)
+                for a, b in zip(batch.queries, batch.passages, strict=True)
+            ]
+            counts.update({f"{a}>{b}": n for (a, b), n in Counter(langs).items()})
+            counts.update(
+                {
+                    f"{batch.kind} batches": 1,
+                    "rows": len(langs),
+                    "masked rows": int(mask.any(1).sum()),
+                }
+            )
+            bar.update()
+            if (step + 1) % args.log_every == 0 or step + 1 == steps:
+                spent = time.time() - start
+                line = {
+                    "step": step + 1,
+                    "loss": round(loss.item(), 4),
+                    "grad_norm": round(norm.item(), 3),
+                }
+                line |= {
+                    "kind": batch.kind,
+                    "lr": schedule.get_last_lr()[0],
+                    "seconds": round(spent, 1),
+                }
+                log.write(json.dumps(line) + "\n")
+                eta = spent / (step + 1) * (steps - step - 1)
+                tqdm.write(
+                    f"{folder.name} step {step + 1:5d}/{steps}  loss {line['loss']:7.4f}  "
+                    f"grad {line['grad_norm']:6.2f}  {batch.kind:5}  {spent:5.0f} s  ETA {eta:4.0f} s",
+                    file=sys.stderr,
+                )
+            if (step + 1) % args.save_every == 0 and step + 1 < steps:
+                log.flush()
+                save_checkpoint(folder / "ckpt", {
+                    "model": encoder.state_dict(), "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(), "random": random_state(), "step": step + 1,
+                    "counts": counts, "logged": log.tell(), "seconds": time.time() - start,
+                    "truncated": encoder.truncated, "seen": encoder.seen,
+                })  # fmt: skip
+    return {
+        "seconds_training": round(time.time() - start, 1),
+        "counts": dict(sorted(counts.items())),
+    }
+
+
+# ---- one run, all runs -------------------------------------------------------------------------------
+
+
+def commit() -> str:
+    """The commit of this code, or "unknown" outside a checkout."""
+    found = subprocess.run(
+        ["git", "-C", HERE, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
+    """Train and evaluate one run, or read it if it is complete; return its metrics.json."""
+    folder = args.out / f"{recipe(flags)}-seed{flags['seed']}"
+    state = prepare_folder(folder, flags, args)
+    if state == "done":
+        print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    keys = ("pooling", "query_length", "passage_length", "context")
+    encoder = xlt.load_encoder(
+        flags["model"], flags["device"], **{k: flags[k] for k in keys if flags[k] is not None}
+    )
+    pairs = Pairs(data, flags["train_langs"])
+    derived = derive(flags, pairs, encoder)
+    manifest = {"flags": flags, "derived": derived, "recipe": recipe(flags), "complete": False}
+    manifest |= {"versions": evaluate.versions(), "commit": commit(), "data_sha256": data.sha256}
+    manifest |= {"threads": torch.get_num_threads(), "settings": vars(encoder.settings)}
+    if state == "new":
+        shutil.rmtree(folder, ignore_errors=True)
+        evaluate.write_json(folder / "run.json", manifest)
+        print(
+            json.dumps({folder.name: derived | {"device": flags["device"]} | manifest["versions"]}),
+            file=sys.stderr,
+        )
+    manifest |= train(encoder, data, pairs, flags, folder, args)
+    counts = manifest["counts"]
+    manifest["false_negative_rate"] = round(counts["masked rows"] / counts["rows"], 4)
+    manifest["truncated"] = {f"{k} {a}": n for (k, a), n in sorted(encoder.truncated.items())}
+    xlt.save_encoder(encoder, folder / "model")
+    encoder.truncated.clear()
+    start = time.time()
+    found = evaluate.evaluate(encoder, eval_data, flags["eval_split"], flags["test_langs"])
+    about = {"recipe": recipe(flags), "seed": flags["seed"], "train_langs": flags["train_langs"]}
+    found = about | {"model": "model", "model_sha256": evaluate.file_hash(folder / "model")} | found
+    evaluate.write_json(folder / "metrics.json", found)
+    manifest |= {"seconds_evaluating": round(time.time() - start, 1), "complete": True}
+    evaluate.write_json(folder / "run.json", manifest)
+    shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete: nothing to resume
+    print(
+        f"{folder.name}: {manifest['seconds_training']} s training, {manifest['seconds_evaluating']} s evaluating, "
+        f"{100 * manifest['false_negative_rate']:.1f} % of the rows held a false negative",
+        file=sys.stderr,
+    )
+    return found
+
+
+def main(argv=None) -> int:
+    """Run everything that the flags ask for, print one table. Exit 0 done, 1 failed, 2 wrong usage."""
+    args = parse(argv)
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads: loading {args.data}",
+        file=sys.stderr,
+        flush=True,
+    )
+    try:
+        data = xlt.load_data(args.data)
+        eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
+        found = [run(flags, args, data, eval_data) for flags in single_runs(args)]
+    except (ValueError, FloatingPointError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    print(evaluate.table(found))
+    print(f"done: {len(found)} runs in {args.out}, {args.eval_split} of {eval_data.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("train.py: interrupted. Continue with --resume.", file=sys.stderr)
+        sys.exit(130)
