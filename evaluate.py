@@ -1,15 +1,16 @@
-"""Evaluate encoders on retrieval: vectors -> ranks of the relevant passages -> metrics -> one table.
+"""Evaluate encoders on retrieval: vectors -> ranks of the relevant passages -> metrics -> a table.
 
     scores = q @ p.T                                         (Q, D) @ (D, P) -> (Q, P)
-    rank of a relevant passage = its place among the relevant ones + the others that score at least as high
-    AP = mean over the R relevant passages of k / rank_k     the k-th best of them stands at rank_k
+    rank_k = k + number of non-relevant passages that score at least as high as the k-th relevant
+    AP     = mean over the R relevant passages of k / rank_k
 
-One encode serves three views: `mono` (candidates in the query's language), `cross` (in one other language, for
-every pair of languages) and `pool` (candidates in all languages at once; every translation is relevant).
+One encode serves three views: `mono` (candidates in the query's language), `cross` (in one other
+language, for every pair of languages) and `pool` (candidates in all languages at once; every
+translation is relevant).
 Where to look next: `relevant_ranks` is all of the evaluation, `records` is what metrics.json holds.
 Left out on purpose: approximate search, full rankings in memory, a metrics library.
-Differs from common practice: non-relevant passages win every tie; scores are summed in fp64 and rounded to
-fp32, so that neither a constant scorer nor another block size can change a metric.
+Differs from common practice: non-relevant passages win every tie; scores are summed in fp64 and
+rounded to fp32, so that neither a constant scorer nor another block size can change a metric.
 
 Shapes: Q queries, P passages, R relevant passages of a query (padded), D embedding.
 """
@@ -34,7 +35,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-# ---- flags -------------------------------------------------------------------------------------------
+# ---- flags ---------------------------------------------------------------------------------------
 
 
 def parse(argv=None):
@@ -105,7 +106,7 @@ from tqdm import tqdm
 
 from xlt import DataSet, Encoder, load_data, load_encoder
 
-# ---- ranks -------------------------------------------------------------------------------------------
+# ---- ranks ---------------------------------------------------------------------------------------
 
 
 def relevant_ranks(scores: Tensor, relevant: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,8 +114,8 @@ def relevant_ranks(scores: Tensor, relevant: Tensor, gains: Tensor) -> tuple[Ten
 
         rank_k = k + #{non-relevant passages that score >= the k-th best relevant one}
 
-    *Shapes*: scores (Q, P), relevant (Q, R) positions padded with -1, gains (Q, R) -> ranks (Q, R) from 1, padded
-    with 0, and the gains in the same order. The padding comes last.
+    *Shapes*: scores (Q, P), relevant (Q, R) positions padded with -1, gains (Q, R) -> ranks (Q, R)
+    from 1, padded with 0, and the gains in the same order. The padding comes last.
     *Source*: trec_eval's ranks, but pessimistic among ties (PITFALLS.md 18).
     """
     real = relevant >= 0
@@ -137,11 +138,13 @@ def relevant_ranks(scores: Tensor, relevant: Tensor, gains: Tensor) -> tuple[Ten
 def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics of each query from the ranks of its relevant passages.
 
-    *Shapes*: ranks, gains (Q, R), padded with 0 at the end -> (Q,) a metric; NaN where nothing is relevant.
-    *Units*: all in [0, 1] but rank_distance (ranks; NaN with fewer than two relevant passages). mAP is uncut,
-    mAP@20 sums to rank 20 and still divides by all R relevant ones; R@k is recall: with 11 relevant passages
-    R@10 cannot exceed 10/11; nDCG@10 has linear gains.
-    *Source*: trec_eval's map, map_cut, recall, recip_rank, ndcg_cut; rank distance: Elmahdy et al. 2024.
+    *Shapes*: ranks, gains (Q, R), padded with 0 at the end -> (Q,) a metric; NaN where nothing is
+    relevant.
+    *Units*: all in [0, 1] but rank_distance (ranks; NaN with fewer than two relevant passages). mAP
+    is uncut, mAP@20 sums to rank 20 and still divides by all R relevant ones; R@k is recall: with
+    11 relevant passages R@10 cannot exceed 10/11; nDCG@10 has linear gains.
+    *Source*: trec_eval's map, map_cut, recall, recip_rank, ndcg_cut; rank distance: Elmahdy et al.
+    2024.
     """
     count = (ranks > 0).sum(1)  # (Q,)
     safe, hit = np.maximum(ranks, 1), ranks > 0
@@ -165,7 +168,8 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
 def relevant_table(
     data: DataSet, queries: list[int], where: dict[int, int], split: str
 ) -> tuple[Tensor, Tensor]:
-    """The relevant passages of each query that are in a pool. `where`: passage -> column of the pool.
+    """The relevant passages of each query that are in a pool. `where`: passage -> column of the
+    pool.
 
     *Shapes*: -> columns (Q, R) padded with -1, gains (Q, R).
     """
@@ -176,8 +180,10 @@ def relevant_table(
     return torch.tensor(columns), torch.tensor(gains)
 
 
-def rank_queries(q: Tensor, p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str,
-                 langs: list[str], block: int = 512) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+def rank_queries(
+    q: Tensor, p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str,
+    langs: list[str], block: int = 512,
+) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
     """Metrics of every query against every pool: one language's passages each, and "*" for all.
 
     *Shapes*: q (Q, D) of `queries`, p (P, D) of `passages` -> pool -> metric -> (Q,).
@@ -211,8 +217,8 @@ def chance(passages: int, relevant: int) -> dict[str, float]:
 
         E[AP] = H_P / P + (R - 1) (P - H_P) / (P (P - 1)),   H_P = 1 + 1/2 + ... + 1/P
 
-    *Units*: counts of candidates and of relevant ones among them. Derived: a passage at rank i is relevant with
-    probability R / P, and then i's precision is (1 + (i - 1)(R - 1) / (P - 1)) / i.
+    *Units*: counts of candidates and of relevant ones among them. Derived: a passage at rank i is
+    relevant with probability R / P, and then i's precision is (1 + (i - 1)(R - 1) / (P - 1)) / i.
     """
     harmonic = sum(1 / i for i in range(1, passages + 1))
     ap = harmonic / passages
@@ -223,7 +229,7 @@ def chance(passages: int, relevant: int) -> dict[str, float]:
     return {"mAP": ap, "R@1": 1 / passages, "R@10": min(1.0, 10 / passages), "rank_distance": gap}
 
 
-# ---- records -----------------------------------------------------------------------------------------
+# ---- records -------------------------------------------------------------------------------------
 
 
 def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str]):
@@ -251,7 +257,8 @@ def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str]):
 
 
 def records(found: dict, data: DataSet, queries: list[int], attack: str, views=VIEWS) -> list[dict]:
-    """Per-query metrics -> one record a (view, query language, passage language): means over its queries.
+    """Per-query metrics -> one record a (view, query language, passage language): means over its
+    queries.
 
     A query without a relevant passage in a pool is left out there and counted as `n_left_out`.
     """
@@ -305,8 +312,9 @@ def evaluate(encoder: Encoder, data: DataSet, split: str = "test", langs: list[s
     mean = lambda name: sum(c[name] for c in one) / len(one)
     mono = {"mAP": mean("mAP"), "R@1": mean("R@1"), "R@10": mean("R@10")}
     return {
-        "data": str(data.folder), "data_sha256": data.sha256, "split": split, "langs": sorted(langs),
-        "n_queries": len(queries), "n_passages": len(passages), "ties": TIES, "versions": versions(),
+        "data": str(data.folder), "data_sha256": data.sha256, "split": split,
+        "langs": sorted(langs), "n_queries": len(queries), "n_passages": len(passages),
+        "ties": TIES, "versions": versions(),
         "settings": vars(encoder.settings), "dropped": dict(data.dropped),
         "truncated": {f"{k} {a}": n for (k, a), n in sorted(encoder.truncated.items())},
         "chance": {"mono": mono, "cross": mono, "pool": chance(len(passages), relevant[0])},
@@ -314,7 +322,7 @@ def evaluate(encoder: Encoder, data: DataSet, split: str = "test", langs: list[s
     }  # fmt: skip
 
 
-# ---- files -------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -328,7 +336,8 @@ def write_json(path: Path, content: dict) -> None:
 def add_metrics(path: Path, new: dict) -> dict:
     """Write metrics.json, or add to it: records of other attacks, views and languages stay.
 
-    *Errors*: ValueError if the file is about another model, data set or split: it would mix two things.
+    *Errors*: ValueError if the file is about another model, data set or split: it would mix two
+    things.
     """
     if path.exists():
         old = json.loads(path.read_text(encoding="utf-8"))
@@ -345,7 +354,7 @@ def add_metrics(path: Path, new: dict) -> dict:
 
 
 def write_trec(folder: Path, q, p, data, queries, passages, split, depth: int = 1000) -> None:
-    """Write run.trec (the best `depth` passages, ordered by (-score, id)) and qrels.trec for trec_eval and ranx."""
+    """Write run.trec (the best `depth` passages, by (-score, id)) and qrels.trec for trec_eval."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = np.array([data.passages[i].id for i in passages])
     place = np.argsort(np.argsort(ids))  # a number that orders like the id
@@ -365,7 +374,7 @@ def write_trec(folder: Path, q, p, data, queries, passages, split, depth: int = 
             )
 
 
-# ---- tables ------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def summarise(results: list[dict], langs: list[str] | None = None, attack: str = "clean") -> dict:
@@ -396,7 +405,8 @@ def cell(values: list[float], metric: str) -> str:
 
 
 def table(runs: list[dict]) -> str:
-    """A Markdown table: one row a recipe and set of languages, averaged over the seeds; chance below.
+    """A Markdown table: one row a recipe and set of languages, averaged over the seeds; chance
+    below.
 
     *Units*: `runs` are metrics.json objects with "recipe", "seed" and, if known, "train_langs".
     """
@@ -427,7 +437,7 @@ def table(runs: list[dict]) -> str:
     return "\n".join(rows).replace("| -", "|--", 0)
 
 
-# ---- the program -------------------------------------------------------------------------------------
+# ---- the program ---------------------------------------------------------------------------------
 
 
 def open_run(path: Path) -> tuple[Path, dict]:
@@ -446,7 +456,10 @@ def open_run(path: Path) -> tuple[Path, dict]:
 
 
 def main(argv=None) -> int:
-    """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 wrong usage."""
+    """Evaluate every model, write metrics.json, print one table.
+
+    Exit 0 done, 1 failed, 2 wrong usage.
+    """
     args = parse(argv)
     try:
         data, runs = load_data(args.data), []
@@ -470,7 +483,8 @@ def main(argv=None) -> int:
             runs.append(add_metrics(home / name, found) if home else found)
         print(table(runs))
         print(
-            f"{args.split} of {args.data}: {found['n_queries']} queries, {found['n_passages']} passages"
+            f"{args.split} of {args.data}: {found['n_queries']} queries, "
+            f"{found['n_passages']} passages"
         )
     except ValueError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)

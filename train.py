@@ -5,14 +5,14 @@
         loss = info_nce(q, p, tau, mask)                false negatives masked by gold group
         loss.backward(); clip; step; schedule           AdamW, linear warm-up and decay
 
-Where to look next: `train` is the loop above, `derive` is everything that follows from the flags, and xlt.py
-holds batches, encoder and loss. evaluate.py makes the table that is printed at the end.
+Where to look next: `train` is the loop above, `derive` is everything that follows from the flags,
+and xlt.py holds batches, encoder and loss. evaluate.py makes the table that is printed at the end.
 Left out on purpose: a Trainer class, callbacks, experiment trackers, config files, early stopping.
-Differs from the papers: the hybrid-batch paper trains 100 pairs a step at 3e-5 on XLM-R; the bundled encoder is
-a thousandth of its size and starts from minutes of pre-training, so its learning rate is larger.
+Differs from the papers: the hybrid-batch paper trains 100 pairs a step at 3e-5 on XLM-R; the
+bundled encoder is a thousandth of its size, so its learning rate is larger.
 
-    python train.py                                                    hybrid batches, bundled world, one seed
-    python train.py --batching x-x-mono x-y hybrid --seed 0 1 2 3 4    15 runs, one table with mean and spread
+    python train.py                                         hybrid batches, bundled world, one seed
+    python train.py --batching x-y hybrid --seed 0 1 2      six runs, one table with mean and spread
 """
 
 import argparse
@@ -29,15 +29,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")  # xlt.BATCHINGS; a test compares them
-# The hybrid-batch paper's training languages; el and vi are never trained on: they are the zero-shot test
+# The hybrid-batch paper's training languages; el and vi are never trained on: they are the
+# zero-shot test
 TRAIN_LANGS = ["en", "ar", "zh", "de", "es", "ru", "th", "tr", "hi"]
 
 
-# ---- flags -------------------------------------------------------------------------------------------
+# ---- flags ---------------------------------------------------------------------------------------
 
 
 def parse(argv=None) -> argparse.Namespace:
-    """The flags of train.py; --batching, --alpha and --seed take several values and give their product."""
+    """The flags of train.py; --batching, --alpha and --seed take several values."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -63,7 +64,7 @@ def parse(argv=None) -> argparse.Namespace:
         help="split of the table; select on dev",
     )
     add("--train-langs", nargs="+", default=TRAIN_LANGS, metavar="LANG",
-        help="training languages, ISO 639-1; default: the hybrid-batch paper's, without el and vi")  # fmt: skip
+        help="training languages; the hybrid-batch paper's: without el and vi")  # fmt: skip
     add(
         "--test-langs",
         nargs="+",
@@ -87,7 +88,7 @@ def parse(argv=None) -> argparse.Namespace:
     # optimisation
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch-size", type=int, default=100, metavar="B",
-        help="pairs a step (the hybrid-batch paper: 100); B - 1 negatives. Accumulation would add none")  # fmt: skip
+        help="pairs a step (paper: 100), B - 1 negatives; accumulation adds none")  # fmt: skip
     add("--steps", type=int, default=200, metavar="N", help="optimiser steps")
     add("--lr", type=float, default=1e-3, help="peak learning rate of AdamW (paper, XLM-R: 3e-5)")
     add("--weight-decay", type=float, default=1e-2, help="AdamW's (paper: 1e-2)")
@@ -150,7 +151,10 @@ from xlt import Encoder, Pairs, batches, false_negatives, info_nce
 
 
 def single_runs(args: argparse.Namespace) -> list[dict]:
-    """The product of --batching, --alpha and --seed as flags of one run each; alpha matters to hybrid alone."""
+    """The product of --batching, --alpha and --seed: the flags of each run.
+
+    Alpha matters to hybrid alone, so x-y with two alphas is one run.
+    """
     several = ("batching", "alpha", "seed")
     machine = (
         "out",
@@ -173,19 +177,22 @@ def single_runs(args: argparse.Namespace) -> list[dict]:
             "alpha": alpha if batching == "hybrid" else None,
             "seed": seed,
         }
-        if flags not in runs:  # x-y with two alphas is one run
+        if flags not in runs:
             runs.append(flags)
     return runs
 
 
 def recipe(flags: dict) -> str:
-    """What distinguishes a run but its seed: hybrid-none, or hybrid0.3-none for an alpha of one's own."""
+    """What distinguishes a run but its seed: hybrid-none; with another alpha hybrid0.3-none."""
     alpha = "" if flags["alpha"] in (None, 0.5) else f"{flags['alpha']:g}"
     return f"{flags['batching']}{alpha}-none"
 
 
 def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
-    """Everything that follows from the flags and the data. *Errors*: ValueError for what cannot work."""
+    """Everything that follows from the flags and the data.
+
+    *Errors*: ValueError for what cannot work.
+    """
     for name in ("steps", "batch_size", "lr", "tau", "clip"):
         if not flags[name] > 0:
             raise ValueError(f"--{name.replace('_', '-')} {flags[name]}: must be above 0.")
@@ -194,13 +201,14 @@ def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
     return {
         "groups": len(pairs.queries), "warmup_steps": round(flags["warmup"] * flags["steps"]),
         "epochs": round(flags["steps"] * flags["batch_size"] / len(pairs.queries), 2),
-        # PAPERS.md 5: keep this ratio when batchings are compared, or the optimiser is what is measured
+        # PAPERS.md 5: keep this ratio when batchings are compared, or the optimiser is what is
+        # measured
         "lr_per_pair": flags["lr"] / flags["batch_size"],
         "parameters": sum(p.numel() for p in encoder.parameters()),
     }  # fmt: skip
 
 
-# ---- state: nothing is lost --------------------------------------------------------------------------
+# ---- state: nothing is lost ----------------------------------------------------------------------
 
 
 def save_checkpoint(folder: Path, state: dict) -> None:
@@ -245,7 +253,7 @@ def prepare_folder(folder: Path, flags: dict, args: argparse.Namespace) -> str:
     return "resume" if (folder / "ckpt/state.pt").exists() else "new"
 
 
-# ---- training ----------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
@@ -268,7 +276,8 @@ def batch_loss(encoder: Encoder, data, batch, flags: dict) -> tuple[torch.Tensor
 def train(
     encoder: Encoder, data, pairs: Pairs, flags: dict, folder: Path, args: argparse.Namespace
 ) -> dict:
-    """Run the training loop; return counts. Checkpoints go to folder/ckpt, lines to folder/log.jsonl.
+    """Run the training loop; return counts. Checkpoints go to folder/ckpt, lines to
+    folder/log.jsonl.
 
     *Errors*: FloatingPointError for a loss that is not finite; the last checkpoint stays.
     """
@@ -310,8 +319,8 @@ def train(
             loss, mask = batch_loss(encoder, data, batch, flags)
             if not loss.isfinite():
                 raise FloatingPointError(
-                    f"{folder}: the loss is {loss.item()} at step {step + 1}. The last checkpoint stays; "
-                    f"try a smaller --lr than {flags['lr']:g} or a larger --tau than {flags['tau']:g}."
+                    f"{folder}: the loss is {loss.item()} at step {step + 1}. The last checkpoint "
+                    f"stays; try --lr below {flags['lr']:g} or --tau above {flags['tau']:g}."
                 )
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags["clip"])
@@ -347,7 +356,8 @@ def train(
                 eta = spent / (step + 1) * (steps - step - 1)
                 tqdm.write(
                     f"{folder.name} step {step + 1:5d}/{steps}  loss {line['loss']:7.4f}  "
-                    f"grad {line['grad_norm']:6.2f}  {batch.kind:5}  {spent:5.0f} s  ETA {eta:4.0f} s",
+                    f"grad {line['grad_norm']:6.2f}  {batch.kind:5}  {spent:5.0f} s  "
+                    f"ETA {eta:4.0f} s",
                     file=sys.stderr,
                 )
             if (step + 1) % args.save_every == 0 and step + 1 < steps:
@@ -364,7 +374,7 @@ def train(
     }
 
 
-# ---- one run, all runs -------------------------------------------------------------------------------
+# ---- one run, all runs ---------------------------------------------------------------------------
 
 
 def commit() -> str:
@@ -413,7 +423,8 @@ def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
     evaluate.write_json(folder / "run.json", manifest)
     shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete: nothing to resume
     print(
-        f"{folder.name}: {manifest['seconds_training']} s training, {manifest['seconds_evaluating']} s evaluating, "
+        f"{folder.name}: {manifest['seconds_training']} s training, "
+        f"{manifest['seconds_evaluating']} s evaluating, "
         f"{100 * manifest['false_negative_rate']:.1f} % of the rows held a false negative",
         file=sys.stderr,
     )
@@ -421,7 +432,10 @@ def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
 
 
 def main(argv=None) -> int:
-    """Run everything that the flags ask for, print one table. Exit 0 done, 1 failed, 2 wrong usage."""
+    """Run everything that the flags ask for, print one table.
+
+    Exit 0 done, 1 failed, 2 wrong usage.
+    """
     args = parse(argv)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads: loading {args.data}",

@@ -1,4 +1,5 @@
-"""minifacts: a parallel question-answering corpus in 11 languages, made from a hand-written lexicon.
+"""minifacts: a parallel question-answering corpus in 11 languages, made from a hand-written
+lexicon.
 
     facts.tsv                france  capital  paris            (entity, relation, value)
     LANG/terms.tsv           france  de: "Frankreich", gen "Frankreichs"
@@ -6,9 +7,9 @@
       -> queries.jsonl       "Was ist die Hauptstadt Frankreichs?"     one a fact and language
       -> corpus.jsonl        "Die Hauptstadt Frankreichs ist Paris."   one a fact and language, with its paragraph
 
-Where to look next: lexicon/ is the source, `world()` renders all of it, `verify()` says what a good world is.
-Left out on purpose: random numbers. Every choice (split, wording, order) is a hash of its name, so that the same
-lexicon gives the same bytes on every machine, and a new fact moves no other.
+Where to look next: lexicon/ is the source, `world()` renders all of it, `verify()` says what a good
+world is. Left out on purpose: random numbers. Every choice (split, wording, order) is a hash of its
+name, so that the same lexicon gives the same bytes on every machine, and a new fact moves no other.
 
     python data/minifacts/prepare.py                        write the data-set folder (3 seconds)
     python data/minifacts/prepare.py --check de --sample 9  check one language, print some of its sentences
@@ -25,7 +26,8 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
-# The script that a language's letters must be in; symbols such as Fe and .fr are constants and exempt.
+# The script that a language's letters must be in; symbols such as Fe and .fr are constants and
+# exempt.
 SCRIPTS = {
     "ar": "ARABIC",
     "el": "GREEK",
@@ -60,7 +62,7 @@ class Lexicon(NamedTuple):
     words: dict  # English word -> translation
 
 
-# ---- reading the lexicon -----------------------------------------------------------------------------
+# ---- reading the lexicon -------------------------------------------------------------------------
 
 
 def rows(path):
@@ -112,7 +114,8 @@ def split(facts):
         }
         for fact in own:
             name = next((s for s in wanted if wanted[s]), "train")
-            # SUBTLE: one fact of each entity stays in training, or the test would ask for an unknown name
+            # SUBTLE: one fact of each entity stays in training, or the test would ask for an
+            # unknown name
             if name != "train" and left[fact.entity] > 1:
                 wanted[name] -= 1
                 left[fact.entity] -= 1
@@ -147,7 +150,7 @@ def read_lexicon(lang: str) -> Lexicon:
     return Lexicon(lang, terms, wordings, synonyms, words)
 
 
-# ---- from a template to a sentence -------------------------------------------------------------------
+# ---- from a template to a sentence ---------------------------------------------------------------
 
 
 def pick(*names):
@@ -164,6 +167,11 @@ def forms_of(term, lexicon):
             f"lexicon/{lexicon.lang}/terms.tsv: {term!r} is missing. Every id of en/terms.tsv needs a row."
         )
     return lexicon.terms[term]
+
+
+def upper(char, lang):
+    """The capital of one letter. SUBTLE: Turkish dots its capital i."""
+    return "İ" if lang == "tr" and char == "i" else char.upper()
 
 
 def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
@@ -200,9 +208,7 @@ def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
     )  # first: a choice may hold a slot
     text = re.sub(r"\{([ev])(?:\.(\w+))?\}", form, text)
     at = next((i for i, c in enumerate(text) if c.isalnum()), 0)  # past an opening "¿"
-    # SUBTLE: Turkish dots its capital i; and Unicode's title case of a letter is not always its upper case
-    first = "İ" if lexicon.lang == "tr" and text[at] == "i" else text[at].upper()
-    return text[:at] + first + text[at + 1 :]
+    return text[:at] + upper(text[at], lexicon.lang) + text[at + 1 :]
 
 
 def sentence(fact, kind, lexicon):
@@ -224,8 +230,10 @@ def world(facts: list[Fact], lexicon: Lexicon) -> tuple[list[dict], list[dict]]:
     for fact in facts:
         by_entity.setdefault(fact.entity, []).append(fact)
     for number, fact in enumerate(facts):
-        # SUBTLE: the paragraph of a training fact must not tell a held-out one, so it holds the training
-        # facts of the entity; the paragraph of a test fact holds those and the entity's other test facts.
+        # SUBTLE: the paragraph of a training fact must not tell a held-out one, so it holds the
+        # training
+        # facts of the entity; the paragraph of a test fact holds those and the entity's other test
+        # facts.
         near = [f for f in by_entity[fact.entity] if f.split in ("train", fact.split)]
         near.sort(key=lambda f: pick("order", f.id, lang))
         context = gap.join(said[f.id] for f in near)
@@ -238,7 +246,7 @@ def world(facts: list[Fact], lexicon: Lexicon) -> tuple[list[dict], list[dict]]:
     return passages, queries
 
 
-# ---- what a good world is ----------------------------------------------------------------------------
+# ---- what a good world is ------------------------------------------------------------------------
 
 
 def lower(text):
@@ -264,13 +272,6 @@ def find_word(word, text, lang):
         if lang in UNSPACED or not any(map(in_word, around)):
             return at
     return -1
-
-
-def replace_word(text, word, other, lang):
-    """Put `other` where `word` stands first; a capital first letter stays one."""
-    at = find_word(word, text, lang)
-    other = other[:1].upper() + other[1:] if text[at].isupper() else other
-    return text[:at] + other + text[at + len(word) :]
 
 
 def fixed_text(template):
@@ -359,7 +360,7 @@ def verify(facts: list[Fact], lexicon: Lexicon) -> list[str]:
     return list(dict.fromkeys(problems + list(check_words(facts, lexicon))))
 
 
-# ---- writing the data-set folder ---------------------------------------------------------------------
+# ---- writing the data-set folder -----------------------------------------------------------------
 
 
 def dictionary(facts, lexicons):
@@ -382,7 +383,10 @@ def dictionary(facts, lexicons):
 
 
 def write(out: Path) -> dict:
-    """Render, verify and write everything; return the counts. *Errors*: ValueError with all problems."""
+    """Render, verify and write everything; return the counts.
+
+    *Errors*: ValueError with all problems.
+    """
     facts = read_facts()
     lexicons = {lang: read_lexicon(lang) for lang in LANGS}
     problems = [p for lexicon in lexicons.values() for p in verify(facts, lexicon)]

@@ -1,14 +1,16 @@
-"""tiny_xlmr: XLM-R's architecture at a thousandth of its size, pre-trained on the training part of minifacts.
+"""tiny_xlmr: XLM-R's architecture at a thousandth of its size, pre-trained on the training part of
+minifacts.
 
     masked language modelling    "The <mask> of France is <mask>."       all facts, 11 languages, synonyms mixed in
     translation ranking          "Die Katze ..." ~ "The cat ..."         a part of the facts only
 
-The second objective sees 30 % of the facts, so that languages are aligned, but only roughly: as XLM-R's are,
-and for the same reason that robust training and hybrid batches have something to mend.
+The second objective sees 30 % of the facts, so that languages are aligned, but only roughly: as
+XLM-R's are, and for the same reason that robust training and hybrid batches have something to mend.
 
-Where to look next: `pretraining_texts` decides what the model may know (no held-out fact, in no wording),
-`pretrain` is the loop. Left out on purpose: next-sentence prediction, warm restarts, mixed precision.
-Differs from XLM-R: translation ranking (XLM-R has no parallel text), float32, sampling uniform over languages.
+Where to look next: `pretraining_texts` decides what the model may know (no held-out fact, in no
+wording), `pretrain` is the loop. Left out on purpose: next-sentence prediction, warm restarts,
+mixed precision. Differs from XLM-R: translation ranking (XLM-R has no parallel text), float32,
+sampling uniform over languages.
 
     python data/tiny_xlmr/prepare.py            about eight minutes on two cores, the same bytes each time
 """
@@ -40,6 +42,7 @@ from tokenizers import (
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
 
+from attacks import redraw
 from data.minifacts import prepare as minifacts
 from xlt import Encoder, Settings, Text, generator, info_nce, save_encoder
 
@@ -47,26 +50,12 @@ HERE = Path(__file__).parent
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the first four with XLM-R's ids
 
 
-# ---- what the model may read -------------------------------------------------------------------------
-
-
-def swap_synonyms(text, lexicon, rng):
-    """Replace each word that has synonyms with probability 1/2, so that the model knows them as words."""
-    for word in sorted(
-        lexicon.synonyms, key=len, reverse=True
-    ):  # longest first: one match hides a shorter
-        others = lexicon.synonyms[word]
-        if (
-            minifacts.find_word(word, text, lexicon.lang) >= 0
-            and torch.rand((), generator=rng) < 0.5
-        ):
-            other = others[int(torch.randint(len(others), (), generator=rng))]
-            text = minifacts.replace_word(text, word, other, lexicon.lang)
-    return text
+# ---- what the model may read ---------------------------------------------------------------------
 
 
 def pretraining_texts(facts: list, lexicons: dict, seed: int) -> dict:
-    """Every wording of every training fact, plain and with synonyms: (fact id, kind) -> lang -> texts.
+    """Every wording of every training fact, plain and with synonyms: (fact id, kind) -> lang ->
+    texts.
 
     Held-out facts are left out before anything is rendered, so no file or wording can leak them.
     """
@@ -79,11 +68,13 @@ def pretraining_texts(facts: list, lexicons: dict, seed: int) -> dict:
                     minifacts.render(t, fact, lexicon)
                     for t in lexicon.wordings[fact.relation, kind]
                 ]
-                row[lang] = plain + [swap_synonyms(t, lexicon, rng) for t in plain]
+                row[lang] = plain + [
+                    redraw(t, lexicon.synonyms, lang, rng) for t in plain
+                ]
     return texts
 
 
-# ---- tokenizer ---------------------------------------------------------------------------------------
+# ---- tokenizer -----------------------------------------------------------------------------------
 
 
 def train_tokenizer(lines: list[str], vocab: int) -> PreTrainedTokenizerFast:
@@ -107,7 +98,7 @@ def train_tokenizer(lines: list[str], vocab: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names)
 
 
-# ---- the two objectives ------------------------------------------------------------------------------
+# ---- the two objectives --------------------------------------------------------------------------
 
 
 def mask_tokens(batch: dict, mask_id: int, vocab: int, rng: torch.Generator, share: float = 0.15):
@@ -153,7 +144,8 @@ def pretrain(texts: dict, tokenizer, args) -> Encoder:
         type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2, layer_norm_eps=1e-5,
     )  # fmt: skip
     model = XLMRobertaForMaskedLM(config)
-    # SUBTLE: Transformers starts word embeddings at 0.02; in a model this small unit-size ones learn sooner
+    # SUBTLE: Transformers starts word embeddings at 0.02; in a model this small unit-size ones
+    # learn sooner
     encoder = Encoder(model.roberta, tokenizer, Settings(query_prefix="", passage_prefix=""))
     rng = generator(args.seed, "pretraining")
     keys = sorted(texts)
@@ -225,7 +217,8 @@ def main(argv=None) -> int:
     facts = minifacts.read_facts()
     lexicons = {lang: minifacts.read_lexicon(lang) for lang in minifacts.LANGS}
     texts = pretraining_texts(facts, lexicons, args.seed)
-    # All names by themselves: characters of a name that only a held-out fact uses must not be unknown
+    # All names by themselves: characters of a name that only a held-out fact uses must not be
+    # unknown
     names = [
         form for x in lexicons.values() for forms in x.terms.values() for form in forms.values()
     ]
