@@ -18,11 +18,11 @@ import torch
 UNSPACED = {"zh", "th", "ja", "km", "lo", "my"}
 
 
-# ---- words -------------------------------------------------------------------------------------------
+# ---- words ---------------------------------------------------------------------------------------
 
 
 def lower(text: str) -> str:
-    """Lower case of the same length, so that positions hold: Turkish's dotted I would become two."""
+    """Lower case of the same length: Turkish's dotted I would become two characters."""
     return "".join(c.lower() if len(c.lower()) == 1 else "i" for c in text)
 
 
@@ -35,10 +35,10 @@ def in_word(char: str) -> bool:
 
 
 def find_words(text: str, table: dict[str, list[str]], lang: str) -> list[tuple[int, int]]:
-    """Spans [start, end) of the text's words that the table has, left to right, longest match first.
+    """Spans [start, end) of the table's words in the text, left to right, longest match first.
 
-    A key may hold spaces (Vietnamese "thủ đô"); it is compared in lower case and, where the language
-    writes spaces, only between word borders.
+    A key may hold spaces (Vietnamese "thủ đô"); it is compared in lower case and, where the
+    language writes spaces, only between word borders.
     """
     low, spans, at = lower(text), [], 0
     longest = max(map(len, table), default=0)
@@ -65,7 +65,7 @@ def match_case(word: str, other: str, lang: str) -> str:
 
 def substitute(text: str, edits: dict[tuple[int, int], str]) -> str:
     """Put the replacement of each span into the text; spans do not overlap."""
-    for (start, end), other in sorted(edits.items(), reverse=True):  # from the right: positions hold
+    for (start, end), other in sorted(edits.items(), reverse=True):  # from the right
         text = text[:start] + other + text[end:]
     return text
 
