@@ -353,6 +353,7 @@ def train(
                     "seconds": round(spent, 1),
                 }
                 log.write(json.dumps(line) + "\n")
+                log.flush()
                 eta = spent / (step + 1) * (steps - step - 1)
                 tqdm.write(
                     f"{folder.name} step {step + 1:5d}/{steps}  loss {line['loss']:7.4f}  "
@@ -361,7 +362,6 @@ def train(
                     file=sys.stderr,
                 )
             if (step + 1) % args.save_every == 0 and step + 1 < steps:
-                log.flush()
                 save_checkpoint(folder / "ckpt", {
                     "model": encoder.state_dict(), "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(), "random": random_state(), "step": step + 1,

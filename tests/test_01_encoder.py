@@ -84,11 +84,11 @@ def test_queries_and_passages_get_their_own_prefix(encoder):
 
 
 def test_truncation_is_counted_by_side_and_language(encoder):
-    """Claim: a text over the limit is cut to it and counted. Number: 6 tokens with <s> and </s>."""
-    encoder.settings = dataclasses.replace(encoder.settings, query_length=6)
-    rows = encoder.tokenize(texts("A very long question about many things?", lang="de"), "query")
+    """Claim: a text over the limit is cut to it and counted. Number: 12 tokens with <s> and </s>."""
+    encoder.settings = dataclasses.replace(encoder.settings, query_length=12)
+    rows = encoder.tokenize(texts("Long question. " * 20, lang="de"), "query")
     rows += encoder.tokenize(texts("Hm"), "query")
-    assert len(rows[0]["input_ids"]) == 6 and rows[0]["input_ids"][-1] == encoder.tokenizer.eos_token_id
+    assert len(rows[0]["input_ids"]) == 12 and rows[0]["input_ids"][-1] == encoder.tokenizer.eos_token_id
     assert encoder.truncated == {("query", "de"): 1}
     assert encoder.seen == {("query", "de"): 1, ("query", "en"): 1}
 

@@ -96,7 +96,7 @@ def test_hybrid_at_alpha_one_and_zero_is_its_parents_bit_for_bit(data):
 def test_an_epoch_shows_every_question_once_and_the_next_one_in_another_order(data):
     """Claim: 12 questions in batches of 4: three batches an epoch. Catches: sampling with replacement."""
     found = [[data.queries[q].group for q in b.queries] for b in plan(data, "en-en", steps=6)]
-    first, second = sum(found[:3], []), sum(found[3:], [])
+    first, second = ([g for batch in part for g in batch] for part in (found[:3], found[3:]))
     assert sorted(first) == sorted(second) == sorted({f"g{n}" for n in range(12)})
     assert first != second
 

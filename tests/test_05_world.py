@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from attacks import find_words, lower, redraw, substitute
 from data.minifacts import prepare
-from xlt import generator, load_encoder
+from xlt import generator
 
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
 SCRIPTS = {"ar": "ARABIC", "el": "GREEK", "hi": "DEVANAGARI", "ru": "CYRILLIC", "th": "THAI", "zh": "CJK"}
@@ -74,22 +74,25 @@ def test_splits_share_entities_and_relations_but_no_fact(facts):
 
 
 def test_no_training_text_tells_a_held_out_fact(minifacts, facts, lexicons):
-    """Claim: no statement of a test or dev fact, in any wording, is in a training passage or context.
+    """Claim: no statement of a held-out fact, in any wording, is in a training paragraph of its entity.
 
     Catches: paragraphs that hold all facts of an entity.
     """
     held = {f.id: f for f in facts if f.split != "train"}
-    seen = {}
+    paragraphs = {}
     for query, relevant in minifacts.qrels["train"].items():
         assert minifacts.queries[query].group not in held
-        for p in relevant:
-            seen.setdefault(minifacts.passages[p].lang, set()).add(minifacts.passages[p].context)
+        for passage in [minifacts.passages[p] for p in relevant]:
+            key = (passage.group.split(".")[0], passage.lang)
+            paragraphs.setdefault(key, set()).add(passage.context)
+    looked = 0
     for lang, lexicon in lexicons.items():
-        everything = "\n".join(sorted(seen[lang]))
         for fact in held.values():
-            for template in lexicon.wordings[fact.relation, "s"]:
-                text = prepare.render(template, fact, lexicon)
-                assert text not in everything, (fact.id, text)
+            told = [prepare.render(t, fact, lexicon) for t in lexicon.wordings[fact.relation, "s"]]
+            for paragraph in paragraphs[fact.entity, lang]:
+                looked += 1
+                assert not any(text in paragraph for text in told), (fact.id, paragraph)
+    assert looked >= 11 * len(held)
 
 
 def test_pretraining_reads_training_facts_alone(facts, lexicons):
@@ -141,7 +144,7 @@ def test_the_checks_see_planted_mistakes(facts, lexicons):
     key = ("country.capital", "q")
     for template, message in (
         ("{e.dative} อะไร", "no column 'dative'"),
-        ("capital ของ {e}", "foreign letters"),
+        ("capital ของ {e}", "letters ['c'"),
         ("เมืองหลวงคืออะไร", "slots"),
     ):
         broken = lexicon._replace(wordings=lexicon.wordings | {key: [template, *lexicon.wordings[key][1:]]})

@@ -1,18 +1,17 @@
-"""minifacts: a parallel question-answering corpus in 11 languages, made from a hand-written
-lexicon.
+"""minifacts: a parallel question-answering corpus in 11 languages, from a hand-written lexicon.
 
-    facts.tsv                france  capital  paris            (entity, relation, value)
-    LANG/terms.tsv           france  de: "Frankreich", gen "Frankreichs"
-    LANG/wordings.tsv        country.capital  q  "Was ist die Hauptstadt {e.gen}?"
-      -> queries.jsonl       "Was ist die Hauptstadt Frankreichs?"     one a fact and language
-      -> corpus.jsonl        "Die Hauptstadt Frankreichs ist Paris."   one a fact and language, with its paragraph
+    facts.tsv            france  capital  paris            entity, relation, value
+    LANG/terms.tsv       france  Frankreich  Frankreichs   a name and its inflected forms
+    LANG/wordings.tsv    country.capital  q  "Was ist die Hauptstadt {e.gen}?"
+      -> queries.jsonl   "Was ist die Hauptstadt Frankreichs?"     one a fact and language
+      -> corpus.jsonl    "Die Hauptstadt Frankreichs ist Paris."   one a fact and language
 
-Where to look next: lexicon/ is the source, `world()` renders all of it, `verify()` says what a good
-world is. Left out on purpose: random numbers. Every choice (split, wording, order) is a hash of its
-name, so that the same lexicon gives the same bytes on every machine, and a new fact moves no other.
+Where to look next: lexicon/ is the source, `world` renders it, `check_sentences` and `check_words`
+say what a good world is.
+Left out on purpose: random numbers. Every choice (split, wording, order) is a hash of a name.
 
-    python data/minifacts/prepare.py                        write the data-set folder (3 seconds)
-    python data/minifacts/prepare.py --check de --sample 9  check one language, print some of its sentences
+    python data/minifacts/prepare.py                          write the data-set folder (15 seconds)
+    python data/minifacts/prepare.py --check de --sample 9    check German, print nine facts
 """
 
 import argparse
@@ -21,29 +20,23 @@ import json
 import re
 import sys
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from attacks import find_words, lower, match_case
+
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
-# The script that a language's letters must be in; symbols such as Fe and .fr are constants and
-# exempt.
-SCRIPTS = {
-    "ar": "ARABIC",
-    "el": "GREEK",
-    "hi": "DEVANAGARI",
-    "ru": "CYRILLIC",
-    "th": "THAI",
-    "zh": "CJK",
-}
-UNSPACED = {
-    "th",
-    "zh",
-}  # written without spaces: a synonym is found by longest match, not between blanks
+# A language's letters must be in its script; symbols such as Fe and .fr are constants and exempt
+SCRIPTS = {"ar": "ARABIC", "el": "GREEK", "hi": "DEVANAGARI", "ru": "CYRILLIC"}
+SCRIPTS |= {"th": "THAI", "zh": "CJK"}  # the others are written in Latin letters
 STATEMENT_ENDS = {"hi": "।", "th": "", "zh": "。"}  # elsewhere "."
 QUESTION_ENDS = {"ar": "؟", "el": ";", "th": "", "zh": "？"}  # elsewhere "?"
-TEST_SHARE, DEV_SHARE = 0.125, 0.08  # of the facts of each relation, rounded, at least one
-MIN_WORDINGS, MIN_SYNONYMS, MIN_WORDS = 3, 150, 150
+SHARES = {"test": 0.125, "dev": 0.08}  # of the facts of each relation, rounded, at least one
+MIN_WORDINGS, MIN_SYNONYMS = 3, 150
 
 
 class Fact(NamedTuple):
@@ -88,34 +81,24 @@ def read_facts(path: Path = HERE / "lexicon" / "facts.tsv") -> list[Fact]:
             domain, relations = cells[0][1:].strip(), cells[1:]
             continue
         if len(cells) != len(relations) + 1 or cells[0] in seen:
-            raise ValueError(
-                f"{path}:{number}: {cells[0]!r} needs {len(relations)} values of its own, has "
-                f"{len(cells) - 1}{' and is listed twice' if cells[0] in seen else ''}."
-            )
+            raise ValueError(f"{path}:{number}: {cells[0]!r} stands twice or has not {relations}.")
         seen.add(cells[0])
         for name, value in zip(relations, cells[1:]):
             if value != "-":  # "-" marks a fact that is disputed, unstable or not unique
-                fact = Fact(f"{cells[0]}.{name}", cells[0], f"{domain}.{name}", value)
-                facts.append(fact)
+                facts.append(Fact(f"{cells[0]}.{name}", cells[0], f"{domain}.{name}", value))
     return split(facts)
 
 
 def split(facts):
-    """Assign train, dev and test by fact, so that entity and relation of a held-out fact stay in training."""
-    left = {}  # entity -> facts not held out yet
-    for fact in facts:
-        left[fact.entity] = left.get(fact.entity, 0) + 1
+    """Assign train, dev and test by fact; the entity of a held-out fact stays in training."""
+    left = Counter(fact.entity for fact in facts)  # facts of an entity that are not held out yet
     where = {}
     for relation in dict.fromkeys(fact.relation for fact in facts):
         own = sorted((f for f in facts if f.relation == relation), key=lambda f: pick(f.id))
-        wanted = {
-            "test": max(1, round(TEST_SHARE * len(own))),
-            "dev": max(1, round(DEV_SHARE * len(own))),
-        }
+        wanted = {name: max(1, round(share * len(own))) for name, share in SHARES.items()}
         for fact in own:
             name = next((s for s in wanted if wanted[s]), "train")
-            # SUBTLE: one fact of each entity stays in training, or the test would ask for an
-            # unknown name
+            # SUBTLE: an entity keeps one fact in training, or the test asks for an unknown name
             if name != "train" and left[fact.entity] > 1:
                 wanted[name] -= 1
                 left[fact.entity] -= 1
@@ -131,23 +114,17 @@ def read_lexicon(lang: str) -> Lexicon:
     terms = {}
     for number, (key, *forms) in table[1:]:
         if key in terms or not forms or not forms[0] or len(forms) >= len(header):
-            raise ValueError(
-                f"{folder}/terms.tsv:{number}: {key!r} is listed twice, empty, or wider than the header."
-            )
+            raise ValueError(f"{folder}/terms.tsv:{number}: {key!r} is double, empty or too wide.")
         forms += [""] * (len(header) - 1 - len(forms))
         terms[key] = {name: form or forms[0] for name, form in zip(header[1:], forms)}
     wordings = {}
     for number, cells in rows(folder / "wordings.tsv"):
         if len(cells) != 3 or cells[1] not in ("q", "s"):
-            raise ValueError(
-                f"{folder}/wordings.tsv:{number}: {cells} is not relation, q or s, template."
-            )
+            raise ValueError(f"{folder}/wordings.tsv:{number}: {cells} is not relation, q|s, text.")
         wordings.setdefault((cells[0], cells[1]), []).append(cells[2])
     synonyms = {cells[0]: [c for c in cells[1:] if c] for _, cells in rows(folder / "synonyms.tsv")}
-    words = (
-        {} if lang == "en" else {c[0]: c[1] for _, c in rows(folder / "words.tsv") if len(c) > 1}
-    )
-    return Lexicon(lang, terms, wordings, synonyms, words)
+    words = [] if lang == "en" else rows(folder / "words.tsv")
+    return Lexicon(lang, terms, wordings, synonyms, {c[0]: c[1] for _, c in words})
 
 
 # ---- from a template to a sentence ---------------------------------------------------------------
@@ -158,20 +135,15 @@ def pick(*names):
     return int.from_bytes(hashlib.sha256("/".join(map(str, names)).encode()).digest()[:8], "big")
 
 
-def forms_of(term, lexicon):
-    """The forms of a term: a constant is the same in every column, else the lexicon's row."""
+def form(letter, column, fact, lexicon):
+    """What a slot stands for: a constant as it is, else the lexicon's form (default: the first)."""
+    term = fact.entity if letter == "e" else fact.value
     if term[0] in "=#":
-        return {}
-    if term not in lexicon.terms:
-        raise ValueError(
-            f"lexicon/{lexicon.lang}/terms.tsv: {term!r} is missing. Every id of en/terms.tsv needs a row."
-        )
-    return lexicon.terms[term]
-
-
-def upper(char, lang):
-    """The capital of one letter. SUBTLE: Turkish dots its capital i."""
-    return "İ" if lang == "tr" and char == "i" else char.upper()
+        return term[1:]
+    forms = lexicon.terms.get(term, {})
+    if not forms or (column and column not in forms):
+        raise ValueError(f"{lexicon.lang}/terms.tsv: {term!r} has no column {column!r}.")
+    return forms[column] if column else next(iter(forms.values()))
 
 
 def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
@@ -183,41 +155,22 @@ def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
     *Errors*: ValueError that names language, relation, template and the slot that cannot be filled.
     """
 
-    def form(match):
-        term = fact.entity if match[1] == "e" else fact.value
-        forms = forms_of(term, lexicon)
-        if not forms:
-            return term[1:]
-        if match[2] and match[2] not in forms:
-            raise ValueError(
-                f"{lexicon.lang} {fact.relation}: no column {match[2]!r} in terms.tsv, in {template!r}"
-            )
-        return forms[match[2]] if match[2] else next(iter(forms.values()))
-
     def choice(match):
         options = dict(part.split(":", 1) for part in match[3].split("|"))
-        key = form(match)
+        key = form(match[1], match[2], fact, lexicon)
         if key not in options and "*" not in options:
-            raise ValueError(
-                f"{lexicon.lang} {fact.id}: {key!r} has no choice in {match[0]!r}, in {template!r}"
-            )
+            raise ValueError(f"{lexicon.lang} {fact.id}: {key!r} has no choice in {template!r}")
         return options.get(key, options.get("*", ""))
 
-    text = re.sub(
-        r"\[([ev])(?:\.(\w+))? ([^\]]*)\]", choice, template
-    )  # first: a choice may hold a slot
-    text = re.sub(r"\{([ev])(?:\.(\w+))?\}", form, text)
+    text = re.sub(r"\[([ev])(?:\.(\w+))? ([^\]]*)\]", choice, template)  # first: may hold a slot
+    text = re.sub(r"\{([ev])(?:\.(\w+))?\}", lambda m: form(m[1], m[2], fact, lexicon), text)
     at = next((i for i, c in enumerate(text) if c.isalnum()), 0)  # past an opening "¿"
-    return text[:at] + upper(text[at], lexicon.lang) + text[at + 1 :]
+    return text[:at] + match_case("A", text[at:], lexicon.lang)
 
 
 def sentence(fact, kind, lexicon):
     """The one wording that the data set uses for this fact and language."""
-    options = lexicon.wordings.get((fact.relation, kind), [])
-    if not options:
-        raise ValueError(
-            f"lexicon/{lexicon.lang}/wordings.tsv: no {kind!r} wording for {fact.relation!r}"
-        )
+    options = lexicon.wordings[fact.relation, kind]
     return render(options[pick(fact.id, kind, lexicon.lang) % len(options)], fact, lexicon)
 
 
@@ -225,60 +178,29 @@ def world(facts: list[Fact], lexicon: Lexicon) -> tuple[list[dict], list[dict]]:
     """Render one language: passages with their paragraphs, and queries."""
     lang, passages, queries = lexicon.lang, [], []
     said = {fact.id: sentence(fact, "s", lexicon) for fact in facts}
-    gap = "" if lang == "zh" else " "
     by_entity = {}
     for fact in facts:
         by_entity.setdefault(fact.entity, []).append(fact)
     for number, fact in enumerate(facts):
-        # SUBTLE: the paragraph of a training fact must not tell a held-out one, so it holds the
-        # training
-        # facts of the entity; the paragraph of a test fact holds those and the entity's other test
-        # facts.
+        # SUBTLE: a training fact's paragraph must not tell a held-out one: it holds the entity's
+        # training facts alone, that of a test fact those and the entity's other test facts
         near = [f for f in by_entity[fact.entity] if f.split in ("train", fact.split)]
         near.sort(key=lambda f: pick("order", f.id, lang))
-        context = gap.join(said[f.id] for f in near)
+        context = ("" if lang == "zh" else " ").join(said[f.id] for f in near)
         row = {"_id": f"p{number}.{lang}", "lang": lang, "text": said[fact.id], "context": context}
         passages.append(row | {"group": fact.id})
-        value = "{v}" if fact.value[0] not in "=#" else fact.value[1:]
-        answer = render(value, fact, lexicon) if value == "{v}" else value
         row = {"_id": f"q{number}.{lang}", "lang": lang, "text": sentence(fact, "q", lexicon)}
-        queries.append(row | {"group": fact.id, "answer": answer})
+        queries.append(row | {"group": fact.id, "answer": form("v", "", fact, lexicon)})
     return passages, queries
 
 
 # ---- what a good world is ------------------------------------------------------------------------
 
 
-def lower(text):
-    """Lower case without a change of length: Turkish dotted I would become two characters."""
-    return "".join(c.lower() if len(c.lower()) == 1 else "i" for c in text)
-
-
-def in_word(char):
-    """Letters, combining marks and digits make words; `\\w` would leave out Hindi's and Thai's vowel signs."""
-    return unicodedata.category(char)[0] in "LMN"
-
-
-def tokens(text):
-    """Lower-case words: runs of letters with their combining marks, and digits."""
-    return "".join(c if in_word(c) else " " for c in lower(text)).split()
-
-
-def find_word(word, text, lang):
-    """Where the word stands in the text, or -1: anywhere in Thai and Chinese, else between word borders."""
-    low, at = lower(text), -1
-    while (at := low.find(word, at + 1)) >= 0:
-        around = low[at - 1 : at] + low[at + len(word) : at + len(word) + 1]
-        if lang in UNSPACED or not any(map(in_word, around)):
-            return at
-    return -1
-
-
 def fixed_text(template):
     """A template's words without its slots, choices spelled out, e.g. for looking up synonyms."""
-    text = re.sub(
-        r"\[[ev](?:\.\w+)? ([^\]]*)\]", lambda m: re.sub(r"(?:^|\|)[^:|]*:", " ", m[1]), template
-    )
+    spell = lambda m: re.sub(r"(?:^|\|)[^:|]*:", " ", m[1])
+    text = re.sub(r"\[[ev](?:\.\w+)? ([^\]]*)\]", spell, template)
     return re.sub(r"\{[^}]*\}", " | ", text)  # a bar, so that no word is found across a slot
 
 
@@ -295,7 +217,7 @@ def check_sentences(facts, lexicon):
         for kind in "qs":
             options = lexicon.wordings.get((fact.relation, kind), [])
             if len(options) < MIN_WORDINGS:
-                yield f"{lang} {fact.relation} {kind}: {len(options)} wordings, needs {MIN_WORDINGS}"
+                yield f"{lang} {fact.relation}: {len(options)} wordings, needs {MIN_WORDINGS}"
             end = QUESTION_ENDS.get(lang, "?") if kind == "q" else STATEMENT_ENDS.get(lang, ".")
             for template in options:
                 slots = sorted(re.findall(r"\{([ev])[.\w]*\}", re.sub(r"\[[^\]]*\]", "", template)))
@@ -306,56 +228,46 @@ def check_sentences(facts, lexicon):
                 except ValueError as error:
                     yield str(error)
                     continue
-                symbol = fact.value[1:] if fact.value[0] == "=" else ""
-                wrong = foreign(text.replace(symbol, "") if symbol else text, lang)
+                symbol = fact.value[1:] if fact.value[0] == "=" else "\0"
+                wrong = foreign(text.replace(symbol, ""), lang)
                 if wrong or re.search(r"[{}\[\]|]|  ", text) or not text.endswith(end):
-                    yield f"{lang} {fact.id}: foreign letters {wrong}, a placeholder, blanks or no {end!r} in {text!r}"
+                    yield f"{lang} {fact.id}: letters {wrong}, a {{, blanks or no {end!r}: {text!r}"
                 if kind == "q" and asked.setdefault(text, fact.id) != fact.id:
                     yield f"{lang}: {text!r} asks for {asked[text]} and for {fact.id}"
 
 
 def check_words(facts, lexicon):
     """Yield what is wrong with the synonyms and the dictionary words of one language."""
-    lang, fixed = lexicon.lang, [fixed_text(t) for ts in lexicon.wordings.values() for t in ts]
-    entities = {fact.entity for fact in facts}
-    parts = {
-        t
-        for k, f in lexicon.terms.items()
-        if k in entities
-        for form in f.values()
-        for t in tokens(form)
-    }
-    names = {form.lower() for forms in lexicon.terms.values() for form in forms.values()}
+    lang, templates = lexicon.lang, [t for ts in lexicon.wordings.values() for t in ts]
+    entities = {fact.entity for fact in facts} & set(lexicon.terms)
+    parts = lower(" | ".join(text for k in entities for text in lexicon.terms[k].values()))
+    names = {lower(text) for forms in lexicon.terms.values() for text in forms.values()}
+    texts = [lower(fixed_text(t)) for t in templates]
+    found = lambda word: any(word in t and find_words(t, {word: []}, lang) for t in texts)
     replacements = [r for rs in lexicon.synonyms.values() for r in rs]
     if len(lexicon.synonyms) < MIN_SYNONYMS:
         yield f"{lang}: {len(lexicon.synonyms)} synonyms, needs {MIN_SYNONYMS}"
     for word, others in lexicon.synonyms.items():
-        if not others or word in others or word != word.lower() or len(set(others)) < len(others):
-            yield f"{lang} synonym {word!r}: needs lower case and replacements other than itself, has {others}"
-        if not any(find_word(word, text, lang) >= 0 for text in fixed):
+        if not others or word in others or word != lower(word) or len(set(others)) < len(others):
+            yield f"{lang} synonym {word!r}: not lower case, or bad replacements {others}"
+        if not found(word):
             yield f"{lang} synonym {word!r} occurs in no wording"
-        if word in names or (lang not in UNSPACED and set(tokens(word)) & parts):
+        if word in names or (word in parts and find_words(parts, {word: []}, lang)):
             yield f"{lang} synonym {word!r} is part of a name or a value"
         if wrong := [c for other in others for c in foreign(other, lang)]:
             yield f"{lang} synonym {word!r}: foreign letters {wrong}"
-    new = sum(not any(find_word(r, text, lang) >= 0 for text in fixed) for r in replacements)
+    new = sum(not found(r) for r in replacements)
     if new < 0.6 * len(replacements):
         yield f"{lang}: only {new} of {len(replacements)} replacements occur in no wording"
-    if lang != "en" and len(lexicon.words) < MIN_WORDS:
-        yield f"{lang}: {len(lexicon.words)} words, needs {MIN_WORDS}"
+    if lang != "en" and len(lexicon.words) < MIN_SYNONYMS:
+        yield f"{lang}: {len(lexicon.words)} words, needs {MIN_SYNONYMS}"
 
 
 def verify(facts: list[Fact], lexicon: Lexicon) -> list[str]:
     """All that is wrong with one language, as sentences; an empty list is a good language."""
     english = {cells[0] for _, cells in rows(HERE / "lexicon" / "en" / "terms.tsv")} - {"id"}
-    problems = [
-        f"{lexicon.lang}: {t!r} is missing in terms.tsv"
-        for t in sorted(english - set(lexicon.terms))
-    ]
-    problems += [
-        f"{lexicon.lang}: {t!r} in terms.tsv is unknown"
-        for t in sorted(set(lexicon.terms) - english)
-    ]
+    differ = sorted(english ^ set(lexicon.terms))
+    problems = [f"{lexicon.lang}: {t!r} is missing in terms.tsv or in en/terms.tsv" for t in differ]
     problems += check_sentences(facts, lexicon)
     return list(dict.fromkeys(problems + list(check_words(facts, lexicon))))
 
@@ -366,16 +278,13 @@ def verify(facts: list[Fact], lexicon: Lexicon) -> list[str]:
 def dictionary(facts, lexicons):
     """English word -> word of another language: question words, and names that are common nouns."""
     proper = ("country", "city", "planet", "invention", "book", "month")
-    nouns = dict.fromkeys(f.entity for f in facts if not f.relation.startswith(proper))
     names = {}
-    for term in nouns:
+    for term in dict.fromkeys(f.entity for f in facts if not f.relation.startswith(proper)):
         names.setdefault(lexicons["en"].terms[term]["name"], []).append(term)
     for lang in [code for code in LANGS if code != "en"]:
         table = dict(lexicons[lang].words)
         for name, ids in names.items():
-            if (
-                len(ids) == 1 and name.islower() and " " not in name
-            ):  # two ids are a homonym: leave it out
+            if len(ids) == 1 and name.islower() and " " not in name:  # two ids are a homonym
                 table.setdefault(name, next(iter(lexicons[lang].terms[ids[0]].values())))
         for word, other in sorted(table.items()):
             if word != other:
@@ -383,17 +292,12 @@ def dictionary(facts, lexicons):
 
 
 def write(out: Path) -> dict:
-    """Render, verify and write everything; return the counts.
-
-    *Errors*: ValueError with all problems.
-    """
+    """Render, verify, write; return counts. *Errors*: ValueError with all problems."""
     facts = read_facts()
     lexicons = {lang: read_lexicon(lang) for lang in LANGS}
     problems = [p for lexicon in lexicons.values() for p in verify(facts, lexicon)]
     if problems:
-        raise ValueError(
-            "\n".join(problems[:50] + [f"{len(problems)} problems in lexicon/, none may stay"])
-        )
+        raise ValueError("\n".join([*problems[:50], f"{len(problems)} problems in lexicon/"]))
     files = {"corpus.jsonl": [], "queries.jsonl": [], "dictionary.tsv": dictionary(facts, lexicons)}
     for lang, lexicon in lexicons.items():
         passages, queries = world(facts, lexicon)
@@ -409,37 +313,28 @@ def write(out: Path) -> dict:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("".join(lines), encoding="utf-8", newline="\n")
     counts = {name: sum(f.split == name for f in facts) for name in ("train", "dev", "test")}
-    counts |= {"domains": len({f.relation.split(".")[0] for f in facts}), "languages": len(LANGS)}
-    return counts | {
-        name: len({getattr(f, name) for f in facts}) for name in ("entity", "relation", "id")
-    }
+    counts |= {"domains": len({f.relation.split(".")[0] for f in facts})}
+    fields = {"entities": "entity", "relations": "relation", "facts": "id"}
+    return counts | {name: len({getattr(f, x) for f in facts}) for name, x in fields.items()}
 
 
 def main(argv=None) -> int:
     """Write the folder, or check one language. Exit 1 when something is wrong with the lexicon."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "--out", type=Path, default=HERE, help="folder to write (default: this one)"
-    )
-    parser.add_argument(
-        "--check", metavar="LANG", choices=LANGS, help="check one language, write nothing"
-    )
-    parser.add_argument("--sample", type=int, default=10, help="with --check: sentences to print")
+    add = parser.add_argument
+    add("--out", type=Path, default=HERE, help="folder to write (default: this one)")
+    add("--check", metavar="LANG", choices=LANGS, help="check one language, write nothing")
+    add("--sample", type=int, default=10, help="with --check: sentences to print")
     args = parser.parse_args(argv)
     try:
         if args.check is None:
-            print(json.dumps(write(args.out)))
-            return 0
+            return print(json.dumps(write(args.out))) or 0
         facts, lexicon = read_facts(), read_lexicon(args.check)
         problems = verify(facts, lexicon)
         if not problems:
-            for fact in sorted(facts, key=lambda f: pick("sample", f.id, args.sample))[
-                : args.sample
-            ]:
-                print(
-                    fact.id, sentence(fact, "q", lexicon), sentence(fact, "s", lexicon), sep=" | "
-                )
-        print("\n".join(problems[:200]), f"{len(problems)} problems", sep="\n")
+            for fact in sorted(facts, key=lambda f: pick(args.sample, f.id))[: args.sample]:
+                print(fact.id, *(sentence(fact, kind, lexicon) for kind in "qs"), sep=" | ")
+        print(*problems[:200], f"{len(problems)} problems", sep="\n")
         return 1 if problems else 0
     except ValueError as error:
         print(error, file=sys.stderr)
