@@ -38,12 +38,18 @@ COLUMNS = (
 # ---- flags ---------------------------------------------------------------------------------------
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults in the help, but for flags that are off or say themselves what happens without."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def parse(argv=None):
     """The flags of evaluate.py."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
+        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=Help
+    )
     add = parser.add_argument
     add(
         "models",
@@ -168,8 +174,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
 def relevant_table(
     data: DataSet, queries: list[int], where: dict[int, int], split: str
 ) -> tuple[Tensor, Tensor]:
-    """The relevant passages of each query that are in a pool. `where`: passage -> column of the
-    pool.
+    """The relevant passages of each query in a pool; `where`: passage -> column of the pool.
 
     *Shapes*: -> columns (Q, R) padded with -1, gains (Q, R).
     """
@@ -257,8 +262,7 @@ def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str]):
 
 
 def records(found: dict, data: DataSet, queries: list[int], attack: str, views=VIEWS) -> list[dict]:
-    """Per-query metrics -> one record a (view, query language, passage language): means over its
-    queries.
+    """Per-query metrics -> means over queries: one record a (view, query lang, passage lang).
 
     A query without a relevant passage in a pool is left out there and counted as `n_left_out`.
     """
@@ -405,8 +409,7 @@ def cell(values: list[float], metric: str) -> str:
 
 
 def table(runs: list[dict]) -> str:
-    """A Markdown table: one row a recipe and set of languages, averaged over the seeds; chance
-    below.
+    """A Markdown table: one row a recipe and set of languages, mean over seeds; chance below.
 
     *Units*: `runs` are metrics.json objects with "recipe", "seed" and, if known, "train_langs".
     """

@@ -19,7 +19,6 @@ import argparse
 import itertools
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -37,12 +36,18 @@ TRAIN_LANGS = ["en", "ar", "zh", "de", "es", "ru", "th", "tr", "hi"]
 # ---- flags ---------------------------------------------------------------------------------------
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults in the help, but for flags that are off or say themselves what happens without."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def parse(argv=None) -> argparse.Namespace:
     """The flags of train.py; --batching, --alpha and --seed take several values."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
+        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=Help
+    )
     # what is trained on what
     add = parser.add_argument_group("model and data").add_argument
     add(
@@ -141,7 +146,6 @@ if (
 ):  # before torch is imported, which takes two seconds: --help answers at once
     parse()
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -211,21 +215,32 @@ def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
 # ---- state: nothing is lost ----------------------------------------------------------------------
 
 
-def save_checkpoint(folder: Path, state: dict) -> None:
+def save_checkpoint(folder: Path, modules: dict, state: dict) -> None:
     """Write the resume state aside, flush it to the disk, then rename: never half a file."""
     folder.mkdir(parents=True, exist_ok=True)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    content = state | {name: module.state_dict() for name, module in modules.items()}
+    content |= {"random": torch.get_rng_state(), "random_cuda": cuda}  # dropout draws from these
     aside = folder / "state.pt.tmp"
     with open(aside, "wb") as out:
-        torch.save(state, out)
+        torch.save(content, out)
         out.flush()
         os.fsync(out.fileno())
     os.replace(aside, folder / "state.pt")
 
 
-def random_state() -> dict:
-    """State of the generators that dropout draws from; batches are replayed and need none."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+def load_checkpoint(folder: Path, modules: dict) -> dict:
+    """Put everything back as it was, if there is a checkpoint; return the loop's own state."""
+    state = {"step": 0, "counts": Counter(), "truncated": Counter(), "logged": 0, "seconds": 0.0}
+    if not (folder / "state.pt").exists():
+        return state
+    content = torch.load(folder / "state.pt", weights_only=False, map_location="cpu")
+    for name, module in modules.items():
+        module.load_state_dict(content[name])
+    torch.set_rng_state(content["random"])
+    if content["random_cuda"]:
+        torch.cuda.set_rng_state_all(content["random_cuda"])
+    return {name: content[name] for name in state}
 
 
 def prepare_folder(folder: Path, flags: dict, args: argparse.Namespace) -> str:
@@ -273,53 +288,57 @@ def batch_loss(encoder: Encoder, data, batch, flags: dict) -> tuple[torch.Tensor
     return info_nce(q, p, flags["tau"], used, flags["symmetric"]), mask
 
 
+def count_batch(counts: Counter, batch, mask: torch.Tensor, data) -> None:
+    """Add one batch to the counts: rows by language pair, batches by kind, rows that are masked."""
+    rows = zip(batch.queries, batch.passages, strict=True)
+    counts.update(f"{data.queries[a].lang}>{data.passages[b].lang}" for a, b in rows)
+    counts.update({f"{batch.kind} batches": 1, "rows": len(batch.queries)})
+    counts.update({"masked rows": int(mask.any(1).sum())})
+
+
+def report(log, name: str, steps: int, line: dict) -> None:
+    """One line of the log: as JSON into the file, aligned on the screen, the same values."""
+    log.write(json.dumps(line) + "\n")
+    log.flush()
+    eta = line["seconds"] / line["step"] * (steps - line["step"])
+    tqdm.write(
+        f"{name} step {line['step']:5d}/{steps}  loss {line['loss']:7.4f}  {line['kind']:5}  "
+        f"grad {line['grad_norm']:6.2f}  lr {line['lr']:.1e}  {line['seconds']:5.0f} s  "
+        f"ETA {eta:4.0f} s",
+        file=sys.stderr,
+    )
+
+
 def train(
     encoder: Encoder, data, pairs: Pairs, flags: dict, folder: Path, args: argparse.Namespace
 ) -> dict:
-    """Run the training loop; return counts. Checkpoints go to folder/ckpt, lines to
-    folder/log.jsonl.
+    """Run the training loop; return counts. Checkpoints go to ckpt/, lines to log.jsonl.
 
     *Errors*: FloatingPointError for a loss that is not finite; the last checkpoint stays.
     """
     steps, warmup = flags["steps"], round(flags["warmup"] * flags["steps"])
-    optimizer = torch.optim.AdamW(
-        encoder.parameters(), lr=flags["lr"], weight_decay=flags["weight_decay"]
-    )
+    order = (flags["batching"], flags["batch_size"], steps, flags["alpha"] or 0.0, flags["seed"])
+    how = {"lr": flags["lr"], "weight_decay": flags["weight_decay"]}
+    optimizer = torch.optim.AdamW(encoder.parameters(), **how)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, warmup))
-    random.seed(flags["seed"]), np.random.seed(flags["seed"])  # ours use neither; a library might
     torch.manual_seed(xlt.derive_seed(flags["seed"], "dropout"))
-    done, counts, logged, before = 0, Counter(), 0, 0.0
-    if (folder / "ckpt/state.pt").exists():
-        state = torch.load(folder / "ckpt/state.pt", weights_only=False, map_location="cpu")
-        encoder.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if state["random"]["cuda"]:
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
-        done, counts, logged, before = (
-            state["step"],
-            state["counts"],
-            state["logged"],
-            state["seconds"],
-        )
-        encoder.truncated, encoder.seen = state["truncated"], state["seen"]
-    plan = batches(
-        pairs, flags["batching"], flags["batch_size"], steps, flags["alpha"] or 0.0, flags["seed"]
-    )
+    modules = {"model": encoder, "optimizer": optimizer, "schedule": schedule}
+    state = load_checkpoint(folder / "ckpt", modules)
+    encoder.truncated = state["truncated"]
     encoder.train()
-    start = time.time() - before
+    start = time.time() - state["seconds"]
     with (
         open(folder / "log.jsonl", "a", encoding="utf-8") as log,
-        tqdm(total=steps, initial=done, desc=folder.name, disable=None, leave=False) as bar,
+        tqdm(total=steps, initial=state["step"], desc=folder.name, disable=None, leave=False) as bar,
     ):
-        log.truncate(logged)  # lines after the checkpoint will be written again
-        for step, batch in enumerate(plan):
-            if step < done:
-                continue  # replay: the order of batches is a function of the seed alone
+        log.truncate(state["logged"])  # lines after the checkpoint will be written again
+        for step, batch in enumerate(batches(pairs, *order), 1):
+            if step <= state["step"]:
+                continue  # replay: which batch comes when is a function of the seed alone
             loss, mask = batch_loss(encoder, data, batch, flags)
             if not loss.isfinite():
                 raise FloatingPointError(
-                    f"{folder}: the loss is {loss.item()} at step {step + 1}. The last checkpoint "
+                    f"{folder}: the loss is {loss.item()} at step {step}. The last checkpoint "
                     f"stays; try --lr below {flags['lr']:g} or --tau above {flags['tau']:g}."
                 )
             loss.backward()
@@ -327,51 +346,17 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-            langs = [
-                (data.queries[a].lang, data.passages[b].lang)
-                for a, b in zip(batch.queries, batch.passages, strict=True)
-            ]
-            counts.update({f"{a}>{b}": n for (a, b), n in Counter(langs).items()})
-            counts.update(
-                {
-                    f"{batch.kind} batches": 1,
-                    "rows": len(langs),
-                    "masked rows": int(mask.any(1).sum()),
-                }
-            )
+            count_batch(state["counts"], batch, mask, data)
             bar.update()
-            if (step + 1) % args.log_every == 0 or step + 1 == steps:
-                spent = time.time() - start
-                line = {
-                    "step": step + 1,
-                    "loss": round(loss.item(), 4),
-                    "grad_norm": round(norm.item(), 3),
-                }
-                line |= {
-                    "kind": batch.kind,
-                    "lr": schedule.get_last_lr()[0],
-                    "seconds": round(spent, 1),
-                }
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-                eta = spent / (step + 1) * (steps - step - 1)
-                tqdm.write(
-                    f"{folder.name} step {step + 1:5d}/{steps}  loss {line['loss']:7.4f}  "
-                    f"grad {line['grad_norm']:6.2f}  {batch.kind:5}  {spent:5.0f} s  "
-                    f"ETA {eta:4.0f} s",
-                    file=sys.stderr,
-                )
-            if (step + 1) % args.save_every == 0 and step + 1 < steps:
-                save_checkpoint(folder / "ckpt", {
-                    "model": encoder.state_dict(), "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(), "random": random_state(), "step": step + 1,
-                    "counts": counts, "logged": log.tell(), "seconds": time.time() - start,
-                    "truncated": encoder.truncated, "seen": encoder.seen,
-                })  # fmt: skip
-    return {
-        "seconds_training": round(time.time() - start, 1),
-        "counts": dict(sorted(counts.items())),
-    }
+            if step % args.log_every == 0 or step == steps:
+                line = {"step": step, "loss": round(loss.item(), 4), "kind": batch.kind}
+                line |= {"grad_norm": round(norm.item(), 3), "lr": schedule.get_last_lr()[0]}
+                report(log, folder.name, steps, line | {"seconds": round(time.time() - start, 1)})
+            if step % args.save_every == 0 and step < steps:
+                state |= {"step": step, "logged": log.tell(), "seconds": time.time() - start}
+                save_checkpoint(folder / "ckpt", modules, state)
+    counts = dict(sorted(state["counts"].items()))
+    return {"seconds_training": round(time.time() - start, 1), "counts": counts}
 
 
 # ---- one run, all runs ---------------------------------------------------------------------------

@@ -35,8 +35,7 @@ BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 
 
 def derive_seed(seed: int, *names) -> int:
-    """A seed for one named stream: the hash of (seed, names), so that streams do not disturb each
-    other.
+    """The seed of one named stream: the hash of (seed, names), so that no stream disturbs another.
 
     *Units*: 0 to 2**63 - 1. The same on every machine (Python's own hash() is not).
     """
@@ -180,9 +179,7 @@ def load_data(folder: str | Path) -> DataSet:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(
-            f"{folder}: no such folder. --data takes a data set folder such as data/minifacts."
-        )
+        raise ValueError(f"{folder}: no such folder. --data takes one such as data/minifacts.")
     queries, passages = (read_texts(folder / f"{name}.jsonl") for name in ("queries", "corpus"))
     # SUBTLE: a query and a passage may share an id, so each has its own table
     query_at = {t.id: i for i, t in enumerate(queries)}
@@ -190,9 +187,7 @@ def load_data(folder: str | Path) -> DataSet:
     paths = [folder / "qrels" / f"{split}.tsv" for split in SPLITS]
     paths = [path for path in paths if path.exists()]
     if not paths:
-        raise ValueError(
-            f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. Run {folder}/prepare.py."
-        )
+        raise ValueError(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. Run prepare.py.")
     data, digest = DataSet(folder, queries, passages, {}), hashlib.sha256()
     for path in paths:
         data.qrels[path.stem], dropped = read_qrels(path, query_at, passage_at)
@@ -219,8 +214,7 @@ class Settings:
 
 
 def length_chunks(lengths: list[int], max_tokens: int = 8192, waste: float = 1.5) -> list[list]:
-    """Cut positions, shortest text first, into chunks of similar length, so that padding costs
-    little.
+    """Cut positions, shortest first, into chunks of similar length, so that padding costs little.
 
     *Units*: max_tokens bounds rows x longest of a chunk, `waste` its longest / shortest (plus 4).
     """
@@ -253,8 +247,7 @@ class Encoder(nn.Module):
         return next(self.model.parameters()).device
 
     def tokenize(self, texts: list[Text], kind: str) -> list[dict[str, list[int]]]:
-        """Texts -> unpadded token rows, prefix and special tokens included; truncation is counted a
-        language.
+        """Texts -> unpadded token rows with prefix and special tokens; truncation is counted.
 
         *Units*: kind is "query" or "passage". With settings.context a passage is the pair sentence,
         paragraph, and only the paragraph is cut.
@@ -349,8 +342,7 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 def false_negatives(gold: Tensor, group: Tensor) -> Tensor:
-    """Which in-batch passages answer another row's query: True at [i, j], i != j, never on the
-    diagonal.
+    """True at [i, j], i != j, where passage j of the batch answers query i as well.
 
     *Shapes*: gold (B, K) the groups that answer query i, padded with -1; group (B,) of passage j ->
     (B, B).
@@ -466,8 +458,7 @@ def stream(groups: list[str], size: int, rng: torch.Generator) -> Iterator[list[
 def batches(
     pairs: Pairs, batching: str, size: int, steps: int, alpha: float = 0.5, seed: int = 0
 ) -> Iterator[Batch]:
-    """Yield exactly `steps` batches; batch t depends on the arguments and t alone, so resuming
-    replays.
+    """Yield exactly `steps` batches; batch t depends on nothing before t, so resuming can replay.
 
         en-en      English queries with English passages
         x-x        each pair in one language, languages mixed inside the batch

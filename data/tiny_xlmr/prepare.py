@@ -166,7 +166,7 @@ def main(argv=None) -> int:
     )  # fmt: skip
     add = parser.add_argument
     add("--out", type=Path, default=HERE, help="folder to write")
-    add("--steps", type=int, default=2200, help="optimiser steps")
+    add("--steps", type=int, default=2000, help="optimiser steps")
     add("--batch-size", type=int, default=48, help="texts a step for masked language modelling")
     add("--pairs", type=int, default=64, help="translation pairs a step")
     add("--lr", type=float, default=1e-3, help="peak learning rate of AdamW")
