@@ -99,9 +99,7 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-if (
-    __name__ == "__main__"
-):  # before torch is imported, which takes two seconds: --help answers at once
+if __name__ == "__main__":  # before torch is imported: --help answers at once
     parse()
 
 import numpy as np

@@ -35,6 +35,93 @@ TRAIN_LANGS = ["en", "ar", "zh", "de", "es", "ru", "th", "tr", "hi"]
 
 # ---- flags ---------------------------------------------------------------------------------------
 
+FLAGS = {
+    "model and data": {
+        "--model": {"default": str(HERE / "data/tiny_xlmr"), "help": "Hugging Face folder or name"},
+        "--data": {
+            "type": Path,
+            "default": HERE / "data/minifacts",
+            "help": "data set folder with qrels/train.tsv",
+        },
+        "--eval-data": {"type": Path, "help": "data set folder of the table (default: --data)"},
+        "--eval-split": {
+            "default": "test",
+            "choices": ["dev", "test"],
+            "help": "split of the table; select on dev, report test",
+        },
+        "--train-langs": {
+            "nargs": "+",
+            "default": TRAIN_LANGS,
+            "metavar": "LANG",
+            "help": "training languages; the hybrid-batch paper's: without el and vi",
+        },
+        "--test-langs": {"nargs": "+", "metavar": "LANG", "help": "of the table (default: all)"},
+    },
+    "batches and loss": {
+        "--batching": {
+            "nargs": "+",
+            "default": ["hybrid"],
+            "choices": BATCHINGS,
+            "metavar": "NAME",
+            "help": f"which languages meet in a batch, of {', '.join(BATCHINGS)} (LAReQA; Elmahdy)",
+        },
+        "--alpha": {
+            "nargs": "+",
+            "type": float,
+            "default": [0.5],
+            "metavar": "A",
+            "help": "hybrid: share of monolingual batches, 0 to 1 (paper: 0.5)",
+        },
+        "--tau": {"type": float, "default": 0.05, "help": "temperature, > 0; divides the cosine"},
+        "--symmetric": {"action": "store_true", "help": "also let each passage pick its query"},
+        "--keep-false-negatives": {"action": "store_true", "help": "do not mask them"},
+    },
+    "optimisation": {
+        "--batch-size": {
+            "type": int,
+            "default": 100,
+            "metavar": "B",
+            "help": "pairs a step (paper: 100), B - 1 negatives; accumulation adds none",
+        },
+        "--steps": {"type": int, "default": 150, "metavar": "N", "help": "optimiser steps"},
+        "--lr": {"type": float, "default": 1e-3, "help": "peak, of AdamW (paper, XLM-R: 3e-5)"},
+        "--weight-decay": {"type": float, "default": 1e-2, "help": "AdamW's (paper: 1e-2)"},
+        "--warmup": {"type": float, "default": 0.1, "help": "share of steps, from 0 to below 1"},
+        "--clip": {"type": float, "default": 1.0, "help": "largest L2 norm of the gradient"},
+        "--seed": {
+            "nargs": "+",
+            "type": int,
+            "default": [0],
+            "metavar": "S",
+            "help": "of order, languages and dropout",
+        },
+    },
+    "encoder": {
+        "--pooling": {"choices": ["mean", "cls"], "help": "default: as saved, else mean"},
+        "--query-length": {"type": int, "help": "tokens (default: as saved, else 96; XTREME)"},
+        "--passage-length": {"type": int, "help": "tokens (default: as saved, else 256; XTREME)"},
+        "--context": {
+            "action": "store_true",
+            "default": None,
+            "help": "encode passages with their paragraph, as LAReQA",
+        },
+    },
+    "machine and files": {
+        "--device": {"default": "auto", "help": "torch device; auto: cuda if there is one"},
+        "--precision": {
+            "choices": ["fp32", "bf16"],
+            "default": "fp32",
+            "help": "of the forward pass; the loss is fp32",
+        },
+        "--out": {"type": Path, "default": Path("runs"), "help": "folder of the runs' folders"},
+        "--save-every": {"type": int, "default": 50, "help": "steps between checkpoints"},
+        "--log-every": {"type": int, "default": 25, "help": "steps between lines of the log"},
+        "--resume": {"action": "store_true", "help": "continue interrupted runs, bit for bit"},
+        "--overwrite": {"action": "store_true", "help": "start over, also complete runs"},
+        "--smoke": {"action": "store_true", "help": "four small steps: does everything work?"},
+    },
+}
+
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults in the help, but for flags that are off or say themselves what happens without."""
@@ -45,105 +132,16 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def parse(argv=None) -> argparse.Namespace:
     """The flags of train.py; --batching, --alpha and --seed take several values."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=Help
-    )
-    # what is trained on what
-    add = parser.add_argument_group("model and data").add_argument
-    add(
-        "--model",
-        default=str(HERE / "data/tiny_xlmr"),
-        help="Hugging Face encoder: folder or hub name",
-    )
-    add(
-        "--data",
-        type=Path,
-        default=HERE / "data/minifacts",
-        help="data set folder with qrels/train.tsv",
-    )
-    add("--eval-data", type=Path, help="another data set folder for the table (default: --data)")
-    add(
-        "--eval-split",
-        default="test",
-        choices=["dev", "test"],
-        help="split of the table; select on dev",
-    )
-    add("--train-langs", nargs="+", default=TRAIN_LANGS, metavar="LANG",
-        help="training languages; the hybrid-batch paper's: without el and vi")  # fmt: skip
-    add(
-        "--test-langs",
-        nargs="+",
-        metavar="LANG",
-        help="languages of the table (default: all of the data)",
-    )
-    # the experiment
-    add = parser.add_argument_group("batches and loss").add_argument
-    add("--batching", nargs="+", default=["hybrid"], choices=BATCHINGS,
-        help="which languages meet in a batch (LAReQA; hybrid: Elmahdy et al. 2024)")  # fmt: skip
-    add(
-        "--alpha",
-        nargs="+",
-        type=float,
-        default=[0.5],
-        help="hybrid: share of monolingual batches, 0 to 1",
-    )
-    add("--tau", type=float, default=0.05, help="softmax temperature, > 0; divides the cosine")
-    add("--symmetric", action="store_true", help="also let each passage pick its query")
-    add("--keep-false-negatives", action="store_true", help="do not mask them, as the papers do")
-    # optimisation
-    add = parser.add_argument_group("optimisation").add_argument
-    add("--batch-size", type=int, default=100, metavar="B",
-        help="pairs a step (paper: 100), B - 1 negatives; accumulation adds none")  # fmt: skip
-    add("--steps", type=int, default=200, metavar="N", help="optimiser steps")
-    add("--lr", type=float, default=1e-3, help="peak learning rate of AdamW (paper, XLM-R: 3e-5)")
-    add("--weight-decay", type=float, default=1e-2, help="AdamW's (paper: 1e-2)")
-    add(
-        "--warmup",
-        type=float,
-        default=0.1,
-        help="share of the steps with rising learning rate, 0 to 1",
-    )
-    add("--clip", type=float, default=1.0, help="largest L2 norm of the gradient")
-    add(
-        "--seed",
-        nargs="+",
-        type=int,
-        default=[0],
-        metavar="S",
-        help="of order, languages and dropout",
-    )
-    # how texts are encoded
-    add = parser.add_argument_group("encoder").add_argument
-    add("--pooling", choices=["mean", "cls"], help="default: as saved with the model, else mean")
-    add("--query-length", type=int, help="tokens (default: as saved, else 96; XTREME)")
-    add("--passage-length", type=int, help="tokens (default: as saved, else 256; XTREME)")
-    add(
-        "--context",
-        action="store_true",
-        default=None,
-        help="encode passages with their paragraph, as LAReQA",
-    )
-    # the machine
-    add = parser.add_argument_group("machine and files").add_argument
-    add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
-    add(
-        "--precision",
-        choices=["fp32", "bf16"],
-        default="fp32",
-        help="of the forward pass; the loss is fp32",
-    )
-    add("--out", type=Path, default=Path("runs"), help="folder that holds the runs' folders")
-    add("--save-every", type=int, default=100, metavar="N", help="steps between checkpoints")
-    add("--log-every", type=int, default=25, metavar="N", help="steps between lines of the log")
-    add("--resume", action="store_true", help="continue runs that were interrupted, bit for bit")
-    add("--overwrite", action="store_true", help="start over, also where a run is complete")
-    add("--smoke", action="store_true", help="a few small steps, to see that everything works")
+    first = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(description=first, allow_abbrev=False, formatter_class=Help)
+    for name, flags in FLAGS.items():
+        group = parser.add_argument_group(name)
+        for flag, how in flags.items():
+            group.add_argument(flag, **how)
     return parser.parse_args(argv)
 
 
-if (
-    __name__ == "__main__"
-):  # before torch is imported, which takes two seconds: --help answers at once
+if __name__ == "__main__":  # before torch is imported: --help answers at once
     parse()
 
 import torch
@@ -279,10 +277,10 @@ def rate(step: int, steps: int, warmup: int) -> float:
 def batch_loss(encoder: Encoder, data, batch, flags: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """One batch -> (loss, mask of false negatives). The formula of this file."""
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flags["precision"] == "bf16"):
-        q = encoder(encoder.tokenize([data.queries[i] for i in batch.queries], "query"))  # (B, D)
-        p = encoder(
-            encoder.tokenize([data.passages[i] for i in batch.passages], "passage")
-        )  # (B, D)
+        queries = [data.queries[i] for i in batch.queries]
+        passages = [data.passages[i] for i in batch.passages]
+        q = encoder(encoder.tokenize(queries, "query"))  # (B, D)
+        p = encoder(encoder.tokenize(passages, "passage"))  # (B, D)
     mask = false_negatives(batch.gold, batch.group).to(q.device)  # (B, B)
     used = None if flags["keep_false_negatives"] else mask
     return info_nce(q, p, flags["tau"], used, flags["symmetric"]), mask
@@ -327,9 +325,10 @@ def train(
     encoder.truncated = state["truncated"]
     encoder.train()
     start = time.time() - state["seconds"]
+    show = {"desc": folder.name, "disable": None, "leave": False}  # a bar on a terminal only
     with (
         open(folder / "log.jsonl", "a", encoding="utf-8") as log,
-        tqdm(total=steps, initial=state["step"], desc=folder.name, disable=None, leave=False) as bar,
+        tqdm(total=steps, initial=state["step"], **show) as bar,
     ):
         log.truncate(state["logged"])  # lines after the checkpoint will be written again
         for step, batch in enumerate(batches(pairs, *order), 1):
