@@ -22,7 +22,7 @@ import math
 import os
 import platform
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 VIEWS = ("mono", "cross", "pool")
@@ -232,6 +232,24 @@ def chance(passages: int, relevant: int) -> dict[str, float]:
     return {"mAP": ap, "R@1": 1 / passages, "R@10": min(1.0, 10 / passages), "rank_distance": gap}
 
 
+def chance_of_views(data: DataSet, queries: list[int], passages: list[int], split: str) -> dict:
+    """Expected metrics of a random ranking, averaged over the queries of each view."""
+    size = Counter(data.passages[p].lang for p in passages)
+    within, cases = set(passages), {view: Counter() for view in VIEWS}
+    for query in queries:
+        relevant = Counter(data.passages[p].lang for p in data.qrels[split][query] if p in within)
+        for lang, count in relevant.items():
+            view = "mono" if lang == data.queries[query].lang else "cross"
+            cases[view][size[lang], count] += 1
+        if relevant:
+            cases["pool"][len(passages), relevant.total()] += 1
+    found = {}
+    for view, counts in cases.items():  # few distinct (candidates, relevant) pairs, many queries
+        each = [(chance(*case), n / counts.total()) for case, n in counts.items()]
+        found[view] = {m: sum(c[m] * share for c, share in each) for m in (each and each[0][0])}
+    return found
+
+
 # ---- records -------------------------------------------------------------------------------------
 
 
@@ -308,18 +326,13 @@ def evaluate(encoder: Encoder, data: DataSet, split: str = "test", langs: list[s
     found = rank_queries(q, p, data, queries, passages, split, langs)
     if trec:
         write_trec(trec, q, p, data, queries, passages, split)
-    relevant = [sum(x in set(passages) for x in data.qrels[split][i]) for i in queries[:1]]
-    in_lang = [sum(data.passages[i].lang == a for i in passages) for a in langs]
-    one = [chance(n, 1) for n in in_lang if n]
-    mean = lambda name: sum(c[name] for c in one) / len(one)
-    mono = {"mAP": mean("mAP"), "R@1": mean("R@1"), "R@10": mean("R@10")}
     return {
         "data": str(data.folder), "data_sha256": data.sha256, "split": split,
         "langs": sorted(langs), "n_queries": len(queries), "n_passages": len(passages),
         "ties": TIES, "versions": versions(),
         "settings": vars(encoder.settings), "dropped": dict(data.dropped),
         "truncated": {f"{k} {a}": n for (k, a), n in sorted(encoder.truncated.items())},
-        "chance": {"mono": mono, "cross": mono, "pool": chance(len(passages), relevant[0])},
+        "chance": chance_of_views(data, queries, passages, split),
         "results": records(found, data, queries, "clean", views),
     }  # fmt: skip
 

@@ -203,8 +203,7 @@ def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
     return {
         "groups": len(pairs.queries), "warmup_steps": round(flags["warmup"] * flags["steps"]),
         "epochs": round(flags["steps"] * flags["batch_size"] / len(pairs.queries), 2),
-        # PAPERS.md 5: keep this ratio when batchings are compared, or the optimiser is what is
-        # measured
+        # Kept when batchings are compared, or the optimiser is what is measured (2006.11604)
         "lr_per_pair": flags["lr"] / flags["batch_size"],
         "parameters": sum(p.numel() for p in encoder.parameters()),
     }  # fmt: skip
@@ -241,10 +240,11 @@ def load_checkpoint(folder: Path, modules: dict) -> dict:
     return {name: content[name] for name in state}
 
 
-def prepare_folder(folder: Path, flags: dict, args: argparse.Namespace) -> str:
+def prepare_folder(folder: Path, flags: dict, args: argparse.Namespace, sha256: str) -> str:
     """Look at what is in a run's folder: "done", "resume" or "new".
 
-    *Errors*: ValueError for a folder of other flags, or an interrupted run without --resume.
+    *Errors*: ValueError for a folder of other flags or of another version of the data, or an
+    interrupted run without --resume.
     """
     if args.overwrite and folder.exists():
         shutil.rmtree(folder)
@@ -256,6 +256,11 @@ def prepare_folder(folder: Path, flags: dict, args: argparse.Namespace) -> str:
         raise ValueError(
             f"{folder} was made with --{name.replace('_', '-')} {was}, not {flags[name]}. "
             "Give another --out, or --overwrite to start over."
+        )
+    if old["data_sha256"] != sha256:
+        raise ValueError(
+            f"{folder} was made with another version of {flags['data']} (sha256 "
+            f"{old['data_sha256'][:8]}, now {sha256[:8]}). Give another --out, or --overwrite."
         )
     if old.get("complete"):
         return "done"
@@ -372,7 +377,7 @@ def commit() -> str:
 def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
     """Train and evaluate one run, or read it if it is complete; return its metrics.json."""
     folder = args.out / f"{recipe(flags)}-seed{flags['seed']}"
-    state = prepare_folder(folder, flags, args)
+    state = prepare_folder(folder, flags, args, data.sha256)
     if state == "done":
         print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
         return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

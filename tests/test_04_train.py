@@ -142,6 +142,17 @@ def test_a_finished_run_is_skipped_and_never_overwritten_unasked(small, tmp_path
     assert path.stat().st_mtime_ns != before
 
 
+def test_a_run_of_other_data_is_neither_continued_nor_shown(small, tmp_path, capsys):
+    """Claim: refused with both hashes, the folder stays. Catches: old results for a new corpus."""
+    assert train.main(flags(small, tmp_path)) == 0
+    manifest = tmp_path / "hybrid-none-seed0/run.json"
+    run = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(run | {"data_sha256": "0" * 64}))
+    assert train.main(flags(small, tmp_path, "--resume")) == 1
+    assert "another version of" in capsys.readouterr().err
+    assert (manifest.parent / "metrics.json").exists()
+
+
 def test_an_interrupted_run_asks_for_resume(small, tmp_path, capsys):
     """Claim: a folder without the end is neither continued nor deleted unasked."""
     assert train.main(flags(small, tmp_path)) == 0
