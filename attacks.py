@@ -21,16 +21,15 @@ UNSPACED = {"zh", "th", "ja", "km", "lo", "my"}
 # ---- words ---------------------------------------------------------------------------------------
 
 
-def lower(text: str) -> str:
+def lower(text: str, lang: str = "") -> str:
     """Lower case of the same length: Turkish's dotted I would become two characters."""
+    text = text.replace("I", "ı") if lang == "tr" else text  # and its dotless one is another letter
     return "".join(c.lower() if len(c.lower()) == 1 else "i" for c in text)
 
 
 def in_word(char: str) -> bool:
-    """Letters, combining marks and digits make words.
-
-    SUBTLE: Python's \\w leaves out the vowel signs of Hindi and Thai and would cut words in two.
-    """
+    """Letters, combining marks and digits make words."""
+    # SUBTLE: \\w leaves out the vowel signs of Hindi and Thai and would cut words in two
     return unicodedata.category(char)[0] in "LMN"
 
 
@@ -40,7 +39,7 @@ def find_words(text: str, table: dict[str, list[str]], lang: str) -> list[tuple[
     A key may hold spaces (Vietnamese "thủ đô"); it is compared in lower case and, where the
     language writes spaces, only between word borders.
     """
-    low, spans, at = lower(text), [], 0
+    low, spans, at = lower(text, lang), [], 0
     longest = max(map(len, table), default=0)
     while at < len(low):
         border = lang in UNSPACED or at == 0 or not in_word(low[at - 1])
@@ -77,7 +76,7 @@ def redraw(text: str, table: dict[str, list[str]], lang: str, rng: torch.Generat
     """
     edits = {}
     for start, end in find_words(text, table, lang):
-        options = table[lower(text[start:end])]
+        options = table[lower(text[start:end], lang)]
         pick = int(torch.randint(len(options) + 1, (), generator=rng))
         if pick < len(options):  # the last number keeps the word
             edits[start, end] = match_case(text[start], options[pick], lang)

@@ -192,7 +192,8 @@ def rank_queries(
     *Shapes*: q (Q, D) of `queries`, p (P, D) of `passages` -> pool -> metric -> (Q,).
     """
     pools = {"*": list(range(len(passages)))}
-    pools |= {a: [i for i, x in enumerate(passages) if data.passages[x].lang == a] for a in langs}
+    in_lang = {a: [i for i, x in enumerate(passages) if data.passages[x].lang == a] for a in langs}
+    pools |= {lang: columns for lang, columns in in_lang.items() if columns}
     tables = {
         name: relevant_table(data, queries, {passages[c]: i for i, c in enumerate(columns)}, split)
         for name, columns in pools.items()
@@ -254,27 +255,31 @@ def chance_of_views(data: DataSet, queries: list[int], passages: list[int], spli
 
 
 def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str]):
-    """Encode the split's queries and all passages of these languages: (queries, passages, q, p)."""
+    """Encode the split's queries and all passages of these languages.
+
+    *Shapes*: -> positions of queries (Q) and passages (P), q (Q, D), p (P, D).
+    *Errors*: ValueError for a split or a language that the data has not, or vectors not finite.
+    """
     if split not in data.qrels:
-        raise ValueError(
-            f"{data.folder}/qrels/{split}.tsv: no such file. There is {sorted(data.qrels)}."
-        )
-    if unknown := sorted(set(langs) - set(data.langs())):
-        raise ValueError(f"--langs {unknown[0]}: {data.folder} has passages in {data.langs()}.")
+        have = sorted(data.qrels)
+        raise ValueError(f"{data.folder}/qrels/{split}.tsv: no such file. There is {have}.")
+    if unknown := sorted(set(langs) - set(all_langs(data))):
+        raise ValueError(f"--langs {unknown[0]}: {data.folder} has {all_langs(data)}.")
     queries = [q for q in sorted(data.qrels[split]) if data.queries[q].lang in langs]
     passages = [i for i, p in enumerate(data.passages) if p.lang in langs]
-    if not queries:
-        raise ValueError(
-            f"{data.folder}/qrels/{split}.tsv: no query in {langs}. Add languages with --langs."
-        )
+    if not queries or not passages:
+        raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")
     bar = lambda name: lambda blocks: tqdm(blocks, desc=name, disable=None, leave=False)
     q = encoder.encode([data.queries[i] for i in queries], "query", bar("queries"))
     p = encoder.encode([data.passages[i] for i in passages], "passage", bar("passages"))
     if not (q.isfinite().all() and p.isfinite().all()):
-        raise ValueError(
-            "the encoder gave vectors that are not finite. Train again with a smaller --lr."
-        )
+        raise ValueError("the encoder gave vectors that are not finite. Train with a smaller --lr.")
     return queries, passages, q, p
+
+
+def all_langs(data: DataSet) -> list[str]:
+    """Languages of queries or passages: in Mewsli-X, say, they are not the same."""
+    return sorted({text.lang for text in (*data.queries, *data.passages)})
 
 
 def records(found: dict, data: DataSet, queries: list[int], attack: str, views=VIEWS) -> list[dict]:
@@ -300,11 +305,11 @@ def records(found: dict, data: DataSet, queries: list[int], attack: str, views=V
     return rows
 
 
-def file_hash(folder: Path) -> str:
+def weights_hash(encoder: Encoder) -> str:
     """SHA-256 of the weights, which name a model better than its path."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")):
-        digest.update(path.read_bytes())
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -321,20 +326,33 @@ def versions() -> dict[str, str]:
 def evaluate(encoder: Encoder, data: DataSet, split: str = "test", langs: list[str] | None = None,
              views=VIEWS, trec: Path | None = None) -> dict:  # fmt: skip
     """Everything that metrics.json holds, but the names of model and run."""
-    langs = langs or data.langs()
+    encoder.truncated.clear(), encoder.seen.clear()
+    langs = langs or all_langs(data)
     queries, passages, q, p = encode_split(encoder, data, split, langs)
     found = rank_queries(q, p, data, queries, passages, split, langs)
     if trec:
         write_trec(trec, q, p, data, queries, passages, split)
-    return {
-        "data": str(data.folder), "data_sha256": data.sha256, "split": split,
-        "langs": sorted(langs), "n_queries": len(queries), "n_passages": len(passages),
-        "ties": TIES, "versions": versions(),
-        "settings": vars(encoder.settings), "dropped": dict(data.dropped),
-        "truncated": {f"{k} {a}": n for (k, a), n in sorted(encoder.truncated.items())},
-        "chance": chance_of_views(data, queries, passages, split),
+    return identity(encoder, data, split, langs) | {
+        "n_queries": len(queries), "n_passages": len(passages),
+        "ties": TIES, "versions": versions(), "dropped": dict(data.dropped),
+        "truncated": cut_texts(encoder), "chance": chance_of_views(data, queries, passages, split),
         "results": records(found, data, queries, "clean", views),
     }  # fmt: skip
+
+
+def identity(encoder: Encoder, data: DataSet, split: str, langs: list[str] | None) -> dict:
+    """What a metrics.json is about: results of anything else do not belong into it."""
+    return {
+        "model_sha256": weights_hash(encoder), "settings": vars(encoder.settings),
+        "data": str(data.folder), "data_sha256": data.sha256, "split": split,
+        "langs": sorted(langs or all_langs(data)),
+    }  # fmt: skip
+
+
+def cut_texts(encoder: Encoder) -> dict[str, str]:
+    """How many texts lost their end, of how many, by side and language."""
+    cut = sorted(encoder.truncated.items())
+    return {f"{kind} {lang}": f"{n} of {encoder.seen[kind, lang]}" for (kind, lang), n in cut}
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -348,45 +366,62 @@ def write_json(path: Path, content: dict) -> None:
     os.replace(aside, path)
 
 
-def add_metrics(path: Path, new: dict) -> dict:
-    """Write metrics.json, or add to it: records of other attacks, views and languages stay.
+def metrics_name(data: DataSet, own: str, split: str) -> str:
+    """metrics.json for the test split of the data that a run is about, else a name that says so."""
+    if split == "test" and data.folder.resolve() == Path(own).resolve():
+        return "metrics.json"
+    return f"metrics-{data.folder.resolve().name}-{split}.json"
 
-    *Errors*: ValueError if the file is about another model, data set or split: it would mix two
-    things.
+
+def check_same(path: Path, new: dict) -> dict:
+    """The content of a metrics.json, or {} if there is none.
+
+    *Errors*: ValueError if it is about another model, data set, split, setting or languages.
     """
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("model_sha256", "data_sha256", "split", "settings", "langs"):
-            if old.get(key) != new.get(key):
-                raise ValueError(
-                    f"{path}: holds results of another {key} ({old.get(key)}). Give another --out."
-                )
-        key = lambda r: (r["attack"], r["view"], r["query_lang"], r["passage_lang"])
-        fresh = {key(r) for r in new["results"]}
-        new["results"] = [r for r in old["results"] if key(r) not in fresh] + new["results"]
+    if not path.exists():
+        return {}
+    old = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("model_sha256", "data_sha256", "split", "settings", "langs"):
+        if old.get(key) != new.get(key):
+            raise ValueError(
+                f"{path}: holds results of another {key} ({old.get(key)}). Give another --out."
+            )
+    return old
+
+
+def add_metrics(path: Path, new: dict) -> dict:
+    """Write metrics.json, or add to it: records of other attacks, views and languages stay."""
+    old = check_same(path, new)
+    key = lambda r: (r["attack"], r["view"], r["query_lang"], r["passage_lang"])
+    fresh = {key(r) for r in new["results"]}
+    new["results"] = [r for r in old.get("results", []) if key(r) not in fresh] + new["results"]
     write_json(path, new)
     return new
 
 
 def write_trec(folder: Path, q, p, data, queries, passages, split, depth: int = 1000) -> None:
-    """Write run.trec (the best `depth` passages, by (-score, id)) and qrels.trec for trec_eval."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write run.trec (the best `depth` passages, by (-score, id)) and qrels.trec for trec_eval.
+
+    *Shapes*: q (Q, D) of `queries`, p (P, D) of `passages`.
+    *Errors*: ValueError for an id with blanks: the format separates by them.
+    """
     ids = np.array([data.passages[i].id for i in passages])
-    place = np.argsort(np.argsort(ids))  # a number that orders like the id
+    names = [data.queries[i].id for i in queries]
+    if bad := [name for name in (*ids, *names) if len(name.split()) != 1]:
+        raise ValueError(f"--trec: the id {str(bad[0])!r} holds blanks. Rename it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    place, wide = np.argsort(np.argsort(ids)), p.double()  # a number that orders like the id
     with open(folder / "run.trec", "w", encoding="utf-8", newline="\n") as run:
-        for row, query in enumerate(queries):
-            scores = (p.double() @ q[row].double()).float().numpy()  # (P, D) @ (D,) -> (P,)
+        for name, vector in zip(names, q.double(), strict=True):
+            scores = (wide @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
             best = np.lexsort((place, -scores))[:depth]
-            name = data.queries[query].id
-            run.writelines(
-                f"{name} Q0 {ids[i]} {k} {scores[i]:.8f} xlt\n" for k, i in enumerate(best, 1)
-            )
+            lines = (f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in enumerate(best, 1))
+            run.writelines(lines)
+    pool = set(passages)
     with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
-        for query in queries:
-            name, found = data.queries[query].id, data.qrels[split][query]
-            out.writelines(
-                f"{name} 0 {data.passages[i].id} {score:g}\n" for i, score in found.items()
-            )
+        for name, query in zip(names, queries, strict=True):
+            found = [(i, s) for i, s in data.qrels[split][query].items() if i in pool]
+            out.writelines(f"{name} 0 {data.passages[i].id} {s:g}\n" for i, s in found)
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -429,9 +464,13 @@ def table(runs: list[dict]) -> str:
     ]
     lines = [head, ["---"] * len(head)]
     groups = defaultdict(list)
-    for run in runs:
-        groups[run["recipe"]].append(run)
-    for recipe, members in groups.items():
+    for run in runs:  # runs of one recipe but with other flags are another row
+        groups[run["recipe"], run.get("variant", "")].append(run)
+    for (recipe, _), members in groups.items():
+        seeds = [member["seed"] for member in members]
+        if len(set(seeds)) < len(seeds):
+            twice = max(seeds, key=seeds.count)
+            raise ValueError(f"{recipe}: seed {twice} is given twice. Leave one out.")
         trained = members[0].get("train_langs")
         sets = [("all", None)]
         if trained:
@@ -448,61 +487,60 @@ def table(runs: list[dict]) -> str:
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, width, strict=True)) + " |"
         for line in lines
     )
-    return "\n".join(rows).replace("| -", "|--", 0)
+    return "\n".join(rows)
 
 
 # ---- the program ---------------------------------------------------------------------------------
 
 
-def open_run(path: Path) -> tuple[Path, dict]:
-    """A run folder or a model -> (folder of the weights, what the table needs to know about it)."""
+def about_run(run: dict) -> dict:
+    """What the table needs to know about a run, from its manifest."""
+    flags = run["flags"]
+    rest = {k: v for k, v in flags.items() if k not in ("seed", "device")}
+    seen = ["en"] if flags["batching"] == "en-en" else flags["train_langs"]
+    about = {"recipe": run["recipe"], "seed": flags["seed"], "train_langs": seen}
+    return about | {"variant": hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]}
+
+
+def open_run(path: Path) -> tuple[Path, dict, str]:
+    """A run or a model -> (folder of the weights, what the table needs, the run's own data)."""
     if not (path / "run.json").exists():
-        return path, {"recipe": path.name or str(path), "seed": None, "train_langs": None}
+        return path, {"recipe": str(path), "seed": None, "train_langs": None}, ""
     run = json.loads((path / "run.json").read_text(encoding="utf-8"))
     if not run.get("complete"):
         raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
-    about = {
-        "recipe": run["recipe"],
-        "seed": run["flags"]["seed"],
-        "train_langs": run["flags"]["train_langs"],
-    }
-    return path / "model", about
+    return path / "model", about_run(run), run["flags"]["eval_data"] or run["flags"]["data"]
+
+
+def evaluate_path(path: Path, data: DataSet, args) -> dict:
+    """Evaluate one model or run as the flags say; write its metrics.json."""
+    folder, about, own = open_run(path)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    changes = {"context": True} if args.context else {}
+    encoder = load_encoder(folder, device if args.device == "auto" else args.device, **changes)
+    several = len(args.models) > 1
+    home = args.out / path.name if args.out and several else args.out or (path if own else None)
+    name = metrics_name(data, own or data.folder, args.split)
+    if home:  # before the work, not after it
+        check_same(home / name, identity(encoder, data, args.split, args.langs))
+    trec = args.trec / path.name if args.trec and several else args.trec
+    found = evaluate(encoder, data, args.split, args.langs, args.views, trec)
+    found = about | {"model": str(folder)} | found
+    return add_metrics(home / name, found) if home else found
 
 
 def main(argv=None) -> int:
-    """Evaluate every model, write metrics.json, print one table.
-
-    Exit 0 done, 1 failed, 2 wrong usage.
-    """
+    """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
     try:
-        data, runs = load_data(args.data), []
-        for path in args.models:
-            folder, about = open_run(path)
-            changes = {"context": True} if args.context else {}
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            encoder = load_encoder(
-                folder, device if args.device == "auto" else args.device, **changes
-            )
-            trec = args.trec and (args.trec / path.name if len(args.models) > 1 else args.trec)
-            found = evaluate(encoder, data, args.split, args.langs, args.views, trec)
-            found = about | {"model": str(folder), "model_sha256": file_hash(folder)} | found
-            name = "metrics.json" if args.split == "test" else f"metrics-{args.split}.json"
-            several = len(args.models) > 1
-            home = (
-                args.out
-                and (args.out / path.name if several else args.out)
-                or (path if folder != path else None)
-            )
-            runs.append(add_metrics(home / name, found) if home else found)
+        data = load_data(args.data)
+        runs = [evaluate_path(path, data, args) for path in args.models]
         print(table(runs))
-        print(
-            f"{args.split} of {args.data}: {found['n_queries']} queries, "
-            f"{found['n_passages']} passages"
-        )
-    except ValueError as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1
+    count = f"{runs[0]['n_queries']} queries, {runs[0]['n_passages']} passages"
+    print(f"{args.split} of {args.data}: {count}")
     return 0
 
 

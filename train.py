@@ -138,7 +138,15 @@ def parse(argv=None) -> argparse.Namespace:
         group = parser.add_argument_group(name)
         for flag, how in flags.items():
             group.add_argument(flag, **how)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("steps", "batch_size", "lr", "tau", "clip", "save_every", "log_every"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+    if not 0 <= args.warmup < 1:
+        parser.error(f"--warmup {args.warmup}: a share of the steps, from 0 to below 1")
+    if wrong := [alpha for alpha in args.alpha if not 0 <= alpha <= 1]:
+        parser.error(f"--alpha {wrong[0]}: the share of monolingual batches is from 0 to 1")
+    return args
 
 
 if __name__ == "__main__":  # before torch is imported: --help answers at once
@@ -169,7 +177,9 @@ def single_runs(args: argparse.Namespace) -> list[dict]:
     common = {k: v for k, v in vars(args).items() if k not in (*several, *machine)}
     if args.device == "auto":
         common["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    common |= {k: str(v) for k, v in common.items() if isinstance(v, Path)}
+    common |= {k: str(v.resolve()) for k, v in common.items() if isinstance(v, Path)}
+    if Path(args.model).exists():  # else a name on the hub
+        common["model"] = str(Path(args.model).resolve())
     if args.smoke:
         common |= {"steps": min(args.steps, 4), "batch_size": min(args.batch_size, 8)}
     runs = []
@@ -191,15 +201,7 @@ def recipe(flags: dict) -> str:
 
 
 def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
-    """Everything that follows from the flags and the data.
-
-    *Errors*: ValueError for what cannot work.
-    """
-    for name in ("steps", "batch_size", "lr", "tau", "clip"):
-        if not flags[name] > 0:
-            raise ValueError(f"--{name.replace('_', '-')} {flags[name]}: must be above 0.")
-    if not 0 <= flags["warmup"] < 1:
-        raise ValueError(f"--warmup {flags['warmup']}: a share of the steps, from 0 to below 1.")
+    """Everything that follows from the flags and the data."""
     return {
         "groups": len(pairs.queries), "warmup_steps": round(flags["warmup"] * flags["steps"]),
         "epochs": round(flags["steps"] * flags["batch_size"] / len(pairs.queries), 2),
@@ -228,7 +230,8 @@ def save_checkpoint(folder: Path, modules: dict, state: dict) -> None:
 
 def load_checkpoint(folder: Path, modules: dict) -> dict:
     """Put everything back as it was, if there is a checkpoint; return the loop's own state."""
-    state = {"step": 0, "counts": Counter(), "truncated": Counter(), "logged": 0, "seconds": 0.0}
+    state = {"step": 0, "counts": Counter(), "logged": 0, "seconds": 0.0}
+    state |= {"truncated": Counter(), "seen": Counter()}
     if not (folder / "state.pt").exists():
         return state
     content = torch.load(folder / "state.pt", weights_only=False, map_location="cpu")
@@ -240,34 +243,31 @@ def load_checkpoint(folder: Path, modules: dict) -> dict:
     return {name: content[name] for name in state}
 
 
-def prepare_folder(folder: Path, flags: dict, args: argparse.Namespace, sha256: str) -> str:
+def prepare_folder(folder: Path, manifest: dict, args: argparse.Namespace) -> str:
     """Look at what is in a run's folder: "done", "resume" or "new".
 
-    *Errors*: ValueError for a folder of other flags or of another version of the data, or an
-    interrupted run without --resume.
+    *Errors*: ValueError for a folder of other flags, data or starting weights, an interrupted run
+    without --resume, or a folder that is no run.
     """
+    remedy = "Give another --out, or --overwrite to start over."
     if args.overwrite and folder.exists():
         shutil.rmtree(folder)
     if not (folder / "run.json").exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder}: not empty, and no run (no run.json). {remedy}")
         return "new"
     old = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    if changed := [k for k in flags if old["flags"].get(k) != flags[k]]:
-        name, was = changed[0], old["flags"].get(changed[0])
-        raise ValueError(
-            f"{folder} was made with --{name.replace('_', '-')} {was}, not {flags[name]}. "
-            "Give another --out, or --overwrite to start over."
-        )
-    if old["data_sha256"] != sha256:
-        raise ValueError(
-            f"{folder} was made with another version of {flags['data']} (sha256 "
-            f"{old['data_sha256'][:8]}, now {sha256[:8]}). Give another --out, or --overwrite."
-        )
+    for name, value in manifest["flags"].items():
+        if name != "device" and old["flags"].get(name) != value:
+            flag, was = name.replace("_", "-"), old["flags"].get(name)
+            raise ValueError(f"{folder} was made with --{flag} {was}, not {value}. {remedy}")
+    for name in ("data_sha256", "eval_data_sha256", "init_sha256"):
+        if old.get(name) != manifest[name]:
+            raise ValueError(f"{folder} was made with another {name}: files have changed. {remedy}")
     if old.get("complete"):
         return "done"
     if not args.resume:
-        raise ValueError(
-            f"{folder} is not complete. Continue it with --resume, or start over with --overwrite."
-        )
+        raise ValueError(f"{folder} is not complete. Continue it with --resume, or --overwrite it.")
     return "resume" if (folder / "ckpt/state.pt").exists() else "new"
 
 
@@ -313,21 +313,20 @@ def report(log, name: str, steps: int, line: dict) -> None:
 
 
 def train(
-    encoder: Encoder, data, pairs: Pairs, flags: dict, folder: Path, args: argparse.Namespace
+    encoder: Encoder, data: xlt.DataSet, plan, flags: dict, folder: Path, args: argparse.Namespace
 ) -> dict:
     """Run the training loop; return counts. Checkpoints go to ckpt/, lines to log.jsonl.
 
     *Errors*: FloatingPointError for a loss that is not finite; the last checkpoint stays.
     """
     steps, warmup = flags["steps"], round(flags["warmup"] * flags["steps"])
-    order = (flags["batching"], flags["batch_size"], steps, flags["alpha"] or 0.0, flags["seed"])
     how = {"lr": flags["lr"], "weight_decay": flags["weight_decay"]}
     optimizer = torch.optim.AdamW(encoder.parameters(), **how)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, warmup))
     torch.manual_seed(xlt.derive_seed(flags["seed"], "dropout"))
     modules = {"model": encoder, "optimizer": optimizer, "schedule": schedule}
     state = load_checkpoint(folder / "ckpt", modules)
-    encoder.truncated = state["truncated"]
+    encoder.truncated, encoder.seen = state["truncated"], state["seen"]
     encoder.train()
     start = time.time() - state["seconds"]
     show = {"desc": folder.name, "disable": None, "leave": False}  # a bar on a terminal only
@@ -336,25 +335,26 @@ def train(
         tqdm(total=steps, initial=state["step"], **show) as bar,
     ):
         log.truncate(state["logged"])  # lines after the checkpoint will be written again
-        for step, batch in enumerate(batches(pairs, *order), 1):
+        log.seek(0, os.SEEK_END)
+        for step, batch in enumerate(plan, 1):
             if step <= state["step"]:
                 continue  # replay: which batch comes when is a function of the seed alone
             loss, mask = batch_loss(encoder, data, batch, flags)
-            if not loss.isfinite():
-                raise FloatingPointError(
-                    f"{folder}: the loss is {loss.item()} at step {step}. The last checkpoint "
-                    f"stays; try --lr below {flags['lr']:g} or --tau above {flags['tau']:g}."
-                )
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags["clip"])
+            if not (loss.isfinite() and norm.isfinite()):
+                raise FloatingPointError(
+                    f"{folder}: the loss is {loss.item()}, its gradient {norm.item()}, at step "
+                    f"{step}. The last checkpoint stays; try an --lr below {flags['lr']:g}."
+                )
+            line = {"step": step, "loss": round(loss.item(), 4), "kind": batch.kind}
+            line |= {"grad_norm": round(norm.item(), 3), "lr": schedule.get_last_lr()[0]}
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
             count_batch(state["counts"], batch, mask, data)
             bar.update()
             if step % args.log_every == 0 or step == steps:
-                line = {"step": step, "loss": round(loss.item(), 4), "kind": batch.kind}
-                line |= {"grad_norm": round(norm.item(), 3), "lr": schedule.get_last_lr()[0]}
                 report(log, folder.name, steps, line | {"seconds": round(time.time() - start, 1)})
             if step % args.save_every == 0 and step < steps:
                 state |= {"step": step, "logged": log.tell(), "seconds": time.time() - start}
@@ -376,43 +376,43 @@ def commit() -> str:
 
 def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
     """Train and evaluate one run, or read it if it is complete; return its metrics.json."""
-    folder = args.out / f"{recipe(flags)}-seed{flags['seed']}"
-    state = prepare_folder(folder, flags, args, data.sha256)
+    name = f"{recipe(flags)}-seed{flags['seed']}" + ("-smoke" if args.smoke else "")
+    folder = args.out / name
+    keys = ("pooling", "query_length", "passage_length", "context")
+    changes = {k: flags[k] for k in keys if flags[k] is not None}
+    encoder = xlt.load_encoder(flags["model"], flags["device"], **changes)
+    manifest = {"flags": flags, "recipe": recipe(flags), "complete": False, "commit": commit()}
+    manifest |= {"data_sha256": data.sha256, "eval_data_sha256": eval_data.sha256}
+    manifest |= {"init_sha256": evaluate.weights_hash(encoder), "versions": evaluate.versions()}
+    state = prepare_folder(folder, manifest, args)
+    own = flags["eval_data"] or flags["data"]
+    metrics = folder / evaluate.metrics_name(eval_data, own, flags["eval_split"])
     if state == "done":
         print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    keys = ("pooling", "query_length", "passage_length", "context")
-    encoder = xlt.load_encoder(
-        flags["model"], flags["device"], **{k: flags[k] for k in keys if flags[k] is not None}
-    )
+        return json.loads(metrics.read_text(encoding="utf-8"))
     pairs = Pairs(data, flags["train_langs"])
-    derived = derive(flags, pairs, encoder)
-    manifest = {"flags": flags, "derived": derived, "recipe": recipe(flags), "complete": False}
-    manifest |= {"versions": evaluate.versions(), "commit": commit(), "data_sha256": data.sha256}
-    manifest |= {"threads": torch.get_num_threads(), "settings": vars(encoder.settings)}
+    plan = batches(pairs, *(flags[k] for k in ("batching", "batch_size", "steps")),
+                   flags["alpha"] or 0.0, flags["seed"])  # fmt: skip
+    manifest |= {"derived": derive(flags, pairs, encoder), "settings": vars(encoder.settings)}
+    manifest |= {"threads": torch.get_num_threads()}
     if state == "new":
         shutil.rmtree(folder, ignore_errors=True)
         evaluate.write_json(folder / "run.json", manifest)
-        print(
-            json.dumps({folder.name: derived | {"device": flags["device"]} | manifest["versions"]}),
-            file=sys.stderr,
-        )
-    manifest |= train(encoder, data, pairs, flags, folder, args)
+    print(json.dumps({name: manifest}, default=str), file=sys.stderr)
+    manifest |= train(encoder, data, plan, flags, folder, args)
     counts = manifest["counts"]
     manifest["false_negative_rate"] = round(counts["masked rows"] / counts["rows"], 4)
-    manifest["truncated"] = {f"{k} {a}": n for (k, a), n in sorted(encoder.truncated.items())}
+    manifest["truncated"] = evaluate.cut_texts(encoder)
     xlt.save_encoder(encoder, folder / "model")
-    encoder.truncated.clear()
     start = time.time()
     found = evaluate.evaluate(encoder, eval_data, flags["eval_split"], flags["test_langs"])
-    about = {"recipe": recipe(flags), "seed": flags["seed"], "train_langs": flags["train_langs"]}
-    found = about | {"model": "model", "model_sha256": evaluate.file_hash(folder / "model")} | found
-    evaluate.write_json(folder / "metrics.json", found)
+    found = evaluate.about_run(manifest) | {"model": "model"} | found
+    evaluate.write_json(metrics, found)
     manifest |= {"seconds_evaluating": round(time.time() - start, 1), "complete": True}
     evaluate.write_json(folder / "run.json", manifest)
     shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete: nothing to resume
     print(
-        f"{folder.name}: {manifest['seconds_training']} s training, "
+        f"{name}: {manifest['seconds_training']} s training, "
         f"{manifest['seconds_evaluating']} s evaluating, "
         f"{100 * manifest['false_negative_rate']:.1f} % of the rows held a false negative",
         file=sys.stderr,
@@ -435,7 +435,7 @@ def main(argv=None) -> int:
         data = xlt.load_data(args.data)
         eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
         found = [run(flags, args, data, eval_data) for flags in single_runs(args)]
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError, RuntimeError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     print(evaluate.table(found))

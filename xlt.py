@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
@@ -53,10 +54,7 @@ def generator(seed: int, *names) -> torch.Generator:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A query or a passage.
-
-    `group` ties translations together; `context` is a passage's paragraph.
-    """
+    """A query or a passage; `group` ties translations together, `context` is the paragraph."""
 
     id: str
     lang: str
@@ -75,7 +73,7 @@ class DataSet:
     passages: list[Text]
     qrels: dict[str, dict[int, dict[int, float]]]  # split -> query -> passage -> relevance > 0
     sha256: str = ""
-    dropped: Counter = field(default_factory=Counter)  # what was left out, how often
+    dropped: Counter = field(default_factory=Counter)  # split -> qrels rows of score 0
 
     def langs(self) -> list[str]:
         """Languages of the passages, sorted."""
@@ -142,32 +140,27 @@ def read_texts(path: Path) -> list[Text]:
     return texts
 
 
-def read_qrels(path: Path, query_at: dict, passage_at: dict) -> tuple[dict, Counter]:
+def read_qrels(path: Path, query_at: dict, passage_at: dict) -> tuple[dict, int]:
     """Read qrels/SPLIT.tsv: query -> passage -> score; rows of score 0 are only counted."""
-    found, dropped = {}, Counter()
+    found, dropped = {}, 0
     for number, line in read_lines(path):
-        cells = line.split("\t")
-        if number == 1 and cells[0] == "query-id":
+        if number == 1 and line.startswith("query-id\t"):
             continue
         try:
-            query, passage, score = cells
+            query, passage, score = line.split("\t")
             value = float(score)
         except ValueError:
-            raise ValueError(
-                f"{path}:{number}: {line!r} is not query-id, corpus-id, score with tabs."
-            ) from None
+            shown = f"{path}:{number}: {line!r}"
+            raise ValueError(f"{shown} is not query-id, corpus-id, score with tabs.") from None
         for name, table, key in (("queries", query_at, query), ("corpus", passage_at, passage)):
             if key not in table:
-                raise ValueError(
-                    f"{path}:{number}: unknown id {key!r}. Add it to {name}.jsonl or drop the row."
-                )
+                raise ValueError(f"{path}:{number}: unknown id {key!r}. Add it to {name}.jsonl.")
         row = found.setdefault(query_at[query], {})
         if passage_at[passage] in row:
             raise ValueError(f"{path}:{number}: {query!r}, {passage!r} stands twice. Delete a row.")
         if value > 0:
             row[passage_at[passage]] = value
-        else:
-            dropped["qrels rows of score 0"] += 1
+        dropped += value <= 0
     return found, dropped
 
 
@@ -190,8 +183,7 @@ def load_data(folder: str | Path) -> DataSet:
         raise ValueError(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. Run prepare.py.")
     data, digest = DataSet(folder, queries, passages, {}), hashlib.sha256()
     for path in paths:
-        data.qrels[path.stem], dropped = read_qrels(path, query_at, passage_at)
-        data.dropped += dropped
+        data.qrels[path.stem], data.dropped[path.stem] = read_qrels(path, query_at, passage_at)
     for path in [folder / "corpus.jsonl", folder / "queries.jsonl", *paths]:
         digest.update(path.read_bytes())
     data.sha256 = digest.hexdigest()
@@ -374,8 +366,7 @@ def info_nce(
     target = torch.arange(len(q), device=q.device)
     loss = F.cross_entropy(scores, target)
     if symmetric:
-        # SUBTLE: mask[i, j] says "query i, passage j"; transposed it says the same of row j, column
-        # i
+        # SUBTLE: mask[i, j] is about query i and passage j; transposed it masks the other direction
         loss = (loss + F.cross_entropy(scores.T, target)) / 2
     return loss
 
@@ -387,7 +378,7 @@ def info_nce(
 class Batch:
     """Positions of B queries and their passages, and what is needed to mask false negatives."""
 
-    kind: str  # "mono" or "cross"
+    kind: str  # "mono" (one language), "mixed" (same-language pairs) or "cross"
     queries: list[int]
     passages: list[int]
     gold: Tensor  # (B, K)
@@ -400,8 +391,9 @@ class Pairs:
     def __init__(self, data: DataSet, langs: list[str], split: str = "train"):
         if split not in data.qrels:
             raise ValueError(f"{data.folder}/qrels/{split}.tsv: no such file. Training needs it.")
-        if unknown := sorted(set(langs) - {q.lang for q in data.queries}):
-            raise ValueError(f"unknown language {unknown[0]!r}: the data has {data.langs()}.")
+        known = {data.queries[q].lang for q in data.qrels[split]}
+        if unknown := sorted(set(langs) - known):
+            raise ValueError(f"unknown language {unknown[0]!r}: queries are in {sorted(known)}.")
         self.langs, self.queries, self.passages, gold = list(langs), {}, {}, {}
         for query, relevant in data.qrels[split].items():
             group, lang = data.queries[query].group, data.queries[query].lang
@@ -431,23 +423,17 @@ class Pairs:
 
 
 def choose(items: list, rng: torch.Generator):
-    """One item, uniformly; a single item costs no random number."""
-    return items[0] if len(items) == 1 else items[int(torch.randint(len(items), (), generator=rng))]
+    """One item, uniformly."""
+    return items[int(torch.randint(len(items), (), generator=rng))]
 
 
 def stream(groups: list[str], size: int, rng: torch.Generator) -> Iterator[list[str]]:
-    """Endless batches of `size` groups: every epoch in a new order, no group twice in a batch.
-
-    *Errors*: ValueError if there are fewer groups than a batch holds.
-    """
-    if len(groups) < size:
-        raise ValueError(f"--batch-size {size} is larger than the data: {len(groups)} pairs fit.")
+    """Endless batches of `size` groups: every epoch in a new order, no group twice in a batch."""
     waiting = []
     while True:
         if len(waiting) < size:
             order = [groups[i] for i in torch.randperm(len(groups), generator=rng)]
-            # SUBTLE: the rest of the last epoch goes first, and its groups last in the new one, or
-            # a
+            # SUBTLE: the rest of the last epoch goes first, its groups last in the new one, or a
             # batch across the border could hold a question twice, as its own false negative
             rest = set(waiting)
             waiting += [g for g in order if g not in rest] + [g for g in order if g in rest]
@@ -458,7 +444,7 @@ def stream(groups: list[str], size: int, rng: torch.Generator) -> Iterator[list[
 def batches(
     pairs: Pairs, batching: str, size: int, steps: int, alpha: float = 0.5, seed: int = 0
 ) -> Iterator[Batch]:
-    """Yield exactly `steps` batches; batch t depends on nothing before t, so resuming can replay.
+    """Yield exactly `steps` batches, a function of the arguments alone: resuming can replay.
 
         en-en      English queries with English passages
         x-x        each pair in one language, languages mixed inside the batch
@@ -467,7 +453,7 @@ def batches(
         hybrid     with probability alpha an x-x-mono batch, otherwise an x-y batch
 
     *Units*: alpha in [0, 1], the share of monolingual batches.
-    *Errors*: ValueError for an unknown batching, alpha out of range, too little data for one batch.
+    *Errors*: ValueError, at once, for an unknown batching, alpha, or too little data for one batch.
     *Source*: LAReQA (Roy et al. 2020, section 4); hybrid: Elmahdy et al. 2024, section 3.
     """
     if batching not in BATCHINGS:
@@ -475,24 +461,31 @@ def batches(
     if not 0 <= alpha <= 1:
         raise ValueError(f"--alpha {alpha}: the share of monolingual batches is from 0 to 1.")
     langs = ["en"] if batching == "en-en" else pairs.langs
-    fits = {lang: lambda a, b, lang=lang: a == b == lang for lang in langs}  # one language
-    fits |= {"x-x": lambda a, b: a == b, "x-y": lambda a, b: a != b}
-    orders = {
-        name: stream(
-            sorted(g for g in pairs.queries if pairs.ways(g, fits[name])),
-            size, generator(seed, "order", name),
-        )
-        for name in fits
-    }  # fmt: skip
-    mono_share = {"hybrid": alpha, "x-y": 0.0}.get(batching, 1.0)
+    share = {"hybrid": alpha, "x-x": 0.0, "x-y": 0.0}.get(batching, 1.0)  # of one-language batches
+    fits = {lang: lambda a, b, lang=lang: a == b == lang for lang in langs if share > 0}
+    if share < 1:
+        fits["mixed"] = (lambda a, b: a == b) if batching == "x-x" else (lambda a, b: a != b)
+    orders = {}
+    for name, fit in fits.items():
+        groups = sorted(g for g in pairs.queries if pairs.ways(g, fit))
+        if len(groups) < size:
+            raise ValueError(
+                f"--batch-size {size} is larger than the data: {len(groups)} pairs fit {batching} "
+                f"({name}) in the training languages {pairs.langs}."
+            )
+        orders[name] = stream(groups, size, generator(seed, "order", name))
     draw = generator(seed, "batches")
-    for _ in range(steps):
-        # One draw a step for every batching, so that alpha 1 and 0 are x-x-mono and x-y bit for bit
-        is_mono = float(torch.rand((), generator=draw)) < mono_share
-        name = choose(langs, draw) if is_mono else "x-y"
-        name = "x-x" if batching == "x-x" else name
-        rows = [(g, *choose(pairs.ways(g, fits[name]), draw)) for g in next(orders[name])]
-        yield pairs.batch("mono" if is_mono else "cross", rows, draw)
+
+    def plan():
+        for _ in range(steps):
+            # One draw a step whatever the batching: alpha 1 and 0 are x-x-mono and x-y bit for bit
+            mono = float(torch.rand((), generator=draw)) < share
+            name = choose(langs, draw) if mono else "mixed"
+            rows = [(g, *choose(pairs.ways(g, fits[name]), draw)) for g in next(orders[name])]
+            kind = "mono" if mono else "mixed" if batching == "x-x" else "cross"
+            yield pairs.batch(kind, rows, draw)
+
+    return plan()
 
 
 # ---- loading and saving --------------------------------------------------------------------------
@@ -501,48 +494,56 @@ def batches(
 def load_encoder(path: str | Path, device: str = "cpu", **changes) -> Encoder:
     """Open a Hugging Face encoder (folder or name) with the settings saved beside it, if any.
 
-    `changes` override single settings. *Errors*: ValueError for a folder without model or
-    tokenizer.
+    `changes` override single settings.
+    *Errors*: ValueError for a folder without model or tokenizer, weights that are missing, lengths
+    that the model has no positions for, and XLM checkpoints that want a language id a token.
     """
     folder = Path(path)
     for name, needed in (("config.json", "a model"), ("tokenizer_config.json", "a tokenizer")):
         if folder.is_dir() and not (folder / name).exists():
             raise ValueError(f"{folder}: no {name}. --model takes a folder that holds {needed}.")
-    logging.set_verbosity_error()  # no report of weights that are left out, no bars
+    logging.set_verbosity_error()  # missing weights are refused below: no report, no bars
     logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(path, dtype=torch.float32)
+        how = {"dtype": torch.float32, "output_loading_info": True}
+        model, info = AutoModel.from_pretrained(path, **how)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"--model {path}: no folder and no hub name that opens. {error}") from None
-    # SUBTLE: a pooler that the checkpoint lacks is drawn at random: no two saved models would be
-    # alike
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
+    # SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike
+    model.pooler = None
+    if missing := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
+        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
     saved = json.loads((folder / "xlt.json").read_text()) if (folder / "xlt.json").exists() else {}
-    return Encoder(model, tokenizer, Settings(**(saved | changes))).to(device)
+    settings, config = Settings(**(saved | changes)), model.config
+    room = config.max_position_embeddings
+    room -= config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    if max(settings.query_length, settings.passage_length) > room:
+        raise ValueError(f"--model {path}: texts have at most {room} tokens. Take smaller lengths.")
+    if getattr(config, "use_lang_emb", False):
+        raise ValueError(f"--model {path}: wants a language id a token. Take one without.")
+    return Encoder(model, tokenizer, settings).to(device)
 
 
 def save_encoder(encoder: Encoder, folder: str | Path) -> None:
-    """Write weights, tokenizer, settings; SentenceTransformer(folder) then gives our vectors."""
+    """Write weights, tokenizer, settings; SentenceTransformer(folder) then gives our vectors.
+
+    (But for longer queries than query_length: it knows the passage's length alone; and `context`.)
+    """
     folder, s = Path(folder), encoder.settings
     encoder.model.save_pretrained(folder)
     encoder.tokenizer.model_max_length = s.passage_length
     encoder.tokenizer.save_pretrained(folder)
     prompts = {"query": s.query_prefix, "passage": s.passage_prefix}
-    pooling = {"embedding_dimension": encoder.model.config.hidden_size, "pooling_mode": s.pooling}
+    kind, size = "sentence_transformers.models", encoder.model.config.hidden_size
     stages = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    kind = "sentence_transformers.models"
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{kind}.{name}"}
-        for i, (path, name) in enumerate(stages)
-    ]
+    numbered = [(i, path, f"{kind}.{name}") for i, (path, name) in enumerate(stages)]
     for name, content in {
         "xlt.json": vars(s),
-        "modules.json": modules,
+        "modules.json": [{"idx": i, "name": str(i), "path": p, "type": t} for i, p, t in numbered],
         "sentence_bert_config.json": {"max_seq_length": s.passage_length, "do_lower_case": False},
         "config_sentence_transformers.json": {"prompts": prompts, "similarity_fn_name": "cosine"},
-        "1_Pooling/config.json": pooling,
+        "1_Pooling/config.json": {"embedding_dimension": size, "pooling_mode": s.pooling},
         "2_Normalize/config.json": {},
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

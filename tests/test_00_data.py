@@ -53,7 +53,7 @@ def test_rows_judged_irrelevant_are_counted_not_lost(tmp_path):
     write_folder(tmp_path, qrels=[*QRELS, "q1.en\tb.en\t0"], splits=["test"])
     data = load_data(tmp_path)
     assert 2 not in data.qrels["test"][0]
-    assert data.dropped == {"qrels rows of score 0": 1}
+    assert data.dropped == {"test": 1}
 
 
 BAD_ROWS = {
