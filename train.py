@@ -118,7 +118,7 @@ FLAGS = {
         "--log-every": {"type": int, "default": 25, "help": "steps between lines of the log"},
         "--resume": {"action": "store_true", "help": "continue interrupted runs, bit for bit"},
         "--overwrite": {"action": "store_true", "help": "start over, also complete runs"},
-        "--smoke": {"action": "store_true", "help": "four small steps: does everything work?"},
+        "--smoke": {"action": "store_true", "help": "one seed, four small steps: does all work?"},
     },
 }
 
@@ -182,8 +182,10 @@ def single_runs(args: argparse.Namespace) -> list[dict]:
         common["model"] = str(Path(args.model).resolve())
     if args.smoke:
         common |= {"steps": min(args.steps, 4), "batch_size": min(args.batch_size, 8)}
+        common["test_langs"] = args.test_langs or args.train_langs[:2]
     runs = []
-    for batching, alpha, seed in itertools.product(args.batching, args.alpha, args.seed):
+    seeds = args.seed[:1] if args.smoke else args.seed
+    for batching, alpha, seed in itertools.product(args.batching, args.alpha, seeds):
         flags = common | {
             "batching": batching,
             "alpha": alpha if batching == "hybrid" else None,
