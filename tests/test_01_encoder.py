@@ -76,6 +76,18 @@ def test_chunks_change_neither_vectors_nor_gradient(encoder):
     assert max(float(g.abs().max()) for g in found[0][1]) > 0.01, "no gradient: the test is vacuous"
 
 
+def test_vectors_come_back_in_the_order_of_the_rows(encoder):
+    """Claim: row i of the batch is the vector of text i. Catches: leaving them sorted by length,
+    which pairs queries with wrong passages in training and which encode() alone would not show.
+    """
+    encoder.eval()
+    rows = encoder.tokenize(LONG_AND_SHORT, "query")
+    lengths = [len(row["input_ids"]) for row in rows]
+    assert lengths != sorted(lengths), "already in order: the test would be vacuous"
+    alone = torch.cat([encoder([row]) for row in rows])
+    torch.testing.assert_close(encoder(rows), alone, atol=1e-6, rtol=0)
+
+
 def test_queries_and_passages_get_their_own_prefix(encoder):
     """Claim: the prefix is what differs. Catches: one prefix for both sides."""
     both = [encoder.tokenizer.decode(encoder.tokenize(texts("Cats."), k)[0]["input_ids"]) for k in

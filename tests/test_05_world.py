@@ -207,6 +207,7 @@ def test_words_are_found_whole_in_every_script():
     assert find_words("Capital? The capital's capitals", {"capital": ["x"]}, "en") == [(0, 7), (13, 20)]
     hindi = "राजधानी क्या है"
     assert find_words(hindi, {"राज": ["x"], "क्या": ["x"]}, "hi") == [(8, 12)]
+    assert find_words("कीमत", {"मत": ["x"]}, "hi") == [], "before मत stands a vowel sign, no border"
     assert find_words("法国的首都城市", {"首都": ["x"], "首都城市": ["x"]}, "zh") == [(3, 7)]
     assert find_words("ที่ไหน", {"ท": ["x"]}, "th") == [], "a letter is not cut from its marks"
     assert find_words("thủ đô của Pháp", {"thủ đô": ["x"], "đô": ["y"]}, "vi") == [(0, 6)]
