@@ -3,7 +3,7 @@
     masked language modelling   "The <mask> of France is <mask>."   all training facts
     translation ranking         "Die Katze ..." ~ "The cat ..."     a part of them only
 
-The second objective sees half of the facts, so that languages are aligned, but only roughly: as
+The second objective sees half of the facts: languages are aligned, but only roughly, as
 XLM-R's are, which leaves robust training and hybrid batches something to mend.
 
 Where to look next: `pretraining_texts` decides what the model may know, `pretrain` is the loop.
