@@ -17,12 +17,15 @@ Shapes: Q queries, P passages, R relevant passages of a query (padded), D embedd
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import os
 import platform
+import shutil
 import sys
 from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 VIEWS = ("mono", "cross", "pool")
@@ -51,51 +54,31 @@ def parse(argv=None):
         description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=Help
     )
     add = parser.add_argument
-    add(
-        "models",
-        nargs="+",
-        type=Path,
-        metavar="MODEL|RUN",
-        help="Hugging Face folder, or a run of train.py",
-    )
-    add(
-        "--data",
-        type=Path,
-        default=Path("data/minifacts"),
-        help="data set folder (DESIGN: one format)",
-    )
-    add(
-        "--split",
-        choices=("train", "dev", "test"),
-        default="test",
-        help="which qrels; select on dev, report test",
-    )
-    add(
-        "--langs",
-        nargs="+",
-        metavar="LANG",
-        help="languages of queries and passages (default: all)",
-    )
-    add(
-        "--views",
-        nargs="+",
-        choices=VIEWS,
-        default=list(VIEWS),
-        help="candidates: own, one other, all languages",
-    )
-    add(
-        "--context",
-        action="store_true",
-        default=None,
-        help="encode passages with their paragraph, as LAReQA",
-    )
+    # fmt: off
+    add("models", nargs="+", type=Path, metavar="MODEL|RUN",
+        help="Hugging Face folder, or a run of train.py")
+    add("--data", type=Path, default=Path("data/minifacts"), help="folder (DESIGN: one format)")
+    add("--split", choices=("train", "dev", "test"), default="test",
+        help="which qrels; select on dev, report test")
+    add("--langs", nargs="+", metavar="LANG", help="languages of queries and passages (default: all)")
+    add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
+        help="candidates: own, one other, all languages")
+    add("--context", action="store_true", default=None,
+        help="encode passages with their paragraph, as LAReQA")
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
-    add(
-        "--out",
-        type=Path,
-        help="folder for metrics.json (default: the run's own; none for a model)",
-    )
+    add("--out", type=Path, help="folder for metrics.json (default: the run's own; none for a model)")
     add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
+    # the adversary
+    add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
+        help="e.g. clean greedy:edits=2 pgd:epsilon=0.1; names and keys: attacks.py, top")
+    add("--table", nargs="+", default=[], metavar="LANG=FILE", help="replacements: .json or OMW .tab, "
+        "or the word neighbours (default: the data's synonyms/)")
+    add("--protect", type=Path, metavar="FILE", help="words that no attack replaces, one a line")
+    add("--attack-seed", type=int, default=0, metavar="S", help="of all that is drawn")
+    add("--show", type=int, default=0, metavar="N", help="list N queries an attack, changes marked")
+    add("--attack-out", type=Path, metavar="DIR", help="freeze attacked queries as data set folders")
+    add("--attacked-queries", type=Path, metavar="DIR", help="evaluate on frozen ones (transfer)")
+    # fmt: on
     return parser.parse_args(argv)
 
 
@@ -108,6 +91,7 @@ import transformers
 from torch import Tensor
 from tqdm import tqdm
 
+import attacks
 from xlt import DataSet, Encoder, load_data, load_encoder
 
 # ---- ranks ---------------------------------------------------------------------------------------
@@ -185,15 +169,16 @@ def relevant_table(
 
 def rank_queries(
     q: Tensor, p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str,
-    langs: list[str], block: int = 512,
+    langs: list[str], block: int = 512, views=VIEWS,
 ) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
-    """Metrics of every query against every pool: one language's passages each, and "*" for all.
+    """Metrics of every query against the views' pools: each language's passages, and "*" for all.
 
     *Shapes*: q (Q, D) of `queries`, p (P, D) of `passages` -> pool -> metric -> (Q,).
     """
     pools = {"*": list(range(len(passages)))}
     in_lang = {a: [i for i, x in enumerate(passages) if data.passages[x].lang == a] for a in langs}
-    pools |= {lang: columns for lang, columns in in_lang.items() if columns}
+    pools |= {lang: columns for lang, columns in in_lang.items() if columns and set(views) - {"pool"}}
+    pools = {name: columns for name, columns in pools.items() if name != "*" or "pool" in views}
     tables = {
         name: relevant_table(data, queries, {passages[c]: i for i, c in enumerate(columns)}, split)
         for name, columns in pools.items()
@@ -324,7 +309,7 @@ def versions() -> dict[str, str]:
 
 
 def evaluate(encoder: Encoder, data: DataSet, split: str = "test", langs: list[str] | None = None,
-             views=VIEWS, trec: Path | None = None) -> dict:  # fmt: skip
+             views=VIEWS, trec: Path | None = None, adversary: "Adversary | None" = None) -> dict:  # fmt: skip
     """Everything that metrics.json holds, but the names of model and run."""
     encoder.truncated.clear(), encoder.seen.clear()
     langs = langs or all_langs(data)
@@ -332,11 +317,18 @@ def evaluate(encoder: Encoder, data: DataSet, split: str = "test", langs: list[s
     found = rank_queries(q, p, data, queries, passages, split, langs)
     if trec:
         write_trec(trec, q, p, data, queries, passages, split)
+    results = records(found, data, queries, "clean", views)
+    if adversary:
+        pools = attacks.make_pools(p, data, queries, passages, split)
+        world = World(encoder, data, split, queries, passages, p, pools, found, langs, views)
+        results += [row for spec in adversary.specs for row in under_attack(world, adversary, spec)]
+        if adversary.frozen:
+            results += transfer(world, adversary.frozen)
     return identity(encoder, data, split, langs) | {
         "n_queries": len(queries), "n_passages": len(passages),
         "ties": TIES, "versions": versions(), "dropped": dict(data.dropped),
         "truncated": cut_texts(encoder), "chance": chance_of_views(data, queries, passages, split),
-        "results": records(found, data, queries, "clean", views),
+        "results": results,
     }  # fmt: skip
 
 
@@ -353,6 +345,212 @@ def cut_texts(encoder: Encoder) -> dict[str, str]:
     """How many texts lost their end, of how many, by side and language."""
     cut = sorted(encoder.truncated.items())
     return {f"{kind} {lang}": f"{n} of {encoder.seen[kind, lang]}" for (kind, lang), n in cut}
+
+
+# ---- under attack --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """What the flags say about attacks."""
+
+    specs: list[attacks.Attack]
+    tables: dict  # source of options -> lang -> word -> replacements; "" says which files
+    fixed: frozenset = frozenset()  # words that nobody replaces
+    seed: int = 0
+    show: int = 0
+    out: Path | None = None
+    frozen: Path | None = None
+
+
+@dataclass
+class World:
+    """A split, encoded once: what all attacks on it share."""
+
+    encoder: Encoder
+    data: DataSet
+    split: str
+    queries: list[int]
+    passages: list[int]
+    p: Tensor  # (P, D)
+    pools: attacks.Pools
+    clean: dict  # pool -> metric -> (Q,), before any attack
+    langs: list[str]
+    views: list[str]
+
+
+def make_adversary(args, data: DataSet, encoder: Encoder) -> Adversary | None:
+    """Parse --attacks and open the tables that they need.
+
+    *Errors*: ValueError for an unknown attack or setting, or a table that is missing or broken.
+    """
+    specs = [attacks.parse_attack(text) for text in dict.fromkeys(args.attacks) if text != "clean"]
+    if not specs and not args.attacked_queries:
+        return None
+    sources, tables = {attacks.ATTACKS[spec.name][0] for spec in specs}, {}
+    if "synonyms" in sources and args.table == ["neighbours"]:
+        tables["synonyms"] = attacks.neighbours(encoder, data.queries)
+    elif "synonyms" in sources:
+        given = dict(text.partition("=")[::2] for text in args.table)
+        files = given or {p.stem: p for p in sorted((data.folder / "synonyms").glob("*.json"))}
+        if not files:
+            raise ValueError(f"{data.folder}/synonyms: no such folder. Give --table LANG=FILE.")
+        tables["synonyms"] = {a: attacks.read_table(Path(f), a) for a, f in files.items()}
+    if "dictionary" in sources:
+        tables["dictionary"] = attacks.read_dictionary(data.folder / "dictionary.tsv")
+    fixed = args.protect.read_text(encoding="utf-8").split("\n") if args.protect else []
+    fixed = frozenset(attacks.lower(word.strip()) for word in fixed if word.strip())
+    return Adversary(
+        specs, tables, fixed, args.attack_seed, args.show, args.attack_out, args.attacked_queries
+    )
+
+
+def under_attack(world: World, adversary: Adversary, spec: attacks.Attack) -> list[dict]:
+    """The records of one attack and of its control; prints what it could not reach."""
+    source, search = attacks.ATTACKS[spec.name]
+    table = adversary.tables.get(source, {})
+    if search == "vote":
+        cut = {a: {w: others[: spec.k] for w, others in t.items()} for a, t in table.items()}
+        table = {a: attacks.close_table(t, a) for a, t in cut.items()}
+    make = lambda views: attacks.make_items(
+        world.data, world.queries, views, spec, table, adversary.seed, adversary.fixed
+    )
+    items, label = make(world.views), spec.label + (f"@{adversary.seed}" if adversary.seed else "")
+    missing = Counter(x.source.lang for x in items[:: len(world.views)] if x.source.lang not in table)
+    if source in ("synonyms", "dictionary") and missing:
+        left = ", ".join(f"{lang} {n}" for lang, n in sorted(missing.items()))
+        print(f"{label}: no table for some languages; queries not attacked: {left}", file=sys.stderr)
+    if search == "vote":
+        return vote_records(world, make(["pool"]), table, spec, adversary, label)
+    bar = lambda rows: tqdm(rows, desc=label, disable=None, leave=False)
+    args = (world.encoder, world.pools, spec, adversary.seed, bar)
+    v = attacks.run(items, *args)
+    rows = attacked_records(world, items, v, label)
+    if search in ("beam", "exact", "gradient"):
+        control = make(world.views)
+        rows += attacked_records(world, control, attacks.run(control, *args, items), f"{label}:control")
+    for k, view in enumerate(world.views):
+        part = items[k :: len(world.views)]
+        if adversary.out and source != "embeddings":
+            freeze(adversary.out / f"{label.replace('/', '-')}-{view}", world, part, view, spec, label)
+        for item in [x for x in part if x.changed and x.edits][: adversary.show]:
+            print(f"{label} {view} {item.source.id}: {marked(item)}")
+    return rows
+
+
+def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[dict]:
+    """Records of the attacked queries; `items` and v (items, D) alternate between the views.
+
+    n_right: attacked queries that were right at rank 1 before, the denominator of n_broken. A query
+    with nothing to replace is not among them. certified R@1: exhaustive search found no way.
+    """
+    rows, data = [], world.data
+    for k, view in enumerate(world.views):
+        mine, q = items[k :: len(world.views)], v[k :: len(world.views)]
+        found = rank_queries(
+            q, world.p, data, world.queries, world.passages, world.split, world.langs, views=[view]
+        )
+        for row in records(found, data, world.queries, label, [view]):
+            pool = row["passage_lang"]
+            own = [i for i, item in enumerate(mine) if item.source.lang == row["query_lang"]]
+            before, after = world.clean[pool]["R@1"][own], found[pool]["R@1"][own]
+            part, hit = [mine[i] for i in own], np.array([mine[i].attacked for i in own])
+            column = -1 if pool == "*" else world.pools.langs.index(pool)
+            row |= {
+                "n_attacked": int(hit.sum()), "n_changed": sum(x.changed for x in part),
+                "n_right": int(((before > 0) & hit).sum()),
+                "n_broken": int(((before > 0) & hit & ~(after > 0)).sum()),
+                "edits": round(sum(len(x.edits) for x in part) / len(part), 4),
+                "norm": round(sum(x.norm for x in part) / len(part), 4),
+                "calls": round(sum(len(x.asked) for x in part) / len(part), 2),
+            }  # fmt: skip
+            if any(x.worst is not None for x in part):
+                safe = [x.worst is not None and bool(x.worst[column] > 0) for x in part]
+                # A query without a slot stays as it is: certified if it was right
+                safe = [a or (not x.slots and b > 0) for a, x, b in zip(safe, part, before, strict=True)]
+                gain = np.where(safe, np.nanmax(before, initial=0.0), 0.0)
+                row["certified R@1"] = round(float(gain.mean()), 6)
+                row["n_exhaustive"] = sum(x.exhaustive or not x.slots for x in part)
+            rows.append(row)
+    return rows
+
+
+def vote_records(world: World, items: list, table, spec, adversary, label: str) -> list[dict]:
+    """The smoothed retriever: R@1 of its majority answer, and the part of it that is certified."""
+    found = attacks.smoothed(
+        world.encoder, world.pools, items, table, spec, adversary.seed
+    )  # (Q, 2, L + 1): right, certified
+    columns = dict(zip([*world.pools.langs, "*"], found.permute(2, 0, 1).numpy(), strict=True))
+    # R@1 of a right answer: 1 / (number of relevant passages), as in every other record
+    one = {pool: np.nanmax(m["R@1"], initial=0.0) for pool, m in world.clean.items()}
+    made = {pool: {"mAP": np.where(np.isnan(m["mAP"]), np.nan, 0.0)} for pool, m in world.clean.items()}
+    for pool, content in made.items():
+        content |= {name: np.full(len(items), np.nan) for name in METRICS if name != "mAP"}
+        content["R@1"] = columns[pool][:, 0] * one[pool]
+    rows = records(made, world.data, world.queries, label, world.views)
+    for row in rows:
+        own = [i for i, item in enumerate(items) if item.source.lang == row["query_lang"]]
+        pool, row["mAP"] = row["passage_lang"], None
+        row["certified R@1"] = round(float((columns[pool][own, 1] * one[pool]).mean()), 6)
+        row["n_attacked"] = sum(items[i].attacked for i in own)
+    return rows
+
+
+def marked(item) -> str:
+    """The query with its changed words as [old→new]."""
+    text = item.source.text
+    edits = {s: f"[{text[slice(*s)]}→{other}]" for s, other in item.edits.items()}
+    return attacks.substitute(text, edits)
+
+
+def freeze(folder: Path, world: World, items: list, view: str, spec, label: str) -> None:
+    """Write attacked queries as a data set folder (corpus, queries, qrels) with attack.json."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    data, split = world.data, world.split
+    shutil.copyfile(data.folder / "corpus.jsonl", folder / "corpus.jsonl")
+    lines, qrels = [], ["query-id\tcorpus-id\tscore"]
+    for q, item in zip(world.queries, items, strict=True):
+        row = {"_id": item.source.id, "lang": item.source.lang, "text": item.text}
+        row |= {"group": item.source.group, "answer": item.source.answer, "clean": item.source.text}
+        lines.append(json.dumps({k: v for k, v in row.items() if v}, ensure_ascii=False))
+        for p, s in data.qrels[split][q].items():
+            qrels.append(f"{item.source.id}\t{data.passages[p].id}\t{s:g}")
+    content = "".join(line + "\n" for line in lines).encode()
+    (folder / "queries.jsonl").write_bytes(content)
+    (folder / "qrels" / f"{split}.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
+    write_json(folder / "attack.json", {
+        "label": label, "view": view, "split": split, "attack": vars(spec),
+        "sha256": hashlib.sha256(content).hexdigest(), "data_sha256": data.sha256,
+        "model_sha256": weights_hash(world.encoder),
+    })  # fmt: skip
+
+
+def transfer(world: World, folder: Path) -> list[dict]:
+    """Records of queries that --attack-out froze, perhaps against another model.
+
+    *Errors*: ValueError for a folder without any, changed queries, or another data set or split.
+    """
+    paths, rows = sorted(folder.glob("*/attack.json")), []
+    if not paths:
+        raise ValueError(f"{folder}: no */attack.json. Write one with --attack-out.")
+    for path in paths:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        content = (path.parent / "queries.jsonl").read_bytes()
+        if hashlib.sha256(content).hexdigest() != about["sha256"]:
+            raise ValueError(f"{path.parent}/queries.jsonl: not what attack.json says. Freeze it again.")
+        if (about["data_sha256"], about["split"]) != (world.data.sha256, world.split):
+            raise ValueError(f"{path}: made from other data or split. Give its --data and --split.")
+        if about["view"] in world.views:
+            new = {r["_id"]: r["text"] for r in map(json.loads, content.decode().split("\n")[:-1])}
+            items = []
+            for row, q in enumerate(world.queries):
+                t = world.data.queries[q]
+                items.append(attacks.Item(row, about["view"], t, [], new[t.id]))
+            v = world.encoder.encode([replace(x.source, text=x.text) for x in items], "query")
+            one = replace(world, views=[about["view"]])
+            name = f"{about['label']}<{about['model_sha256'][:8]}"
+            rows += attacked_records(one, items, v, name)
+    return rows
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -454,6 +652,13 @@ def cell(values: list[float], metric: str) -> str:
     return f"{text} ±" + (f"{spread:.0f}" if digits == 0 else f"{spread:.3f}".replace("0.", ".", 1))
 
 
+def align(lines: list[list[str]]) -> str:
+    """Rows of cells -> a Markdown table with aligned columns."""
+    width = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = (" | ".join(map(str.ljust, line, width)) for line in lines)
+    return "\n".join(f"| {row} |" for row in rows)
+
+
 def table(runs: list[dict]) -> str:
     """A Markdown table: one row a recipe and set of languages, mean over seeds; chance below.
 
@@ -471,23 +676,49 @@ def table(runs: list[dict]) -> str:
         if len(set(seeds)) < len(seeds):
             twice = max(seeds, key=seeds.count)
             raise ValueError(f"{recipe}: seed {twice} is given twice. Leave one out.")
+        names = dict.fromkeys(r["attack"] for member in members for r in member["results"])
         trained = members[0].get("train_langs")
         sets = [("all", None)]
         if trained:
             untrained = [a for a in members[0]["langs"] if a not in trained]
             sets += [("trained", trained)] + ([("untrained", untrained)] if untrained else [])
-        for label, langs in sets:
-            sums = [summarise(m["results"], langs) for m in members]
+        for attack, (label, langs) in itertools.product(names, sets):
+            sums = [summarise(m["results"], langs, attack) for m in members]
             cells = [cell([s.get(c) for s in sums], c[1]) for c in COLUMNS]
-            lines.append([recipe, str(len(members)), label, *cells])
+            name = recipe if attack == "clean" else f"{recipe}, {attack}"
+            lines.append([name, str(len(members)), label, *cells])
     luck = runs[0]["chance"]
     lines.append(["chance", "", "all"] + [cell([luck[v].get(m)], m) for v, m in COLUMNS])
-    width = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    rows = (
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, width, strict=True)) + " |"
-        for line in lines
-    )
-    return "\n".join(rows)
+    return align(lines)
+
+
+def attack_table(runs: list[dict]) -> str:
+    """A Markdown table of what each attack did: of the queries that were right, how many it broke.
+
+    *Units*: sums over seeds and languages; edits, norm and calls are means a query; `least changed`
+    is the smallest share of really changed queries in a language, so that none passes for robust.
+    """
+    lines = []
+    for run in runs:
+        groups = defaultdict(list)
+        for row in run["results"]:
+            if "n_attacked" in row:
+                groups[row["attack"], row["view"]].append(row)
+        for (attack, view), rows in groups.items():
+            total = lambda key, rows=rows: sum(row.get(key) or 0 for row in rows)
+            edits, norm, calls = (total(key) / len(rows) for key in ("edits", "norm", "calls"))
+            count, right = total("n_queries"), total("n_right")
+            cells = [run["recipe"] if run["seed"] is None else f"{run['recipe']} {run['seed']}", attack]
+            cells += [view, f"{total('n_broken')} of {right}" if right else "-"]
+            cells += [f"{total('n_broken') / right:.3f}" if right else "-", f"{edits:.2f}"]
+            cells += [f"{norm:.2f}", f"{calls:.1f}", f"{count - total('n_attacked')}"]
+            share = {row["query_lang"]: row.get("n_changed", 0) / row["n_queries"] for row in rows}
+            least = min(share, key=share.get)
+            cells += [f"{least} {share[least]:.2f}"]
+            safe = [row["certified R@1"] for row in rows if row.get("certified R@1") is not None]
+            lines.append([*cells, f"{sum(safe) / len(safe):.3f}" if safe else "-"])
+    head = "run|attack|view|broken of right|success|edits|norm|calls|not attacked|least changed|certified R@1"
+    return align([head.split("|"), ["---"] * 11, *lines]) if lines else ""
 
 
 # ---- the program ---------------------------------------------------------------------------------
@@ -524,7 +755,8 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
     if home:  # before the work, not after it
         check_same(home / name, identity(encoder, data, args.split, args.langs))
     trec = args.trec / path.name if args.trec and several else args.trec
-    found = evaluate(encoder, data, args.split, args.langs, args.views, trec)
+    adversary = make_adversary(args, data, encoder)
+    found = evaluate(encoder, data, args.split, args.langs, args.views, trec, adversary)
     found = about | {"model": str(folder)} | found
     return add_metrics(home / name, found) if home else found
 
@@ -536,6 +768,7 @@ def main(argv=None) -> int:
         data = load_data(args.data)
         runs = [evaluate_path(path, data, args) for path in args.models]
         print(table(runs))
+        print("\n" + done + "\n" if (done := attack_table(runs)) else "", end="")
     except (ValueError, OSError, RuntimeError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1
