@@ -1,6 +1,6 @@
 """How a query is perturbed: its words, its letters, its embeddings; at random, at worst, certified.
 
-    margin = best score of a relevant passage - best score of any other        (right at rank 1: > 0)
+    margin = best score of a relevant passage - best score of any other   (> 0: right at rank 1)
     random     E  margin(q')      q' drawn from the neighbourhood of q
     greedy     ~  min margin(q')  word by word, the worst replacement each time
     certified  :  margin(q') > 0 for every q' of the neighbourhood
@@ -67,7 +67,7 @@ class Attack:
     order: str = "scores"  # which word first: leave-one-out "scores", or one "gradient" pass
     budget: int = 0  # most texts encoded a query; 0 for no bound
     limit: int = 512  # exact: most combinations
-    epsilon: float = 0.1  # radius, in mean norms of a word embedding; gaussian: expected norm
+    epsilon: float = 0.02  # radius, in mean norms of a word embedding; gaussian: expected norm
     norm: str = "l2"  # or "max"
     ball: str = "token"  # each token has its own, or the "sentence" has one
     steps: int = 5  # of pgd
@@ -101,10 +101,11 @@ def parse_attack(text: str) -> Attack:
     for key, allowed in words.items():
         if getattr(found, key) not in allowed:
             raise ValueError(f"attack {text!r}: {key} is one of {', '.join(allowed)}.")
-    for key in ("edits", "k", "width", "budget", "limit", "epsilon", "steps", "restarts", "samples"):
-        least = 1 if key in ("k", "width", "limit", "steps", "restarts", "samples") else 0
-        if not least <= getattr(found, key) < math.inf:
-            raise ValueError(f"attack {text!r}: {key} is at least {least}.")
+    least = dict.fromkeys(("k", "width", "limit", "steps", "restarts", "samples"), 1)
+    least |= {"edits": 0, "budget": 0, "epsilon": 0}
+    for key, low in least.items():
+        if not low <= getattr(found, key) < math.inf:
+            raise ValueError(f"attack {text!r}: {key} is at least {low}.")
     if not 0 < found.confidence < 1 or not 0 < found.step_size < math.inf:
         raise ValueError(f"attack {text!r}: 0 < confidence < 1 and step_size > 0, please.")
     return found
@@ -199,7 +200,8 @@ def find_slots(
     for start, end in find_words(text, table, lang):
         word, first = text[start:end], not any(map(in_word, text[:start]))
         name = word[0].isupper() and not first and lang != "de"
-        if name or lower(word, lang) in fixed or any(unicodedata.category(c)[0] == "N" for c in word):
+        number = any(unicodedata.category(c)[0] == "N" for c in word)
+        if name or number or lower(word, lang) in fixed:
             continue
         options = [match_case(word, other, lang) for other in table[lower(word, lang)]]
         options = [o for o in dict.fromkeys(options) if lower(o, lang) != lower(word, lang)][:k]
@@ -249,7 +251,8 @@ def read_table(path: Path, lang: str) -> dict[str, list[str]]:
                 raise ValueError(f"{word!r} has {others!r}")
             table.setdefault(lower(word, lang), []).extend(others)
     except (ValueError, AttributeError) as error:
-        raise ValueError(f'{path}: not JSON of the form {{"word": ["other", ...]}}: {error}') from None
+        want = '{"word": ["other", ...]}'
+        raise ValueError(f"{path}: not JSON of the form {want}: {error}") from None
     return table
 
 
@@ -257,7 +260,7 @@ def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> dict[str, dic
     """Without any table: the k words nearest by the encoder's own word embeddings, by language.
 
     A word's embedding is the mean over its pieces; its neighbours come from the same texts. They
-    need not be synonyms ("north" is near "south"): the answer may change, so read results with care.
+    need not be synonyms ("north" is near "south"): the answer may change, so take care.
     """
     tables = {}
     for lang in sorted({t.lang for t in texts}):
@@ -268,7 +271,7 @@ def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> dict[str, dic
             wide = [encoder.words(torch.tensor(r, device=encoder.device)).mean(0) for r in rows]
         wide = F.normalize(torch.stack(wide).float(), dim=-1)  # (V, D)
         near = (wide @ wide.T).fill_diagonal_(-2).topk(min(k, len(words) - 1)).indices.tolist()
-        tables[lang] = {w: [words[j] for j in row] for w, row in zip(words, near, strict=True) if row}
+        tables[lang] = {w: [words[j] for j in row] for w, row in zip(words, near, strict=True)}
     return tables
 
 
@@ -287,7 +290,7 @@ def read_dictionary(path: Path) -> dict[str, dict[str, list[str]]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         cells = line.split("\t")
         if line and (len(cells) != 4 or not all(cells) or cells[0] != "en"):
-            raise ValueError(f"{path}:{number}: {line!r} is not en, LANG, word, translation (tabs).")
+            raise ValueError(f"{path}:{number}: {line!r} is not en, LANG, word, translation.")
         if line:
             concepts[cells[2]] |= {"en": cells[2], cells[1]: cells[3]}
     tables = defaultdict(lambda: defaultdict(list))
@@ -324,7 +327,8 @@ def near_keys(char: str) -> list[str]:
     for rows in KEYBOARDS:
         for y, row in enumerate(rows):
             if (x := row.find(char)) >= 0:
-                beside = [(y, x - 1), (y, x + 1), (y - 1, x), (y - 1, x + 1), (y + 1, x - 1), (y + 1, x)]
+                near = ((0, -1), (0, 1), (-1, 0), (-1, 1), (1, -1), (1, 0))  # rows lie askew
+                beside = [(y + j, x + i) for j, i in near]
                 return [rows[j][i] for j, i in beside if 0 <= j < 3 and 0 <= i < len(rows[j])]
     return []
 
@@ -378,7 +382,7 @@ def typo_slots(text: str, lang: str, rng: torch.Generator, fixed=frozenset(), k:
 class Pools:
     """All passages, sorted by language, and which of them answer which query."""
 
-    p: Tensor  # (P, D), encoded once
+    p: Tensor  # (P + 1, D), encoded once; the last row, all 0, is what padding points at
     langs: list[str]  # L of them
     starts: list[int]  # L + 1 borders: language i holds the passages starts[i] to starts[i + 1]
     relevant: Tensor  # (Q, R) rows of p, padded with P (the number of passages)
@@ -386,7 +390,9 @@ class Pools:
     order: list[int] = field(default_factory=list)  # row of p -> position among the data's passages
 
 
-def make_pools(p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str) -> Pools:
+def make_pools(
+    p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str
+) -> Pools:
     """Sort the passages (P, D) by language and look up the relevant ones of each query."""
     spoken = [data.passages[i].lang for i in passages]
     order = sorted(range(len(passages)), key=lambda i: spoken[i])  # stable
@@ -398,22 +404,23 @@ def make_pools(p: Tensor, data: DataSet, queries: list[int], passages: list[int]
     width = max(1, max(map(len, found)))
     relevant = torch.tensor([r + [len(order)] * (width - len(r)) for r in found])
     own = [langs.index(a) if a in langs else -1 for a in (data.queries[q].lang for q in queries)]
-    return Pools(p[torch.tensor(order)], langs, starts, relevant, torch.tensor(own), order)
+    p = F.pad(p[torch.tensor(order)], (0, 0, 0, 1))
+    return Pools(p, langs, starts, relevant, torch.tensor(own), order)
 
 
 def best(pools: Pools, v: Tensor, rows: Tensor):
     """Best relevant and best other score in each language, and who has it: four times (C, L)."""
-    p = pools.p.to(v.device)
-    scores = v @ p.T  # (C, D) @ (D, P) -> (C, P)
-    mine = pools.relevant[rows].to(v.device)  # (C, R)
-    wide = F.pad(scores, (0, 1), value=-math.inf)  # column P is the padding's
-    good = torch.full_like(wide, -math.inf).scatter(1, mine, wide.gather(1, mine))
-    other = wide.scatter(1, mine, -math.inf)
-    cuts = list(itertools.pairwise(pools.starts))
-    found = [[x[:, a:b].max(1) for a, b in cuts] for x in (good, other)]
-    score, who = ([torch.stack([m[i] for m in side], 1) for side in found] for i in (0, 1))
-    start = torch.tensor(pools.starts[:-1], device=v.device)
-    return score[0], score[1], who[0] + start, who[1] + start
+    p, mine = pools.p.to(v.device), pools.relevant[rows].to(v.device)  # (P + 1, D), (C, R)
+    starts = torch.tensor(pools.starts, device=v.device)
+    scores = v @ p.T  # (C, D) @ (D, P + 1) -> (C, P + 1)
+    spoken = torch.bucketize(mine, starts[1:], right=True)[..., None]  # (C, R, 1), L for padding
+    each = torch.arange(len(pools.langs), device=v.device)
+    spread = scores.gather(1, mine)[..., None].masked_fill(spoken != each, -math.inf)  # (C, R, L)
+    good, who = spread.max(1)
+    scores.scatter_(1, mine, -math.inf)  # what is left are the others
+    cuts = itertools.pairwise(pools.starts)
+    other, foe = zip(*(scores[:, a:b].max(1) for a, b in cuts), strict=True)
+    return good, torch.stack(other, 1), mine.gather(1, who), torch.stack(foe, 1) + starts[:-1]
 
 
 @torch.no_grad()
@@ -435,7 +442,7 @@ def margins(pools: Pools, v: Tensor, rows: Tensor, block: int = 1024) -> Tensor:
 
 
 def of_view(each: Tensor, own: Tensor, view: str) -> Tensor:
-    """The margin of a view: own language, mean over the others, or all in one. (C, L + 1) -> (C,)"""
+    """A view's margin: own language, mean over the others, all in one. (C, L + 1) -> (C,)"""
     if view == "pool":
         return each[:, -1]
     each = each[:, :-1]
@@ -444,7 +451,7 @@ def of_view(each: Tensor, own: Tensor, view: str) -> Tensor:
 
 
 def directions(pools: Pools, v: Tensor, rows: Tensor, view: str) -> Tensor:
-    """The d with margin = v . d near v: the best relevant minus the best other passage. -> (C, D)"""
+    """The d with margin = v . d near v: best relevant minus best other passage. -> (C, D)"""
     p = pools.p.to(v.device)
     good, other, who, foe = best(pools, v.detach(), rows)
     mine = F.one_hot(pools.own[rows] + 1, good.shape[1] + 1)[:, 1:].bool().to(v.device)
@@ -490,7 +497,7 @@ class Item:
 
 
 def scorer(encoder: Encoder, pools: Pools, progress=lambda rows: rows):
-    """A function: (item, text) pairs -> margins in each pool (C, L + 1) and in the item's view (C,).
+    """A function: (item, text) pairs -> margins in each pool (C, L + 1), in the item's view (C,).
 
     All pairs of a step are one batch: each distinct text is encoded once, sorted by length.
     *Source*: PITFALLS.md 15; what TextAttack does one query at a time.
@@ -504,7 +511,7 @@ def scorer(encoder: Encoder, pools: Pools, progress=lambda rows: rows):
             part = new[start : start + 16384]
             at = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in part))}
             v = encoder.encode([Text("", "", text, "") for text in at], "query", progress)
-            where, rows = (torch.tensor(x) for x in zip(*((at[t], q) for q, t in part), strict=True))
+            where, rows = [at[text] for _, text in part], torch.tensor([q for q, _ in part])
             known.update(zip(part, margins(pools, v[where], rows), strict=True))
         for item, text in pairs:
             item.asked.add(text)
@@ -531,8 +538,9 @@ def beam_search(items: list[Item], score, attack: Attack, orders: list[list[int]
     for step in range(max(map(len, orders))):
         jobs = []  # (which item, edits, text)
         for i, item in enumerate(items):
-            begin, end, options = item.slots[orders[i][step]] if step < len(orders[i]) else (0, 0, ())
-            seen = set(item.asked)
+            if step >= len(orders[i]):
+                continue
+            (begin, end, options), seen = item.slots[orders[i][step]], set(item.asked)
             for edits in [e for _, e in beams[i] if len(e) < item.most(attack.edits)]:
                 for other in options:
                     tried = edits | {(begin, end): other}
@@ -551,7 +559,7 @@ def beam_search(items: list[Item], score, attack: Attack, orders: list[list[int]
 
 
 def leave_one_out(items: list[Item], score, attack: Attack) -> list[list[int]]:
-    """Each item's slots, first the one whose word the margin misses most. Scores only: black box."""
+    """Each item's slots, first the one whose word the margin misses most. Black box: scores."""
     jobs = [(item, n) for item in items for n in range(len(item.slots))]
     if attack.budget:  # half for the order, half for the search
         jobs = [(item, n) for item, n in jobs if n < attack.budget // 2]
@@ -620,7 +628,8 @@ def first_order(items: list[Item], encoder: Encoder, pools: Pools, keep: int) ->
                 start, end, offsets = start + len(prefix), end + len(prefix), offsets[: len(old)]
                 at = [t for t, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
                 change = {o: float((grad[at] * (new[o] - old[at])).sum()) for o in options}
-                item.slots[n] = (*item.slots[n][:2], sorted(options, key=change.get)[: keep or None])
+                options = sorted(options, key=change.get)[: keep or None]
+                item.slots[n] = (*item.slots[n][:2], options)
                 ranked.append((min(change.values()), n))
             orders[id(item)] = [n for _, n in sorted(ranked)]
     return [orders[id(item)] for item in items]
@@ -666,7 +675,7 @@ def mean_norm(encoder: Encoder) -> float:
 
 def size(x: Tensor, ball: str) -> Tensor:
     """L2 norm of each token (B, T, 1), or of each sentence (B, 1, 1)."""
-    return x.norm(dim=-1, keepdim=True) if ball == "token" else x.flatten(1).norm(dim=1)[:, None, None]
+    return x.norm(dim=-1 if ball == "token" else (1, 2), keepdim=True)
 
 
 def project(delta: Tensor, radius: float, norm: str = "l2", ball: str = "token") -> Tensor:
@@ -817,14 +826,16 @@ def majority(tops: Tensor, weights: list[int]) -> list[tuple[int, float]]:
     return [(passage, n / total) for vote in votes for passage, n in vote.most_common(1)]
 
 
-def certify(share: float, overlaps: list[float], edits: int, samples: int, confidence: float) -> bool:
+def certify(
+    share: float, overlaps: list[float], edits: int, samples: int, confidence: float
+) -> bool:
     """Does the majority survive any change of at most `edits` slots?
 
         share - sqrt(ln(1 / (1 - confidence)) / 2n) - (1 - product of the smallest q_w) > 1/2
 
     *Source*: SAFER, prop. 2; the error is Hoeffding's, one-sided, of one query's n samples (0: the
-    share is exact). It promises, with this confidence, that the *smoothed* retriever answers with the same
-    passage; not that the plain one does, nor that the passage is right.
+    share is exact). It promises, with this confidence, that the *smoothed* retriever answers with
+    the same passage; not that the plain one does, nor that the passage is right.
     """
     error = math.sqrt(math.log(1 / (1 - confidence)) / (2 * samples)) if samples else 0.0
     return share - error - (1 - math.prod(sorted(overlaps)[:edits])) > 0.5
@@ -851,7 +862,7 @@ def smoothed(
         sizes = [len(options) + 1 for _, _, options in item.slots]
         picks = [torch.randint(n, (attack.samples,), generator=rng).tolist() for n in sizes]
         drawn.append(Counter(zip(*picks, strict=True)) or Counter([()]))
-    texts = [[fill_slots(item, combination) for combination in c] for item, c in zip(items, drawn, strict=True)]
+    texts = [[fill_slots(item, c) for c in draws] for item, draws in zip(items, drawn, strict=True)]
     at = {text: i for i, text in enumerate(dict.fromkeys(itertools.chain(*texts)))}
     v = encoder.encode([Text("", "", text, "") for text in at], "query")
     found = torch.zeros(len(items), 2, len(pools.langs) + 1)
@@ -861,10 +872,10 @@ def smoothed(
         words, lang = [item.source.text[a:b] for a, b, _ in item.slots], item.source.lang
         bounds = [overlap(lower(word, lang), tables.get(lang, {}), lang) for word in words]
         relevant = set(pools.relevant[item.query].tolist())
+        strength = item.most(attack.edits), attack.samples if item.slots else 0, attack.confidence
         for column, (passage, share) in enumerate(majority(tops, list(counts.values()))):
-            edits, n = item.most(attack.edits), attack.samples if item.slots else 0
-            found[i, 0, column] = passage in relevant
-            found[i, 1, column] = passage in relevant and certify(share, bounds, edits, n, attack.confidence)
+            safe = certify(share, bounds, *strength)
+            found[i, :, column] = torch.tensor([passage in relevant, passage in relevant and safe])
     return found
 
 
@@ -897,12 +908,12 @@ def attack_words(items: list[Item], encoder: Encoder, pools: Pools, attack: Atta
         for n, item in enumerate(items):
             # SUBTLE: not of the view, so that all views see the same random query
             rng = generator(seed, attack.label, item.source.id, *(["control"] if like else []))
-            count = len(like[n].edits) if like else item.most(attack.edits) if attack.edits else None
-            item.edits = draw(item.slots, count, rng)
+            count = item.most(attack.edits) if attack.edits else None
+            item.edits = draw(item.slots, len(like[n].edits) if like else count, rng)
     else:
         score, left = scorer(encoder, pools, progress), [item for item in items if item.slots]
-        if search == "exact":
-            left = enumerate_all(left, score, attack)
+        if search == "exact":  # also of queries without a slot: their one combination is the clean
+            left = enumerate_all(items, score, attack)
         if attack.order == "gradient":
             orders = first_order(left, encoder, pools, 2 if attack.name == "hotflip" else 0)
         else:
@@ -914,11 +925,12 @@ def attack_words(items: list[Item], encoder: Encoder, pools: Pools, attack: Atta
 
 def run(items: list[Item], encoder: Encoder, pools: Pools, attack: Attack, seed: int,
         progress=lambda rows: rows, like: list[Item] | None = None) -> Tensor:  # fmt: skip
-    """Attack every item -> its query's vectors (items, D); text, edits and calls stand in the items.
+    """Attack every item -> its query's vectors (items, D); all else stands in the items.
 
     `like`: the control, at random with the same number of edits or the same norm of noise.
     """
     if ATTACKS[attack.name][0] == "embeddings":
         return attack_embeddings(items, encoder, pools, attack, seed, like)
     attack_words(items, encoder, pools, attack, seed, progress, like)
-    return encoder.encode([replace(item.source, text=item.text) for item in items], "query", progress)
+    texts = [replace(item.source, text=item.text) for item in items]
+    return encoder.encode(texts, "query", progress)

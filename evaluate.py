@@ -60,23 +60,23 @@ def parse(argv=None):
     add("--data", type=Path, default=Path("data/minifacts"), help="folder (DESIGN: one format)")
     add("--split", choices=("train", "dev", "test"), default="test",
         help="which qrels; select on dev, report test")
-    add("--langs", nargs="+", metavar="LANG", help="languages of queries and passages (default: all)")
+    add("--langs", nargs="+", metavar="LANG", help="of queries and passages (default: all)")
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
     add("--context", action="store_true", default=None,
         help="encode passages with their paragraph, as LAReQA")
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
-    add("--out", type=Path, help="folder for metrics.json (default: the run's own; none for a model)")
+    add("--out", type=Path, help="folder of metrics.json (default: the run's; none for a model)")
     add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
         help="e.g. clean greedy:edits=2 pgd:epsilon=0.1; names and keys: attacks.py, top")
-    add("--table", nargs="+", default=[], metavar="LANG=FILE", help="replacements: .json or OMW .tab, "
-        "or the word neighbours (default: the data's synonyms/)")
+    add("--table", nargs="+", default=[], metavar="LANG=FILE",
+        help="replacements: .json or OMW .tab, or neighbours (default: the data's synonyms/)")
     add("--protect", type=Path, metavar="FILE", help="words that no attack replaces, one a line")
     add("--attack-seed", type=int, default=0, metavar="S", help="of all that is drawn")
     add("--show", type=int, default=0, metavar="N", help="list N queries an attack, changes marked")
-    add("--attack-out", type=Path, metavar="DIR", help="freeze attacked queries as data set folders")
+    add("--attack-out", type=Path, metavar="DIR", help="freeze attacked queries as data sets")
     add("--attacked-queries", type=Path, metavar="DIR", help="evaluate on frozen ones (transfer)")
     # fmt: on
     return parser.parse_args(argv)
@@ -175,10 +175,10 @@ def rank_queries(
 
     *Shapes*: q (Q, D) of `queries`, p (P, D) of `passages` -> pool -> metric -> (Q,).
     """
-    pools = {"*": list(range(len(passages)))}
-    in_lang = {a: [i for i, x in enumerate(passages) if data.passages[x].lang == a] for a in langs}
-    pools |= {lang: columns for lang, columns in in_lang.items() if columns and set(views) - {"pool"}}
-    pools = {name: columns for name, columns in pools.items() if name != "*" or "pool" in views}
+    pools = {"*": list(range(len(passages)))} if "pool" in views else {}
+    for lang in langs if set(views) - {"pool"} else ():
+        columns = [i for i, x in enumerate(passages) if data.passages[x].lang == lang]
+        pools |= {lang: columns} if columns else {}
     tables = {
         name: relevant_table(data, queries, {passages[c]: i for i, c in enumerate(columns)}, split)
         for name, columns in pools.items()
@@ -308,8 +308,10 @@ def versions() -> dict[str, str]:
     return mine | {"transformers": transformers.__version__}
 
 
-def evaluate(encoder: Encoder, data: DataSet, split: str = "test", langs: list[str] | None = None,
-             views=VIEWS, trec: Path | None = None, adversary: "Adversary | None" = None) -> dict:  # fmt: skip
+def evaluate(
+    encoder: Encoder, data: DataSet, split: str = "test", langs: list[str] | None = None,
+    views=VIEWS, trec: Path | None = None, adversary: "Adversary | None" = None,
+) -> dict:  # fmt: skip
     """Everything that metrics.json holds, but the names of model and run."""
     encoder.truncated.clear(), encoder.seen.clear()
     langs = langs or all_langs(data)
@@ -416,10 +418,10 @@ def under_attack(world: World, adversary: Adversary, spec: attacks.Attack) -> li
         world.data, world.queries, views, spec, table, adversary.seed, adversary.fixed
     )
     items, label = make(world.views), spec.label + (f"@{adversary.seed}" if adversary.seed else "")
-    missing = Counter(x.source.lang for x in items[:: len(world.views)] if x.source.lang not in table)
-    if source in ("synonyms", "dictionary") and missing:
-        left = ", ".join(f"{lang} {n}" for lang, n in sorted(missing.items()))
-        print(f"{label}: no table for some languages; queries not attacked: {left}", file=sys.stderr)
+    asked = Counter(world.data.queries[q].lang for q in world.queries)
+    left = ", ".join(f"{n} {lang}" for lang, n in sorted(asked.items()) if lang not in table)
+    if source in ("synonyms", "dictionary") and left:
+        print(f"{label}: no table, so not attacked: {left} queries", file=sys.stderr)
     if search == "vote":
         return vote_records(world, make(["pool"]), table, spec, adversary, label)
     bar = lambda rows: tqdm(rows, desc=label, disable=None, leave=False)
@@ -428,11 +430,12 @@ def under_attack(world: World, adversary: Adversary, spec: attacks.Attack) -> li
     rows = attacked_records(world, items, v, label)
     if search in ("beam", "exact", "gradient"):
         control = make(world.views)
-        rows += attacked_records(world, control, attacks.run(control, *args, items), f"{label}:control")
+        v = attacks.run(control, *args, items)
+        rows += attacked_records(world, control, v, f"{label}:control")
     for k, view in enumerate(world.views):
         part = items[k :: len(world.views)]
         if adversary.out and source != "embeddings":
-            freeze(adversary.out / f"{label.replace('/', '-')}-{view}", world, part, view, spec, label)
+            freeze(adversary.out / f"{label}-{view}", world, part, view, spec, label)
         for item in [x for x in part if x.changed and x.edits][: adversary.show]:
             print(f"{label} {view} {item.source.id}: {marked(item)}")
     return rows
@@ -465,12 +468,11 @@ def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[d
                 "calls": round(sum(len(x.asked) for x in part) / len(part), 2),
             }  # fmt: skip
             if any(x.worst is not None for x in part):
-                safe = [x.worst is not None and bool(x.worst[column] > 0) for x in part]
-                # A query without a slot stays as it is: certified if it was right
-                safe = [a or (not x.slots and b > 0) for a, x, b in zip(safe, part, before, strict=True)]
+                # A query without a slot stays as it is: its worst margin is the clean one
+                safe = [bool(x.worst is not None and x.worst[column] > 0) for x in part]
                 gain = np.where(safe, np.nanmax(before, initial=0.0), 0.0)
                 row["certified R@1"] = round(float(gain.mean()), 6)
-                row["n_exhaustive"] = sum(x.exhaustive or not x.slots for x in part)
+                row["n_exhaustive"] = sum(x.exhaustive for x in part)
             rows.append(row)
     return rows
 
@@ -483,14 +485,14 @@ def vote_records(world: World, items: list, table, spec, adversary, label: str) 
     columns = dict(zip([*world.pools.langs, "*"], found.permute(2, 0, 1).numpy(), strict=True))
     # R@1 of a right answer: 1 / (number of relevant passages), as in every other record
     one = {pool: np.nanmax(m["R@1"], initial=0.0) for pool, m in world.clean.items()}
-    made = {pool: {"mAP": np.where(np.isnan(m["mAP"]), np.nan, 0.0)} for pool, m in world.clean.items()}
+    made = {pool: dict.fromkeys(METRICS, np.full(len(items), np.nan)) for pool in world.clean}
     for pool, content in made.items():
-        content |= {name: np.full(len(items), np.nan) for name in METRICS if name != "mAP"}
-        content["R@1"] = columns[pool][:, 0] * one[pool]
+        content["mAP"] = world.clean[pool]["mAP"] * 0  # NaN where nothing is relevant
+        content["R@1"] = columns[pool][:, 0] * one[pool] + content["mAP"]
     rows = records(made, world.data, world.queries, label, world.views)
     for row in rows:
         own = [i for i, item in enumerate(items) if item.source.lang == row["query_lang"]]
-        pool, row["mAP"] = row["passage_lang"], None
+        pool, row["mAP"] = row["passage_lang"], None  # only the first rank is voted on
         row["certified R@1"] = round(float((columns[pool][own, 1] * one[pool]).mean()), 6)
         row["n_attacked"] = sum(items[i].attacked for i in own)
     return rows
@@ -537,7 +539,7 @@ def transfer(world: World, folder: Path) -> list[dict]:
         about = json.loads(path.read_text(encoding="utf-8"))
         content = (path.parent / "queries.jsonl").read_bytes()
         if hashlib.sha256(content).hexdigest() != about["sha256"]:
-            raise ValueError(f"{path.parent}/queries.jsonl: not what attack.json says. Freeze it again.")
+            raise ValueError(f"{path.parent}: queries.jsonl was changed. Freeze it again.")
         if (about["data_sha256"], about["split"]) != (world.data.sha256, world.split):
             raise ValueError(f"{path}: made from other data or split. Give its --data and --split.")
         if about["view"] in world.views:
@@ -708,8 +710,8 @@ def attack_table(runs: list[dict]) -> str:
             total = lambda key, rows=rows: sum(row.get(key) or 0 for row in rows)
             edits, norm, calls = (total(key) / len(rows) for key in ("edits", "norm", "calls"))
             count, right = total("n_queries"), total("n_right")
-            cells = [run["recipe"] if run["seed"] is None else f"{run['recipe']} {run['seed']}", attack]
-            cells += [view, f"{total('n_broken')} of {right}" if right else "-"]
+            name = run["recipe"] if run["seed"] is None else f"{run['recipe']} {run['seed']}"
+            cells = [name, attack, view, f"{total('n_broken')} of {right}" if right else "-"]
             cells += [f"{total('n_broken') / right:.3f}" if right else "-", f"{edits:.2f}"]
             cells += [f"{norm:.2f}", f"{calls:.1f}", f"{count - total('n_attacked')}"]
             share = {row["query_lang"]: row.get("n_changed", 0) / row["n_queries"] for row in rows}
@@ -717,8 +719,8 @@ def attack_table(runs: list[dict]) -> str:
             cells += [f"{least} {share[least]:.2f}"]
             safe = [row["certified R@1"] for row in rows if row.get("certified R@1") is not None]
             lines.append([*cells, f"{sum(safe) / len(safe):.3f}" if safe else "-"])
-    head = "run|attack|view|broken of right|success|edits|norm|calls|not attacked|least changed|certified R@1"
-    return align([head.split("|"), ["---"] * 11, *lines]) if lines else ""
+    head = "run|attack|view|broken of right|success|edits|norm|calls|not attacked|least changed"
+    return align([f"{head}|certified R@1".split("|"), ["---"] * 11, *lines]) if lines else ""
 
 
 # ---- the program ---------------------------------------------------------------------------------

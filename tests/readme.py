@@ -1,6 +1,7 @@
 """Write the README's result tables from records, so that no number in it is typed by hand.
 
     python tests/readme.py runs      runs/*/metrics.json -> data/minifacts/results.jsonl -> README.md
+    python tests/readme.py runs attacked  the same of attacked runs, which evaluate.py wrote there
     python tests/readme.py           data/minifacts/results.jsonl -> README.md
 
 test_08_repository.py checks that README.md holds exactly what this writes.
@@ -18,6 +19,9 @@ sys.path.insert(0, str(ROOT))
 from evaluate import METRICS, cell, summarise, table
 
 RECORDS = ROOT / "data/minifacts/results.jsonl"
+ATTACKED = ROOT / "data/minifacts/attacks.jsonl"  # the same of attacked runs, several attacks each
+COUNTS = ("n_queries", "n_attacked", "n_changed", "n_right", "n_broken")
+MEANS = ("edits", "norm", "calls", "certified R@1")
 ORDER = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 # Elmahdy et al. 2024, XLM-R on XQuAD-R: mono, cross, pool mAP, rank distance (read in the paper)
 PUBLISHED = {
@@ -35,9 +39,11 @@ def reduce(run: dict) -> dict:
     rows = []
     for (attack, view, lang), members in values.items():
         row = {"attack": attack, "view": view, "query_lang": lang}
-        for name in METRICS:
-            found = [m[name] for m in members if m[name] is not None]
-            row[name] = round(sum(found) / len(found), 5) if found else None
+        for name in (*METRICS, *MEANS):
+            found = [m[name] for m in members if m.get(name) is not None]
+            if found or name in METRICS:
+                row[name] = round(sum(found) / len(found), 5) if found else None
+        row |= {name: sum(m[name] for m in members) for name in COUNTS if name in members[0]}
         rows.append(row)
     keep = ("recipe", "seed", "train_langs", "langs", "split", "data_sha256", "chance", "versions")
     return {key: run[key] for key in keep} | {"results": rows}
@@ -64,10 +70,46 @@ def first_table(runs: list[dict]) -> str:
     return "\n".join([*lines, "| chance | " + " | ".join(cells) + " | - | - | - | - |"])
 
 
+def of_attack(run: dict, attack: str, untrained: list[str]) -> list[float | None]:
+    """One run under one attack -> the numbers of its row, None where there is none."""
+    rows = [r for r in run["results"] if r["attack"] == attack]
+    everywhere, rest = summarise(rows, None, attack), summarise(rows, untrained, attack)
+
+    def mean(view, key):
+        values = [r[key] for r in rows if r["view"] == view and r.get(key) is not None]
+        return sum(values) / len(values) if values else None
+
+    def broken(view):
+        bad, right = (sum(r.get(key, 0) for r in rows if r["view"] == view) for key in COUNTS[-1:-3:-1])
+        return bad / right if right else None
+
+    found = [everywhere.get((view, "mAP")) for view in ("mono", "cross", "pool")]
+    found += [rest.get(("pool", "mAP")), broken("mono"), broken("pool")]
+    return [*found, mean("pool", "edits") or mean("pool", "norm"), mean("mono", "certified R@1")]
+
+
+def attack_rows(runs: list[dict]) -> str:
+    """One row a batching and attack: what is left of mAP, and how many right queries it broke."""
+    head = ["batches", "attack", "n", "mono mAP", "cross mAP", "pool mAP", "pool, untrained"]
+    head += ["broken: mono", "pool", "size", "certified R@1: mono"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    untrained = [a for a in runs[0]["langs"] if a not in runs[0]["train_langs"]]
+    for name in [n for n in ORDER if any(run["recipe"] == f"{n}-none" for run in runs)]:
+        members = [run for run in runs if run["recipe"] == f"{name}-none"]
+        for attack in dict.fromkeys(row["attack"] for row in members[0]["results"]):
+            numbers = [of_attack(run, attack, untrained) for run in members]
+            cells = [cell(list(column), "mAP") for column in zip(*numbers, strict=True)]
+            lines.append("| " + " | ".join([name, attack, str(len(members)), *cells]) + " |")
+    return "\n".join(lines)
+
+
 def blocks() -> dict[str, str]:
     """Name of a marked block in the README -> its text."""
-    runs = [json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]
-    return {"first": first_table(runs), "full": table(runs)}
+    runs, attacked = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in (RECORDS, ATTACKED)
+    )
+    return {"first": first_table(runs), "full": table(runs), "attacks": attack_rows(attacked)}
 
 
 def fill(text: str) -> str:
@@ -84,6 +126,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         paths = [p for name in ORDER for p in sorted(Path(sys.argv[1]).glob(f"{name}-none-*/metrics.json"))]
         runs = [reduce(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-        RECORDS.write_text("".join(json.dumps(r) + "\n" for r in runs), encoding="utf-8")
+        path = ATTACKED if "attacked" in sys.argv else RECORDS
+        path.write_text("".join(json.dumps(r) + "\n" for r in runs), encoding="utf-8")
     readme = ROOT / "README.md"
     readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -15,10 +15,14 @@ from readme import blocks, fill
 
 # Lines a file may have (DESIGN.md 2); a larger number needs its reason beside it
 BUDGETS = {
-    "xlt.py": 550, "attacks.py": 500, "train.py": 550, "evaluate.py": 600,
-    "data/minifacts/prepare.py": 350,
-    "data/tiny_xlmr/prepare.py": 200,
-    "data/xquad_r/prepare.py": 200,
+    "xlt.py": 550, "train.py": 550, "data/minifacts/prepare.py": 350, "data/xquad_r/prepare.py": 200,
+    # 500 was planned. Four families (words, letters, embeddings, certificates), each with a random
+    # and a worst case, tables in three formats and one goal for rankings took more
+    "attacks.py": 950,
+    # 600 was planned before attacks, controls, frozen queries and transfer had their records
+    "evaluate.py": 800,
+    # 200, and a tokenizer of our own: the trainer of `tokenizers` gives other scores in each run
+    "data/tiny_xlmr/prepare.py": 250,
 }  # fmt: skip
 FUNCTIONS = {"train": 100}  # the training loop; every other function 60
 README = (ROOT / "README.md").read_text(encoding="utf-8")
