@@ -196,12 +196,12 @@ def find_slots(
     every noun, there it says nothing) and `fixed` words, such as the answer's: with another one
     another passage would be relevant. A replacement that changes nothing, or case only, is none.
     """
-    found = []
+    found, kept = [], find_words(text, dict.fromkeys(fixed, []), lang)
     for start, end in find_words(text, table, lang):
         word, first = text[start:end], not any(map(in_word, text[:start]))
         name = word[0].isupper() and not first and lang != "de"
         number = any(unicodedata.category(c)[0] == "N" for c in word)
-        if name or number or lower(word, lang) in fixed:
+        if name or number or any(a < end and start < b for a, b in kept):
             continue
         options = [match_case(word, other, lang) for other in table[lower(word, lang)]]
         options = [o for o in dict.fromkeys(options) if lower(o, lang) != lower(word, lang)][:k]
@@ -364,13 +364,14 @@ def typo(word: str, rng: torch.Generator) -> str:
 
 def typo_slots(text: str, lang: str, rng: torch.Generator, fixed=frozenset(), k: int = 1) -> list:
     """Words of at least three letters, neither number nor `fixed`, with up to k typos each."""
-    found = []
+    found, kept = [], find_words(text, dict.fromkeys(fixed, []), lang)
     for start, end in words_of(text, lang):
-        word = text[start:end]
-        if len(letters_of(word)) >= 3 and word.isalpha() | (not word.isascii()):
+        word, free = text[start:end], not any(a < end and start < b for a, b in kept)
+        number = any(unicodedata.category(c)[0] == "N" for c in word)
+        if len(letters_of(word)) >= 3 and free and not number:
             options = dict.fromkeys(typo(word, rng) for _ in range(k))
             options.pop(word, None)
-            if options and lower(word, lang) not in fixed and not any(map(str.isdigit, word)):
+            if options:
                 found.append((start, end, list(options)))
     return found
 
@@ -890,7 +891,10 @@ def make_items(
     items = []
     for row, q in enumerate(queries):
         t, source = data.queries[q], ATTACKS[attack.name][0]
-        keep = fixed | {lower(t.answer[a:b], t.lang) for a, b in words_of(t.answer, t.lang)}
+        # The answer as a whole and its longer words: an article in it is no part of the answer
+        parts = [] if t.lang in UNSPACED else words_of(t.answer, t.lang)
+        answer = [t.answer, *(t.answer[a:b] for a, b in parts if b - a > 3)]
+        keep = fixed | {lower(part, t.lang) for part in answer}
         if source == "typos":
             rng = generator(seed, attack.label, t.id, "options")
             slots = typo_slots(t.text, t.lang, rng, keep, attack.k)

@@ -127,6 +127,9 @@ if __name__ == "__main__":
         paths = [p for name in ORDER for p in sorted(Path(sys.argv[1]).glob(f"{name}-none-*/metrics.json"))]
         runs = [reduce(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
         path = ATTACKED if "attacked" in sys.argv else RECORDS
+        for run in runs if path == RECORDS else ():
+            run["results"] = [row for row in run["results"] if row["attack"] == "clean"]
+        runs = [run for run in runs if path == RECORDS or len(run["results"]) > 3 * len(run["langs"])]
         path.write_text("".join(json.dumps(r) + "\n" for r in runs), encoding="utf-8")
     readme = ROOT / "README.md"
     readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")

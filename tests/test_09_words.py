@@ -131,10 +131,9 @@ def test_tables_are_read_ours_counter_fitted_and_wordnet(tmp_path):
     assert attacks.read_table(tmp_path / "t.json", "en") == english
     assert "ırmak" in attacks.read_table(tmp_path / "t.json", "tr")
     (tmp_path / "t.tab").write_text(
-        "# WOLF\tfra\thttp://example.org\tfree\n#1-n\tfra:lemma\tcommentaire\n"
+        "# 9-n\tfra:lemma\tnote\n# 9-n\tfra:lemma\tmot\n3-n\tfra:lemma\tseul\n"
         "1-n\tfra:lemma\tpomme_de_terre\n1-n\tfra:lemma\tpatate\n1-n\tfra:exe\tdes frites\n"
         "1-n\tfra:def\t0\tun tubercule\n2-n\tfra:lemma\tpatate\n2-n\tfra:lemma\tTubercule\n"
-        "3-n\tfra:lemma\tseul\n"
     )
     patate = {"patate": ["pomme de terre", "Tubercule"]}
     french = {"pomme de terre": ["patate"], **patate, "tubercule": ["patate"]}
@@ -245,7 +244,7 @@ def test_a_number_of_edits_changes_exactly_that_many_words(edits):
     assert len(seen) == (5 if edits else 0)
 
 
-@pytest.mark.parametrize("name", ["random", "typos:k=4"])
+@pytest.mark.parametrize("name", ["random", "typos:k=1,edits=8"])
 def test_seed_and_query_id_alone_decide_the_draw(name):
     """Claim: the same twice and in all views; another seed or query, another text.
     Number: eight words of four letters. Catches: one generator for all queries; the view in it."""
@@ -283,9 +282,10 @@ def test_all_five_kinds_of_typo_occur():
     """Number: 2000 seeds on "glow". Swaps at its end become others: 0.15 or more each, 0.1 asked.
     Neighbours are 17 % of other letters by chance, 58 % with the fifth kind (s.d. 1.7 %): 45 %."""
     kinds = Counter(kind_of("glow", typo("glow", generator(i, "t")), BESIDE) for i in range(2000))
-    assert set(kinds) == {"insert", "delete", "substitute", "swap", "neighbour"}
-    assert min(kinds.values()) / 2000 > 0.1
+    assert len(kinds) == 5 and None not in kinds and min(kinds.values()) / 2000 > 0.1
     assert kinds["neighbour"] / (kinds["neighbour"] + kinds["substitute"]) > 0.45
+    marked = {c for i in range(200) for c in clusters(typo("e\u0301te", generator(i, "t")))}
+    assert marked & {c + "\u0301" for c in "wrsd"}, "a key beside keeps the letter's marks"
 
 
 @pytest.mark.parametrize("stays", ["ab", "क्या", "2024", "a1b2", "५००", "ⅩⅧⅠ", "River", "IRMAK"])
