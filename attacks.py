@@ -23,6 +23,7 @@ import json
 import math
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def in_word(char: str) -> bool:
     return unicodedata.category(char)[0] in "LMN"
 
 
-def find_words(text: str, table: dict[str, list[str]], lang: str) -> list[tuple[int, int]]:
+def find_words(text: str, table: Collection[str], lang: str) -> list[tuple[int, int]]:
     """Spans [start, end) of the table's words in the text, left to right, longest match first.
 
     A key may hold spaces (Vietnamese "thủ đô"); it is compared in lower case and, where the
@@ -196,12 +197,14 @@ def find_slots(
     every noun, there it says nothing) and `fixed` words, such as the answer's: with another one
     another passage would be relevant. A replacement that changes nothing, or case only, is none.
     """
-    found, kept = [], find_words(text, dict.fromkeys(fixed, []), lang)
+    found, kept = [], find_words(text, fixed, lang)
     for start, end in find_words(text, table, lang):
         word, first = text[start:end], not any(map(in_word, text[:start]))
         name = word[0].isupper() and not first and lang != "de"
         number = any(unicodedata.category(c)[0] == "N" for c in word)
-        if name or number or any(a < end and start < b for a, b in kept):
+        # Without spaces, a word of two letters or more that stands in the answer is the answer's
+        part = lang in UNSPACED and end - start > 1 and any(lower(word) in f for f in fixed)
+        if name or number or part or any(a < end and start < b for a, b in kept):
             continue
         options = [match_case(word, other, lang) for other in table[lower(word, lang)]]
         options = [o for o in dict.fromkeys(options) if lower(o, lang) != lower(word, lang)][:k]
@@ -243,6 +246,8 @@ def read_table(path: Path, lang: str) -> dict[str, list[str]]:
         for words in synsets.values():
             for word in words:
                 table.setdefault(lower(word, lang), []).extend(w for w in words if w != word)
+        if not synsets:
+            raise ValueError(f"{path}: no row with synset, LANG:lemma, word. Give an OMW tab file.")
         return {word: list(dict.fromkeys(others)) for word, others in table.items() if others}
     try:
         rows = json.loads(content)
@@ -305,8 +310,8 @@ def read_dictionary(path: Path) -> dict[str, dict[str, list[str]]]:
 KEYBOARDS = (
     ("qwertyuiop", "asdfghjkl", "zxcvbnm"),
     ("йцукенгшщзхъ", "фывапролджэ", "ячсмитьбю"),
-    ("ςερτυθιοπ", "ασδφγηξκλ", "ζχψωβνμ"),
-    ("ضصثقفغعهخحجد", "شسيبلاتنمكط", "ئءؤرىةوزظ"),
+    (" ςερτυθιοπ", "ασδφγηξκλ", "ζχψωβνμ"),  # a blank: a key that holds no single letter
+    ("ضصثقفغعهخحجد", "شسيبلاتنمكط", "ئءؤر ىةوزظ"),
 )
 EDITS = ("insert", "delete", "substitute", "swap", "neighbour")
 
@@ -329,7 +334,8 @@ def near_keys(char: str) -> list[str]:
             if (x := row.find(char)) >= 0:
                 near = ((0, -1), (0, 1), (-1, 0), (-1, 1), (1, -1), (1, 0))  # rows lie askew
                 beside = [(y + j, x + i) for j, i in near]
-                return [rows[j][i] for j, i in beside if 0 <= j < 3 and 0 <= i < len(rows[j])]
+                found = [rows[j][i] for j, i in beside if 0 <= j < 3 and 0 <= i < len(rows[j])]
+                return [key for key in found if key != " "]
     return []
 
 
@@ -341,7 +347,7 @@ def typo(word: str, rng: torch.Generator) -> str:
     """
     parts, edits = letters_of(word), list(EDITS)
     own = next((rows for rows in KEYBOARDS if any(word[0].lower() in row for row in rows)), None)
-    letters = list("".join(own)) if own else list(dict.fromkeys(parts))
+    letters = list("".join(own).replace(" ", "")) if own else list(dict.fromkeys(parts))
     while edits:
         edit, at = choose(edits, rng), int(torch.randint(len(parts), (), generator=rng))
         letter, beside = choose(letters, rng), near_keys(parts[at][0].lower())
@@ -364,7 +370,7 @@ def typo(word: str, rng: torch.Generator) -> str:
 
 def typo_slots(text: str, lang: str, rng: torch.Generator, fixed=frozenset(), k: int = 1) -> list:
     """Words of at least three letters, neither number nor `fixed`, with up to k typos each."""
-    found, kept = [], find_words(text, dict.fromkeys(fixed, []), lang)
+    found, kept = [], find_words(text, fixed, lang)
     for start, end in words_of(text, lang):
         word, free = text[start:end], not any(a < end and start < b for a, b in kept)
         number = any(unicodedata.category(c)[0] == "N" for c in word)
