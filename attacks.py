@@ -236,7 +236,10 @@ def read_table(path: Path, lang: str) -> dict[str, list[str]]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such table. Give LANG=FILE with a .json or OMW .tab file.")
-    content, table = path.read_text(encoding="utf-8"), {}
+    try:
+        content, table = path.read_text(encoding="utf-8"), {}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8: {error}") from None
     if path.suffix == ".tab":
         cells = [line.split("\t") for line in content.split("\n") if not line.startswith("#")]
         synsets = defaultdict(list)
@@ -585,6 +588,7 @@ def passes(items: list[Item], encoder: Encoder, pools: Pools, max_tokens: int = 
 
     objective(words) -> (B,) is minus the margin: what an attack raises. Attacks run in eval mode.
     """
+    was_training = encoder.training
     encoder.eval()
     rows = encoder.tokenize([item.source for item in items], "query")
     special = torch.tensor(encoder.tokenizer.all_special_ids, device=encoder.device)
@@ -605,6 +609,7 @@ def passes(items: list[Item], encoder: Encoder, pools: Pools, max_tokens: int = 
             return -(v * d).sum(-1)
 
         yield part, encoder.words(batch["input_ids"]).detach(), mask, objective
+    encoder.train(was_training)
 
 
 def first_order(items: list[Item], encoder: Encoder, pools: Pools, keep: int) -> list[list[int]]:
@@ -655,18 +660,18 @@ def enumerate_all(items: list[Item], score, attack: Attack) -> list[Item]:
         ways = [1] + [0] * most  # ways[n]: combinations that change n words
         for _, _, options in item.slots:
             ways = [w + (ways[n - 1] * len(options) if n else 0) for n, w in enumerate(ways)]
-        item.exhaustive = sum(ways) <= attack.limit
+        item.exhaustive = sum(ways) <= min(attack.limit, attack.budget or math.inf)
         if not item.exhaustive:
             left.append(item)
             continue
-        for picks in itertools.product(*[[None, *options] for _, _, options in item.slots]):
-            edits = {s[:2]: o for s, o in zip(item.slots, picks, strict=True) if o is not None}
-            if len(edits) <= most:
-                jobs.append((item, edits, substitute(item.source.text, edits)))
+        for n in range(most + 1):  # fewer edits first
+            for slots in itertools.combinations(item.slots, n):
+                for picks in itertools.product(*(options for _, _, options in slots)):
+                    edits = {slot[:2]: other for slot, other in zip(slots, picks, strict=True)}
+                    jobs.append((item, edits, substitute(item.source.text, edits)))
     each, found = score([(item, text) for item, _, text in jobs]) if jobs else ((), ())
     for (item, edits, _), row, margin in zip(jobs, each, map(float, found), strict=True):
         item.worst = row if item.worst is None else torch.minimum(item.worst, row)
-        # In the order of the product: among equals the first, which keeps most words
         if margin < lowest.get(id(item), math.inf):
             lowest[id(item)], item.edits = margin, edits
     return left
@@ -705,10 +710,10 @@ def random_noise(mask: Tensor, dim: int, rngs: list, radius: float, kind: str, b
     for row, places, rng in zip(noise, mask.cpu(), rngs, strict=True):
         n = int(places.sum())
         draw = torch.randn(n, dim, generator=rng)
+        free = max(1, dim if ball == "token" else n * dim)  # dimensions of the ball
         if kind == "gaussian":
-            row[places] = draw * radius / math.sqrt(dim)
+            row[places] = draw * radius / math.sqrt(free)
         else:
-            free = dim if ball == "token" else n * dim  # dimensions of the ball
             u = torch.rand((n, 1) if ball == "token" else (1, 1), generator=rng) ** (1 / free)
             u = 1 if kind == "sphere" else u
             row[places] = draw / size(draw[None], ball)[0].clamp(min=1e-12) * radius * u
@@ -819,8 +824,10 @@ def overlap(word: str, table: dict[str, list[str]], lang: str = "") -> float:
 def top_passages(pools: Pools, v: Tensor, rows: Tensor) -> Tensor:
     """Row of p at rank 1 in each language and, last, in all. (C, D) -> (C, L + 1)"""
     good, other, who, foe = best(pools, v, rows)
-    score, at = torch.maximum(good, other), torch.where(good > other, who, foe)  # ties: the other
-    return torch.cat([at, at.gather(1, score.argmax(1, keepdim=True))], 1)
+    first = lambda score, at: at.gather(1, score.argmax(1, keepdim=True))
+    who, foe = torch.cat([who, first(good, who)], 1), torch.cat([foe, first(other, foe)], 1)
+    wins = good > other  # at a tie the one that is not relevant comes first
+    return torch.where(torch.cat([wins, good.amax(1, True) > other.amax(1, True)], 1), who, foe)
 
 
 def majority(tops: Tensor, weights: list[int]) -> list[tuple[int, float]]:
@@ -896,7 +903,7 @@ def make_items(
     """One item a view and query, with the places where this attack may change it."""
     items = []
     for row, q in enumerate(queries):
-        t, source = data.queries[q], ATTACKS[attack.name][0]
+        t, (source, search) = data.queries[q], ATTACKS[attack.name]
         # The answer as a whole and its longer words: an article in it is no part of the answer
         parts = [] if t.lang in UNSPACED else words_of(t.answer, t.lang)
         answer = [t.answer, *(t.answer[a:b] for a, b in parts if b - a > 3)]
@@ -905,7 +912,9 @@ def make_items(
             rng = generator(seed, attack.label, t.id, "options")
             slots = typo_slots(t.text, t.lang, rng, keep, attack.k)
         else:
-            slots = find_slots(t.text, tables.get(t.lang, {}), t.lang, keep, attack.k)
+            table = {} if source == "nothing" else tables.get(t.lang, {})
+            # SUBTLE: a closed table was cut to k before it was closed; cut again its sets differ
+            slots = find_slots(t.text, table, t.lang, keep, 10**9 if search == "vote" else attack.k)
         items += [Item(row, view, t, list(slots)) for view in views]
     return items
 
@@ -942,5 +951,9 @@ def run(items: list[Item], encoder: Encoder, pools: Pools, attack: Attack, seed:
     if ATTACKS[attack.name][0] == "embeddings":
         return attack_embeddings(items, encoder, pools, attack, seed, like)
     attack_words(items, encoder, pools, attack, seed, progress, like)
-    texts = [replace(item.source, text=item.text) for item in items]
-    return encoder.encode(texts, "query", progress)
+    # Each text once: the same text has the same vector in every view, to the last bit
+    at = {}
+    rows = [at.setdefault((item.source.id, item.text), len(at)) for item in items]
+    first = {row: item for row, item in zip(reversed(rows), reversed(items), strict=True)}
+    texts = [replace(first[row].source, text=first[row].text) for row in range(len(at))]
+    return encoder.encode(texts, "query", progress)[torch.tensor(rows)]

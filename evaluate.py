@@ -470,8 +470,7 @@ def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[d
             if any(x.worst is not None for x in part):
                 # A query without a slot stays as it is: its worst margin is the clean one
                 safe = [bool(x.worst is not None and x.worst[column] > 0) for x in part]
-                gain = np.where(safe, np.nanmax(before, initial=0.0), 0.0)
-                row["certified R@1"] = round(float(gain.mean()), 6)
+                row["certified R@1"] = round(float(np.where(safe, before, 0.0).mean()), 6)
                 row["n_exhaustive"] = sum(x.exhaustive for x in part)
             rows.append(row)
     return rows
@@ -484,7 +483,11 @@ def vote_records(world: World, items: list, table, spec, adversary, label: str) 
     )  # (Q, 2, L + 1): right, certified
     columns = dict(zip([*world.pools.langs, "*"], found.permute(2, 0, 1).numpy(), strict=True))
     # R@1 of a right answer: 1 / (number of relevant passages), as in every other record
-    one = {pool: np.nanmax(m["R@1"], initial=0.0) for pool, m in world.clean.items()}
+    starts, mine = [*world.pools.starts, 0], world.pools.relevant  # (Q, R)
+    borders = {a: starts[i : i + 2] for i, a in enumerate(world.pools.langs)}
+    borders["*"] = [0, starts[-2]]
+    counts = {a: ((mine >= low) & (mine < high)).sum(1) for a, (low, high) in borders.items()}
+    one = {pool: (1 / n.clamp(min=1)).numpy() for pool, n in counts.items()}
     made = {pool: dict.fromkeys(METRICS, np.full(len(items), np.nan)) for pool in world.clean}
     for pool, content in made.items():
         content["mAP"] = world.clean[pool]["mAP"] * 0  # NaN where nothing is relevant
@@ -493,7 +496,7 @@ def vote_records(world: World, items: list, table, spec, adversary, label: str) 
     for row in rows:
         own = [i for i, item in enumerate(items) if item.source.lang == row["query_lang"]]
         pool, row["mAP"] = row["passage_lang"], None  # only the first rank is voted on
-        row["certified R@1"] = round(float((columns[pool][own, 1] * one[pool]).mean()), 6)
+        row["certified R@1"] = round(float((columns[pool][own, 1] * one[pool][own]).mean()), 6)
         row["n_attacked"] = sum(items[i].attacked for i in own)
     return rows
 
@@ -514,6 +517,8 @@ def freeze(folder: Path, world: World, items: list, view: str, spec, label: str)
     for q, item in zip(world.queries, items, strict=True):
         row = {"_id": item.source.id, "lang": item.source.lang, "text": item.text}
         row |= {"group": item.source.group, "answer": item.source.answer, "clean": item.source.text}
+        edits = [[*span, new] for span, new in item.edits.items()]
+        row |= {"slots": len(item.slots), "edits": edits}
         lines.append(json.dumps({k: v for k, v in row.items() if v}, ensure_ascii=False))
         for p, s in data.qrels[split][q].items():
             qrels.append(f"{item.source.id}\t{data.passages[p].id}\t{s:g}")
@@ -543,11 +548,16 @@ def transfer(world: World, folder: Path) -> list[dict]:
         if (about["data_sha256"], about["split"]) != (world.data.sha256, world.split):
             raise ValueError(f"{path}: made from other data or split. Give its --data and --split.")
         if about["view"] in world.views:
-            new = {r["_id"]: r["text"] for r in map(json.loads, content.decode().split("\n")[:-1])}
+            new = {r["_id"]: r for r in map(json.loads, content.decode().split("\n")[:-1])}
             items = []
             for row, q in enumerate(world.queries):
                 t = world.data.queries[q]
-                items.append(attacks.Item(row, about["view"], t, [], new[t.id]))
+                if t.id not in new:
+                    raise ValueError(f"{path.parent}/queries.jsonl: no {t.id!r}. Give its --langs.")
+                was = new[t.id]
+                edits = {(start, end): other for start, end, other in was.get("edits", ())}
+                slots = [()] * was.get("slots", 0)  # only their number is asked for
+                items.append(attacks.Item(row, about["view"], t, slots, was["text"], edits))
             v = world.encoder.encode([replace(x.source, text=x.text) for x in items], "query")
             one = replace(world, views=[about["view"]])
             name = f"{about['label']}<{about['model_sha256'][:8]}"
@@ -714,7 +724,7 @@ def attack_table(runs: list[dict]) -> str:
             cells = [name, attack, view, f"{total('n_broken')} of {right}" if right else "-"]
             cells += [f"{total('n_broken') / right:.3f}" if right else "-", f"{edits:.2f}"]
             cells += [f"{norm:.2f}", f"{calls:.1f}", f"{count - total('n_attacked')}"]
-            share = {row["query_lang"]: row.get("n_changed", 0) / row["n_queries"] for row in rows}
+            share = {r["query_lang"]: r.get("n_changed", 0) / (r["n_queries"] or 1) for r in rows}
             least = min(share, key=share.get)
             cells += [f"{least} {share[least]:.2f}"]
             safe = [row["certified R@1"] for row in rows if row.get("certified R@1") is not None]

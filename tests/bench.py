@@ -24,6 +24,7 @@ import platform
 import statistics
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -147,8 +148,7 @@ def peer(model: Padded, relevant: list[list[int]], items: list, tables: dict) ->
         import textattack as ta
         from textattack.constraints.pre_transformation import RepeatModification
     except (ImportError, LookupError) as error:  # LookupError: nltk's data are missing
-        why = str(error).strip().split("\n")[0]
-        print(f"TextAttack    not measured: {type(error).__name__}: {why}")
+        print("TextAttack    not measured:", " ".join(str(error).split())[:80])
         return
 
     class Swap(ta.transformations.WordSwap):
@@ -156,9 +156,8 @@ def peer(model: Padded, relevant: list[list[int]], items: list, tables: dict) ->
             return tables.get(self.lang, {}).get(word.lower(), [])
 
     swap, goal = Swap(), ta.goal_functions.UntargetedClassification(model)
-    search = ta.search_methods.GreedyWordSwapWIR(wir_method="delete")
+    search, model.scored = ta.search_methods.GreedyWordSwapWIR(wir_method="delete"), 0
     attack = ta.Attack(goal, [RepeatModification()], swap, search)
-    model.scored = 0
 
     def work():
         for rows, item in zip(relevant, items, strict=True):
@@ -168,8 +167,8 @@ def peer(model: Padded, relevant: list[list[int]], items: list, tables: dict) ->
             attack.attack(item.source.text, 1)
 
     seconds, _ = timed(work)
-    version = getattr(ta, "__version__", "of unknown version")
-    report(f"TextAttack {version}", model.scored, [seconds])
+    report("TextAttack", model.scored, [seconds])
+    print(f"TextAttack is version {metadata.version('textattack')}")
 
 
 # ---- reports -------------------------------------------------------------------------------------
@@ -177,11 +176,9 @@ def peer(model: Padded, relevant: list[list[int]], items: list, tables: dict) ->
 
 def report(name: str, scored: int, seconds: list[float]) -> float:
     """Print and return the median rate."""
-    rates = sorted(scored / s for s in seconds)
-    middle = statistics.median(rates)
-    spent = f"{statistics.median(seconds):.2f} s, n = {len(seconds)}"
-    print(f"{name:<13} {middle:9.1f} scores/s  ({rates[0]:.1f} to {rates[-1]:.1f}; {spent})")
-    return middle
+    low, rate, high = (scored / f(seconds) for f in (max, statistics.median, min))
+    print(f"{name:<13} {rate:9.1f} scores/s ({low:.1f} to {high:.1f}, n = {len(seconds)})")
+    return rate
 
 
 def compare(args, data, encoder, tables: dict) -> None:
@@ -217,26 +214,26 @@ def greedy(args, data, encoder, tables: dict) -> None:
     queries = spread(sorted(data.qrels["test"]), args.greedy)
     passages = list(range(len(data.passages)))
     first, p = timed(lambda: encoder.encode(data.passages, "passage"))
-    spec, seed = attacks.parse_attack("greedy"), 0
+    spec = attacks.parse_attack("greedy")
 
     def work():
-        items = attacks.make_items(data, queries, list(evaluate.VIEWS), spec, tables, seed)
+        items = attacks.make_items(data, queries, list(evaluate.VIEWS), spec, tables, seed=0)
         pools = attacks.make_pools(p, data, queries, passages, "test")
-        attacks.run(items, encoder, pools, spec, seed)
+        attacks.run(items, encoder, pools, spec, seed=0)
         return items
 
     seconds, items = timed(work)
-    calls, changed = sum(len(x.asked) for x in items), sum(x.changed for x in items)
+    calls = sum(len(x.asked) for x in items)
     print(f"greedy attack {seconds:.1f} s and {first:.1f} s for the passages (goal: at most 60 s)")
-    print(f"{len(queries)} test queries, three views: {calls} scores, {changed} queries changed")
+    changed = f"{sum(x.changed for x in items)} of {len(items)} changed"
+    print(f"{len(queries)} test queries, three views: {calls} scores, {changed}")
 
 
 def main(argv=None) -> int:
     """Measure and print. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
     try:
-        data, encoder = load_data(args.data), load_encoder(args.model)
-        encoder.eval()
+        data, encoder = load_data(args.data), load_encoder(args.model).eval()
         print(f"{args.model}: {platform.machine()}, {torch.get_num_threads()} threads")
         print(", ".join(f"{name} {version}" for name, version in evaluate.versions().items()))
         tables = read_tables(data)
