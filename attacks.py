@@ -91,7 +91,7 @@ def parse_attack(text: str) -> Attack:
     found = replace(Attack(name, text), **values.get(name, {}))
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
-        old = None if key in ("name", "label") else getattr(found, key, None)
+        old = None if key in ("name", "label") else vars(found).get(key)
         if old is None:
             raise ValueError(f"attack {text!r}: no setting {key!r}. See attacks.Attack for all.")
         try:
@@ -271,7 +271,7 @@ def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> dict[str, dic
     need not be synonyms ("north" is near "south"): the answer may change, so take care.
     """
     tables = {}
-    for lang in sorted({t.lang for t in texts}):
+    for lang in sorted({t.lang for t in texts if any(map(in_word, t.text))}):
         own = [t.text for t in texts if t.lang == lang]
         words = sorted({lower(t[a:b], lang) for t in own for a, b in words_of(t, lang)})
         rows = encoder.tokenizer(words, add_special_tokens=False)["input_ids"]
@@ -306,7 +306,7 @@ def read_dictionary(path: Path) -> dict[str, dict[str, list[str]]]:
         for lang, word in row.items():
             others = [row[a] for a in sorted(row) if a != lang]
             known = tables[lang][lower(word, lang)]
-            known += [o for o in others if o not in known]
+            known += [o for o in dict.fromkeys(others) if o not in known]
     return {lang: dict(table) for lang, table in tables.items()}
 
 

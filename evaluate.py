@@ -401,7 +401,8 @@ def make_adversary(args, data: DataSet, encoder: Encoder) -> Adversary | None:
     if "dictionary" in sources:
         tables["dictionary"] = attacks.read_dictionary(data.folder / "dictionary.tsv")
     fixed = args.protect.read_text(encoding="utf-8").split("\n") if args.protect else []
-    fixed = frozenset(attacks.lower(word.strip()) for word in fixed if word.strip())
+    words, ways = [word.strip() for word in fixed if word.strip()], ("", "tr")  # Turkish I is ı
+    fixed = frozenset(attacks.lower(word, lang) for word in words for lang in ways)
     return Adversary(
         specs, tables, fixed, args.attack_seed, args.show, args.attack_out, args.attacked_queries
     )
