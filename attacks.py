@@ -904,9 +904,11 @@ def make_items(
     items = []
     for row, q in enumerate(queries):
         t, (source, search) = data.queries[q], ATTACKS[attack.name]
-        # The answer as a whole and its longer words: an article in it is no part of the answer
+        # The answer as a whole, the table's words in it, and its longer ones (no mere article)
         parts = [] if t.lang in UNSPACED else words_of(t.answer, t.lang)
-        answer = [t.answer, *(t.answer[a:b] for a, b in parts if b - a > 3)]
+        parts = [part for part in parts if part[1] - part[0] > 3]
+        parts += find_words(t.answer, tables.get(t.lang, {}), t.lang)
+        answer = [t.answer, *(t.answer[a:b] for a, b in parts)]
         keep = fixed | {lower(part, t.lang) for part in answer}
         if source == "typos":
             rng = generator(seed, attack.label, t.id, "options")

@@ -52,8 +52,8 @@ def pools(p, spoken, gold):
     """Pools of English queries; spoken[j] is the language of passage j, gold[q] answers q."""
     texts = [[Text("", a, "", "") for a in langs] for langs in (["en"] * len(gold), spoken)]
     qrels = {"test": {q: dict.fromkeys(found, 1.0) for q, found in enumerate(gold)}}
-    data = DataSet(Path(), *texts, qrels)
-    return attacks.make_pools(p, data, [*range(len(gold))], [*range(len(p))], "test")
+    rows = [*range(len(gold))], [*range(len(p))]
+    return attacks.make_pools(p, DataSet(Path(), *texts, qrels), *rows, "test")
 
 
 class World:
@@ -144,7 +144,7 @@ def test_the_majority_counts_weights_in_each_pool():
     [
         (0.95, [0.9, 0.6, 0.8], 1, 1000, True),  # .95 - .0480 - .4 = .502; two-sided error: .4985
         (0.945, [0.9, 0.6, 0.8], 1, 1000, False),  # .497
-        (1.0, [0.9, 0.6, 0.8], 2, 0, False),  # .6 * .8 = .48; the largest two would leave .72
+        (1.0, [0.9, 0.6, 0.8], 2, 0, False),  # .6 * .8 = .48; .6 alone or .9 * .8 would do
         (0.75, [0.75], 1, 0, False),  # .75 - .25 = 1/2: a tie is no majority
         (0.8125, [0.75], 3, 0, True),  # 1/16 more
     ],
@@ -247,7 +247,7 @@ def test_no_search_contradicts_the_exact_certificate(world, edits):
 def test_no_adversary_contradicts_the_smoothed_certificate(world, edits):
     """Claim: for 200 queries and every adversary of so many edits, all draws enumerated: where
     `certify` says so, the majority stays; its bound on the share holds for all queries.
-    Catches: overlaps over |P_w|, the largest overlaps, one overlap for two edits.
+    Catches: overlaps over |P_w|, the largest overlaps instead of the smallest.
     """
     certified = 0
     for q, text in enumerate(world.texts):
@@ -280,6 +280,7 @@ def test_the_flags_of_the_smoothed_retriever_are_promises_that_hold(world):
         assert abs(left) < 0.08 or safe == (left > 0 and passage in world.gold[q])
     assert 20 < found[:, 1, -1].sum() <= sum(robust) < found[:, 0, -1].sum(), "certified R@1"
     bare = [item(q, text, {}) for q, text in enumerate(world.texts)]  # no slot: the share is 1
+    spec = parse_attack("smoothed:samples=2")  # with an error, 1.07, nothing would be certified
     found = attacks.smoothed(world.bag, world.pools, bare, {}, spec, 0)[..., -1]
     want = [float(world.top(t) in gold) for t, gold in zip(world.texts, world.gold, strict=True)]
     assert found.T.tolist() == [want, want], "without slots certified is right"
@@ -290,10 +291,10 @@ def test_the_certificate_counts_the_replacements_that_are_drawn():
     1 - 9/16 < 1/2 - .048. If k = 2 cuts P_b to {b, c, d}, the overlap is 2/3, and of "b b" only
     4/9 of the draws are without d, the one bad word. Catches: `find_slots` cutting a closed table.
     """
-    words = {"a": ["b", "c"], "b": ["c", "d"]}
     bag = Bag({w: torch.tensor([1.0, 0]) for w in "abc"} | {"d": torch.tensor([0, 9.0])})
     data = DataSet(Path(), [Text(t, "en", t, "") for t in ("a a", "b b")], [], {})
-    spec, tables = parse_attack("smoothed:k=2,edits=2"), {"en": close_table(words, "en")}
+    tables = {"en": close_table({"a": ["b", "c"], "b": ["c", "d"]}, "en")}
+    spec = parse_attack("smoothed:k=2,edits=2")
     items = attacks.make_items(data, [0, 1], ["pool"], spec, tables, 0)
     two = pools(torch.eye(2), ["en", "en"], [[0], [0]])
     found = attacks.smoothed(bag, two, items, tables, spec, 0)[..., -1]
