@@ -107,6 +107,8 @@ def parse_attack(text: str) -> Attack:
     for key, low in least.items():
         if not low <= getattr(found, key) < math.inf:
             raise ValueError(f"attack {text!r}: {key} is at least {low}.")
+    if found.norm == "max" and name not in ("fgm", "pgd"):
+        raise ValueError(f"attack {text!r}: norm=max is for fgm and pgd; {name} draws in l2.")
     if not 0 < found.confidence < 1 or not 0 < found.step_size < math.inf:
         raise ValueError(f"attack {text!r}: 0 < confidence < 1 and step_size > 0, please.")
     return found
@@ -591,25 +593,29 @@ def passes(items: list[Item], encoder: Encoder, pools: Pools, max_tokens: int = 
     was_training = encoder.training
     encoder.eval()
     rows = encoder.tokenize([item.source for item in items], "query")
-    special = torch.tensor(encoder.tokenizer.all_special_ids, device=encoder.device)
-    for chunk in length_chunks([len(row["input_ids"]) for row in rows], max_tokens):
-        part, batch = [items[i] for i in chunk], encoder.pad([rows[i] for i in chunk])
-        # SUBTLE: neither padding nor special tokens get noise (mt-dnn's do)
-        mask = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
-        at, views = torch.tensor([item.query for item in part]), [item.view for item in part]
+    names = ("bos", "eos", "cls", "sep", "pad")  # <unk> is a word too
+    ids = {getattr(encoder.tokenizer, f"{name}_token_id") for name in names} - {None}
+    special = torch.tensor(sorted(ids), device=encoder.device)
+    try:
+        for chunk in length_chunks([len(row["input_ids"]) for row in rows], max_tokens):
+            part, batch = [items[i] for i in chunk], encoder.pad([rows[i] for i in chunk])
+            # SUBTLE: neither padding nor special tokens get noise (mt-dnn's do)
+            mask = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
+            at, views = torch.tensor([item.query for item in part]), [item.view for item in part]
 
-        def objective(words, batch=batch, at=at, views=views, keep=None):
-            v = encoder.from_words(words, batch).float()  # (B, T, D) -> (B, D)
-            if keep is not None:
-                keep.extend(v)
-            d = torch.empty_like(v)
-            for view in set(views):
-                own = torch.tensor([x == view for x in views])
-                d[own] = directions(pools, v[own], at[own], view)
-            return -(v * d).sum(-1)
+            def objective(words, batch=batch, at=at, views=views, keep=None):
+                v = encoder.from_words(words, batch).float()  # (B, T, D) -> (B, D)
+                if keep is not None:
+                    keep.extend(v)
+                d = torch.empty_like(v)
+                for view in set(views):
+                    own = torch.tensor([x == view for x in views])
+                    d[own] = directions(pools, v[own], at[own], view)
+                return -(v * d).sum(-1)
 
-        yield part, encoder.words(batch["input_ids"]).detach(), mask, objective
-    encoder.train(was_training)
+            yield part, encoder.words(batch["input_ids"]).detach(), mask, objective
+    finally:
+        encoder.train(was_training)
 
 
 def first_order(items: list[Item], encoder: Encoder, pools: Pools, keep: int) -> list[list[int]]:
@@ -753,7 +759,9 @@ def pgd(objective, words, mask, radius, attack: Attack, rngs: list) -> Tensor:
         if restart == 0:
             delta = fgm(objective, words, mask, radius, norm, ball)
         else:
-            start = random_noise(mask, words.shape[-1], rngs, radius, "uniform", ball)
+            # The cube of the max norm reaches sqrt(D) times as far as its ball
+            wide = radius * (math.sqrt(words.shape[-1]) if norm == "max" else 1)
+            start = random_noise(mask, words.shape[-1], rngs, wide, "uniform", ball)
             delta = project(start, radius, norm, ball)
         for step in range(attack.steps + 1):  # CHANGED vs fgm: steps, projection, the best is kept
             value, grad = gradient(objective, words, delta, mask)
@@ -868,6 +876,7 @@ def smoothed(
 
     It draws each slot's word anew, uniformly, and answers with the passage that is at rank 1 most
     often. Its slots are those of the clean query, whatever an adversary puts there later.
+    The same draws choose the majority and bound its share, as in SAFER: strictly, two events.
     *Shapes*: tables: lang -> closed table (`close_table`), the one that the slots were found with.
     """
     drawn = []  # for each item: combination of replacements -> times it was drawn

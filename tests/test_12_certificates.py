@@ -51,9 +51,8 @@ def item(row, text, table):
 def pools(p, spoken, gold):
     """Pools of English queries; spoken[j] is the language of passage j, gold[q] answers q."""
     texts = [[Text("", a, "", "") for a in langs] for langs in (["en"] * len(gold), spoken)]
-    qrels = {"test": {q: dict.fromkeys(found, 1.0) for q, found in enumerate(gold)}}
-    rows = [*range(len(gold))], [*range(len(p))]
-    return attacks.make_pools(p, DataSet(Path(), *texts, qrels), *rows, "test")
+    data = DataSet(Path(), *texts, {"test": {q: dict.fromkeys(x, 1.0) for q, x in enumerate(gold)}})
+    return attacks.make_pools(p, data, [*range(len(gold))], [*range(len(p))], "test")
 
 
 class World:
@@ -279,11 +278,11 @@ def test_the_flags_of_the_smoothed_retriever_are_promises_that_hold(world):
         assert robust[q] >= safe and (share < 0.58 or right == (passage in world.gold[q])), text
         assert abs(left) < 0.08 or safe == (left > 0 and passage in world.gold[q])
     assert 20 < found[:, 1, -1].sum() <= sum(robust) < found[:, 0, -1].sum(), "certified R@1"
-    bare = [item(q, text, {}) for q, text in enumerate(world.texts)]  # no slot: the share is 1
-    spec = parse_attack("smoothed:samples=2")  # with an error, 1.07, nothing would be certified
-    found = attacks.smoothed(world.bag, world.pools, bare, {}, spec, 0)[..., -1]
+    bare = [item(q, text, {}) for q, text in enumerate(world.texts)]  # one text: no error (1.07)
+    two = parse_attack("smoothed:samples=2")
     want = [float(world.top(t) in gold) for t, gold in zip(world.texts, world.gold, strict=True)]
-    assert found.T.tolist() == [want, want], "without slots certified is right"
+    plain = attacks.smoothed(world.bag, world.pools, bare, {}, two, 0)[..., -1]
+    assert plain.T.tolist() == [want, want], "without slots certified is right"
 
 
 def test_the_certificate_counts_the_replacements_that_are_drawn():
