@@ -11,7 +11,7 @@ Left out on purpose: resuming, mixed precision, a learning-rate search.
 Differs from XLM-R: translation ranking (XLM-R sees no parallel text), languages drawn uniformly,
 feed-forward layers of twice the hidden size (XLM-R: four times), no dropout: it underfits.
 
-    python data/tiny_xlmr/prepare.py      seven minutes on two cores, the same bytes each time
+    python data/tiny_xlmr/prepare.py      eight minutes on two cores, the same bytes each time
 """
 
 import argparse
