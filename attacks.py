@@ -399,7 +399,6 @@ class Pools:
     starts: list[int]  # L + 1 borders: language i holds the passages starts[i] to starts[i + 1]
     relevant: Tensor  # (Q, R) rows of p, padded with P (the number of passages)
     own: Tensor  # (Q,) position of the query's language in langs, -1 if there is none
-    order: list[int] = field(default_factory=list)  # row of p -> position among the data's passages
 
 
 def make_pools(
@@ -417,7 +416,7 @@ def make_pools(
     relevant = torch.tensor([r + [len(order)] * (width - len(r)) for r in found])
     own = [langs.index(a) if a in langs else -1 for a in (data.queries[q].lang for q in queries)]
     p = F.pad(p[torch.tensor(order)], (0, 0, 0, 1))
-    return Pools(p, langs, starts, relevant, torch.tensor(own), order)
+    return Pools(p, langs, starts, relevant, torch.tensor(own))
 
 
 def best(pools: Pools, v: Tensor, rows: Tensor):
@@ -453,12 +452,17 @@ def margins(pools: Pools, v: Tensor, rows: Tensor, block: int = 1024) -> Tensor:
     return each.masked_fill(~each.isfinite(), math.nan).mul(1e6).round().div(1e6)
 
 
+def is_own(own: Tensor, langs: int) -> Tensor:
+    """Which language is the query's own; none for -1. (C,) -> (C, L) of bool"""
+    return F.one_hot(own + 1, langs + 1)[:, 1:].bool()
+
+
 def of_view(each: Tensor, own: Tensor, view: str) -> Tensor:
     """A view's margin: own language, mean over the others, all in one. (C, L + 1) -> (C,)"""
     if view == "pool":
         return each[:, -1]
     each = each[:, :-1]
-    mine = F.one_hot(own + 1, each.shape[1] + 1)[:, 1:].bool().to(each.device)  # (C, L)
+    mine = is_own(own, each.shape[1]).to(each.device)  # (C, L)
     return each.masked_fill(~mine if view == "mono" else mine, math.nan).nanmean(1)
 
 
@@ -466,7 +470,7 @@ def directions(pools: Pools, v: Tensor, rows: Tensor, view: str) -> Tensor:
     """The d with margin = v . d near v: best relevant minus best other passage. -> (C, D)"""
     p = pools.p.to(v.device)
     good, other, who, foe = best(pools, v.detach(), rows)
-    mine = F.one_hot(pools.own[rows] + 1, good.shape[1] + 1)[:, 1:].bool().to(v.device)
+    mine = is_own(pools.own[rows], good.shape[1]).to(v.device)  # (C, L)
     if view == "pool":
         who, foe = (w.gather(1, s.argmax(1, keepdim=True)) for s, w in ((good, who), (other, foe)))
         return p[who[:, 0]] - p[foe[:, 0]]

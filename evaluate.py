@@ -357,7 +357,7 @@ class Adversary:
     """What the flags say about attacks."""
 
     specs: list[attacks.Attack]
-    tables: dict  # source of options -> lang -> word -> replacements; "" says which files
+    tables: dict  # source of options -> lang -> word -> replacements
     fixed: frozenset = frozenset()  # words that nobody replaces
     seed: int = 0
     show: int = 0
@@ -418,14 +418,16 @@ def under_attack(world: World, adversary: Adversary, spec: attacks.Attack) -> li
     make = lambda views: attacks.make_items(
         world.data, world.queries, views, spec, table, adversary.seed, adversary.fixed
     )
-    items, label = make(world.views), spec.label + (f"@{adversary.seed}" if adversary.seed else "")
+    label = spec.label + (f"@{adversary.seed}" if adversary.seed else "")
     asked = Counter(world.data.queries[q].lang for q in world.queries)
     left = ", ".join(f"{n} {lang}" for lang, n in sorted(asked.items()) if lang not in table)
     if source in ("synonyms", "dictionary") and left:
         print(f"{label}: no table, so not attacked: {left} queries", file=sys.stderr)
+    if adversary.out and (source == "embeddings" or search == "vote"):
+        print(f"{label}: changes no text, so --attack-out has nothing to write", file=sys.stderr)
     if search == "vote":
         return vote_records(world, make(["pool"]), table, spec, adversary, label)
-    bar = lambda rows: tqdm(rows, desc=label, disable=None, leave=False)
+    items, bar = make(world.views), lambda rows: tqdm(rows, desc=label, disable=None, leave=False)
     args = (world.encoder, world.pools, spec, adversary.seed, bar)
     v = attacks.run(items, *args)
     rows = attacked_records(world, items, v, label)
@@ -479,9 +481,8 @@ def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[d
 
 def vote_records(world: World, items: list, table, spec, adversary, label: str) -> list[dict]:
     """The smoothed retriever: R@1 of its majority answer, and the part of it that is certified."""
-    found = attacks.smoothed(
-        world.encoder, world.pools, items, table, spec, adversary.seed
-    )  # (Q, 2, L + 1): right, certified
+    # (Q, 2, L + 1): right, certified
+    found = attacks.smoothed(world.encoder, world.pools, items, table, spec, adversary.seed)
     columns = dict(zip([*world.pools.langs, "*"], found.permute(2, 0, 1).numpy(), strict=True))
     # R@1 of a right answer: 1 / (number of relevant passages), as in every other record
     starts, mine = [*world.pools.starts, 0], world.pools.relevant  # (Q, R)
