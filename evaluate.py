@@ -110,9 +110,8 @@ def relevant_ranks(scores: Tensor, relevant: Tensor, gains: Tensor) -> tuple[Ten
     own = scores.gather(1, relevant.clamp(min=0)).masked_fill(~real, -math.inf)  # (Q, R)
     # Among relevant passages that tie, the smaller gain first: pessimistic for nDCG as well
     order = torch.argsort(gains, dim=1, stable=True)
-    order = order.gather(
-        1, torch.argsort(own.gather(1, order), dim=1, descending=True, stable=True)
-    )
+    by_score = torch.argsort(own.gather(1, order), dim=1, descending=True, stable=True)
+    order = order.gather(1, by_score)  # (Q, R)
     own, real, gains = own.gather(1, order), real.gather(1, order), gains.gather(1, order)
     columns = []
     for k in range(own.shape[1]):  # R passes over the scores; a sort would cost log2(P)
@@ -192,13 +191,10 @@ def rank_queries(
         scores = (q[rows].double() @ wide).float()  # (block, D) @ (D, P) -> (block, P)
         for name, (relevant, gains) in tables.items():
             part = scores if name == "*" else scores[:, index[name]]
-            found[name].append(
-                [t.numpy() for t in relevant_ranks(part, relevant[rows], gains[rows])]
-            )
-    return {
-        n: measure(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-        for n, parts in found.items()
-    }
+            ranks = relevant_ranks(part, relevant[rows], gains[rows])
+            found[name].append([t.numpy() for t in ranks])
+    join = lambda parts: (np.concatenate(x) for x in zip(*parts, strict=True))
+    return {name: measure(*join(parts)) for name, parts in found.items()}
 
 
 def chance(passages: int, relevant: int) -> dict[str, float]:
@@ -300,12 +296,8 @@ def weights_hash(encoder: Encoder) -> str:
 
 def versions() -> dict[str, str]:
     """What the numbers depend on besides our code."""
-    mine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-    return mine | {"transformers": transformers.__version__}
+    mine = {"python": platform.python_version(), "torch": torch.__version__}
+    return mine | {"numpy": np.__version__, "transformers": transformers.__version__}
 
 
 def evaluate(
@@ -323,7 +315,9 @@ def evaluate(
     if adversary:
         pools = attacks.make_pools(p, data, queries, passages, split)
         world = World(encoder, data, split, queries, passages, p, pools, found, langs, views)
-        results += [row for spec in adversary.specs for row in under_attack(world, adversary, spec)]
+        for spec in adversary.specs:
+            rows = under_attack(world, adversary, spec)
+            results += [row | {"table": adversary.mark(spec)} for row in rows]
         if adversary.frozen:
             results += transfer(world, adversary.frozen)
     return identity(encoder, data, split, langs) | {
@@ -364,6 +358,14 @@ class Adversary:
     out: Path | None = None
     frozen: Path | None = None
 
+    def label(self, spec: attacks.Attack) -> str:
+        return spec.label + (f"@{self.seed}" if self.seed else "")
+
+    def mark(self, spec: attacks.Attack) -> str:
+        """The hash of table and protected words: what a label does not say."""
+        table = self.tables.get(attacks.ATTACKS[spec.name][0], {})
+        return hashlib.sha256(json.dumps([table, sorted(self.fixed)]).encode()).hexdigest()[:8]
+
 
 @dataclass
 class World:
@@ -403,9 +405,8 @@ def make_adversary(args, data: DataSet, encoder: Encoder) -> Adversary | None:
     fixed = args.protect.read_text(encoding="utf-8").split("\n") if args.protect else []
     words, ways = [word.strip() for word in fixed if word.strip()], ("", "tr")  # Turkish I is ı
     fixed = frozenset(attacks.lower(word, lang) for word in words for lang in ways)
-    return Adversary(
-        specs, tables, fixed, args.attack_seed, args.show, args.attack_out, args.attacked_queries
-    )
+    rest = args.attack_seed, args.show, args.attack_out, args.attacked_queries
+    return Adversary(specs, tables, fixed, *rest)
 
 
 def under_attack(world: World, adversary: Adversary, spec: attacks.Attack) -> list[dict]:
@@ -418,7 +419,7 @@ def under_attack(world: World, adversary: Adversary, spec: attacks.Attack) -> li
     make = lambda views: attacks.make_items(
         world.data, world.queries, views, spec, table, adversary.seed, adversary.fixed
     )
-    label = spec.label + (f"@{adversary.seed}" if adversary.seed else "")
+    label = adversary.label(spec)
     asked = Counter(world.data.queries[q].lang for q in world.queries)
     left = ", ".join(f"{n} {lang}" for lang, n in sorted(asked.items()) if lang not in table)
     if source in ("synonyms", "dictionary") and left:
@@ -561,9 +562,8 @@ def transfer(world: World, folder: Path) -> list[dict]:
                 slots = [()] * was.get("slots", 0)  # only their number is asked for
                 items.append(attacks.Item(row, about["view"], t, slots, was["text"], edits))
             v = world.encoder.encode([replace(x.source, text=x.text) for x in items], "query")
-            one = replace(world, views=[about["view"]])
             name = f"{about['label']}<{about['model_sha256'][:8]}"
-            rows += attacked_records(one, items, v, name)
+            rows += attacked_records(replace(world, views=[about["view"]]), items, v, name)
     return rows
 
 
@@ -595,9 +595,8 @@ def check_same(path: Path, new: dict) -> dict:
     old = json.loads(path.read_text(encoding="utf-8"))
     for key in ("model_sha256", "data_sha256", "split", "settings", "langs"):
         if old.get(key) != new.get(key):
-            raise ValueError(
-                f"{path}: holds results of another {key} ({old.get(key)}). Give another --out."
-            )
+            was = f"another {key} ({old.get(key)})"
+            raise ValueError(f"{path}: holds results of {was}. Give another --out.")
     return old
 
 
@@ -678,9 +677,8 @@ def table(runs: list[dict]) -> str:
 
     *Units*: `runs` are metrics.json objects with "recipe", "seed" and, if known, "train_langs".
     """
-    head = ["recipe", "n", "languages"] + [
-        f"{view} {name.replace('_', ' ')}" for view, name in COLUMNS
-    ]
+    head = ["recipe", "n", "languages"]
+    head += [f"{view} {name.replace('_', ' ')}" for view, name in COLUMNS]
     lines = [head, ["---"] * len(head)]
     groups = defaultdict(list)
     for run in runs:  # runs of one recipe but with other flags are another row
@@ -725,10 +723,9 @@ def attack_table(runs: list[dict]) -> str:
             name = run["recipe"] if run["seed"] is None else f"{run['recipe']} {run['seed']}"
             cells = [name, attack, view, f"{total('n_broken')} of {right}" if right else "-"]
             cells += [f"{total('n_broken') / right:.3f}" if right else "-", f"{edits:.2f}"]
-            cells += [f"{norm:.2f}", f"{calls:.1f}", f"{count - total('n_attacked')}"]
             share = {r["query_lang"]: r.get("n_changed", 0) / (r["n_queries"] or 1) for r in rows}
-            least = min(share, key=share.get)
-            cells += [f"{least} {share[least]:.2f}"]
+            least, spared = min(share, key=share.get), count - total("n_attacked")
+            cells += [f"{norm:.2f}", f"{calls:.1f}", f"{spared}", f"{least} {share[least]:.2f}"]
             safe = [row["certified R@1"] for row in rows if row.get("certified R@1") is not None]
             lines.append([*cells, f"{sum(safe) / len(safe):.3f}" if safe else "-"])
     head = "run|attack|view|broken of right|success|edits|norm|calls|not attacked|least changed"
@@ -766,10 +763,15 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
     several = len(args.models) > 1
     home = args.out / path.name if args.out and several else args.out or (path if own else None)
     name = metrics_name(data, own or data.folder, args.split)
-    if home:  # before the work, not after it
-        check_same(home / name, identity(encoder, data, args.split, args.langs))
-    trec = args.trec / path.name if args.trec and several else args.trec
     adversary = make_adversary(args, data, encoder)
+    if home:  # before the work, not after it
+        old = check_same(home / name, identity(encoder, data, args.split, args.langs))
+        tables = {row["attack"]: row.get("table") for row in old.get("results", ())}
+        for spec in adversary.specs if adversary else ():
+            label, mark = adversary.label(spec), adversary.mark(spec)
+            if tables.get(label, mark) != mark:
+                raise ValueError(f"{home / name}: {label} is of another --table. Give an --out.")
+    trec = args.trec / path.name if args.trec and several else args.trec
     found = evaluate(encoder, data, args.split, args.langs, args.views, trec, adversary)
     found = about | {"model": str(folder)} | found
     return add_metrics(home / name, found) if home else found

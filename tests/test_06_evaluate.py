@@ -227,6 +227,20 @@ def test_metrics_of_another_data_set_are_not_mixed_in(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["data_sha256"] == "d"
 
 
+def test_another_table_is_refused_before_the_work(folder, tmp_path):
+    """Claim: records of one table are not overwritten by those of another, nor their words mixed.
+    Catches: records named by the attack alone, so that a second table replaces the first."""
+    model = str(evaluate.Path(evaluate.__file__).parent / "data/tiny_xlmr")
+    for name, word in (("a", "seat"), ("b", "town")):
+        (folder / f"{name}.json").write_text(json.dumps({"capital": [word]}))
+    flags = [model, "--data", str(folder), "--out", str(tmp_path / "out"), "--attacks", "random"]
+    assert evaluate.main([*flags, "--table", f"en={folder}/a.json"]) == 0
+    before = (tmp_path / "out/metrics.json").read_text()
+    assert evaluate.main([*flags, "--table", f"en={folder}/b.json"]) == 1
+    assert (tmp_path / "out/metrics.json").read_text() == before
+    assert evaluate.main([*flags, "--table", f"en={folder}/a.json"]) == 0
+
+
 def test_another_attack_adds_its_records(tmp_path):
     """Claim: records are replaced by key and otherwise kept. Number: clean twice, greedy once: two."""
     base = {"model_sha256": "m", "data_sha256": "d", "split": "test", "settings": {}, "langs": ["en"]}
