@@ -78,6 +78,22 @@ class Attack:
     confidence: float = 0.99  # smoothed: that one query's certificate holds
 
 
+def change(found, settings: str, known: Collection[str], where: str):
+    """A dataclass with the settings of a text such as "edits=2,k=4".
+
+    *Errors*: ValueError, beginning with `where`, for an unknown setting or a value of another type.
+    """
+    for part in filter(None, settings.split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(known)}.")
+        try:
+            found = replace(found, **{key: type(vars(found)[key])(value)})
+        except ValueError:
+            raise ValueError(f"{where}: {key} is {value!r}, no number.") from None
+    return found
+
+
 def parse_attack(text: str) -> Attack:
     """ "pgd:epsilon=0.5,steps=10" -> Attack.
 
@@ -89,15 +105,8 @@ def parse_attack(text: str) -> Attack:
     values = {"hotflip": {"order": "gradient"}, "beam": {"width": 4}, "typos": {"edits": 1}}
     values["typos-greedy"] = values["typos"]
     found = replace(Attack(name, text), **values.get(name, {}))
-    for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
-        old = None if key in ("name", "label") else vars(found).get(key)
-        if old is None:
-            raise ValueError(f"attack {text!r}: no setting {key!r}. See attacks.Attack for all.")
-        try:
-            found = replace(found, **{key: type(old)(value)})
-        except ValueError:
-            raise ValueError(f"attack {text!r}: {key} is {value!r}, no number.") from None
+    known = [key for key in vars(found) if key not in ("name", "label")]
+    found = change(found, rest, known, f"attack {text!r}")
     words = {"order": ("scores", "gradient"), "norm": ("l2", "max"), "ball": ("token", "sentence")}
     for key, allowed in words.items():
         if getattr(found, key) not in allowed:
@@ -215,6 +224,13 @@ def find_slots(
     return found
 
 
+def answer_words(answer: str, table: dict, lang: str) -> set[str]:
+    """The answer as a whole, the table's words in it, and its longer ones (no mere article)."""
+    parts = [] if lang in UNSPACED else words_of(answer, lang)
+    parts = [part for part in parts if part[1] - part[0] > 3] + find_words(answer, table, lang)
+    return {lower(part, lang) for part in (answer, *(answer[a:b] for a, b in parts))}
+
+
 def words_of(text: str, lang: str) -> list[tuple[int, int]]:
     """Spans of words without a table; where no spaces are written, stretches of four letters."""
     spans, start = [], None
@@ -266,6 +282,14 @@ def read_table(path: Path, lang: str) -> dict[str, list[str]]:
     return table
 
 
+def read_synonyms(folder: Path, files: dict[str, str] | None = None) -> dict[str, dict[str, list[str]]]:
+    """lang -> word -> replacements, from these files or else the data set's synonyms/."""
+    files = files or {path.stem: path for path in sorted((folder / "synonyms").glob("*.json"))}
+    if not files:
+        raise ValueError(f"{folder}/synonyms: no such folder. Give --table LANG=FILE.")
+    return {lang: read_table(Path(path), lang) for lang, path in files.items()}
+
+
 def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> dict[str, dict[str, list[str]]]:
     """Without any table: the k words nearest by the encoder's own word embeddings, by language.
 
@@ -288,10 +312,11 @@ def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> dict[str, dic
 # ---- 2. code-switching and typos: the same edits from other options ------------------------------
 
 
-def read_dictionary(path: Path) -> dict[str, dict[str, list[str]]]:
+def read_dictionary(path: Path, langs: Collection[str] = ()) -> dict[str, dict[str, list[str]]]:
     """dictionary.tsv (en, LANG, word, translation) -> lang -> word -> its words in all other ones.
 
-    English is the pivot between two other languages.
+    English is the pivot between two other languages. `langs` keeps these only: what a model is
+    trained on must not hold words of its zero-shot languages.
     *Errors*: ValueError for a missing file, or a row with another number of columns.
     """
     if not path.is_file():
@@ -303,6 +328,8 @@ def read_dictionary(path: Path) -> dict[str, dict[str, list[str]]]:
             raise ValueError(f"{path}:{number}: {line!r} is not en, LANG, word, translation.")
         if line:
             concepts[cells[2]] |= {"en": cells[2], cells[1]: cells[3]}
+    if langs:
+        concepts = {w: {a: x for a, x in r.items() if a in langs} for w, r in concepts.items()}
     tables = defaultdict(lambda: defaultdict(list))
     for row in concepts.values():
         for lang, word in row.items():
@@ -373,18 +400,44 @@ def typo(word: str, rng: torch.Generator) -> str:
     return word
 
 
-def typo_slots(text: str, lang: str, rng: torch.Generator, fixed=frozenset(), k: int = 1) -> list:
-    """Words of at least three letters, neither number nor `fixed`, with up to k typos each."""
+def typo_places(text: str, lang: str, fixed=frozenset()) -> list[tuple[int, int]]:
+    """Words of at least three letters, neither number nor `fixed`."""
     found, kept = [], find_words(text, fixed, lang)
     for start, end in words_of(text, lang):
         word, free = text[start:end], not any(a < end and start < b for a, b in kept)
         number = any(unicodedata.category(c)[0] == "N" for c in word)
         if len(letters_of(word)) >= 3 and free and not number:
-            options = dict.fromkeys(typo(word, rng) for _ in range(k))
-            options.pop(word, None)
-            if options:
-                found.append((start, end, list(options)))
+            found.append((start, end))
     return found
+
+
+def typo_slots(text: str, lang: str, rng: torch.Generator, fixed=frozenset(), k: int = 1) -> list:
+    """The places with up to k typos each."""
+    found = []
+    for start, end in typo_places(text, lang, fixed):
+        options = dict.fromkeys(typo(text[start:end], rng) for _ in range(k))
+        options.pop(text[start:end], None)
+        if options:
+            found.append((start, end, list(options)))
+    return found
+
+
+def augment(t: Text, slots: list, source: str, rng: torch.Generator, words: float = 0.5) -> dict:
+    """The edits of one text to train on: what the attacks of this source draw.
+
+        synonyms     every word uniformly from itself and its replacements (Robust-XLT)
+        dictionary   every word with probability `words`, any of its translations (CoSDA-ML)
+        typos        one word, one edit (Zhuang & Zuccon 2021)
+
+    *Shapes*: slots as of `find_slots`, or of `typo_places`.
+    """
+    if source == "synonyms":
+        return draw(slots, None, rng)
+    if source == "typos":
+        start, end = choose(slots, rng)
+        return {(start, end): typo(t.text[start:end], rng)}
+    switched = (torch.rand(len(slots), generator=rng) < words).tolist()
+    return {s[:2]: choose(s[2], rng) for s, yes in zip(slots, switched, strict=True) if yes}
 
 
 # ---- the goal: one margin a ranking --------------------------------------------------------------
@@ -589,6 +642,15 @@ def leave_one_out(items: list[Item], score, attack: Attack) -> list[list[int]]:
     ]
 
 
+def noise_places(encoder: Encoder, batch: dict[str, Tensor]) -> Tensor:
+    """Where noise may be: (B, T), True at words, <unk> among them; not at special tokens."""
+    names = ("bos", "eos", "cls", "sep", "pad")
+    ids = {getattr(encoder.tokenizer, f"{name}_token_id") for name in names} - {None}
+    special = torch.tensor(sorted(ids), device=encoder.device)
+    # SUBTLE: neither padding nor special tokens get noise (mt-dnn's do)
+    return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
+
+
 def passes(items: list[Item], encoder: Encoder, pools: Pools, max_tokens: int = 4096):
     """Yield (items, words (B, T, D), where noise may be (B, T), objective) in length-sorted chunks.
 
@@ -597,14 +659,10 @@ def passes(items: list[Item], encoder: Encoder, pools: Pools, max_tokens: int = 
     was_training = encoder.training
     encoder.eval()
     rows = encoder.tokenize([item.source for item in items], "query")
-    names = ("bos", "eos", "cls", "sep", "pad")  # <unk> is a word too
-    ids = {getattr(encoder.tokenizer, f"{name}_token_id") for name in names} - {None}
-    special = torch.tensor(sorted(ids), device=encoder.device)
     try:
         for chunk in length_chunks([len(row["input_ids"]) for row in rows], max_tokens):
             part, batch = [items[i] for i in chunk], encoder.pad([rows[i] for i in chunk])
-            # SUBTLE: neither padding nor special tokens get noise (mt-dnn's do)
-            mask = batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
+            mask = noise_places(encoder, batch)
             at, views = torch.tensor([item.query for item in part]), [item.view for item in part]
 
             def objective(words, batch=batch, at=at, views=views, keep=None):
@@ -751,6 +809,22 @@ def fgm(objective, words, mask, radius, norm="l2", ball="token") -> Tensor:
     return radius * steepest(grad, norm, ball)
 
 
+def ascend(delta: Tensor, grad: Tensor, radius: float, attack: Attack) -> Tensor:
+    """One step of `step_size` radii uphill, projected back into the ball."""
+    step = radius * attack.step_size * steepest(grad, attack.norm, attack.ball)
+    return project(delta + step, radius, attack.norm, attack.ball).detach()
+
+
+def freelb(objective, words, mask, radius, attack: Attack, rngs: list, delta=None) -> Tensor:
+    """The next point of FreeLB, which trains on every one: at random first, then a step uphill.
+
+    *Source*: Zhu et al. 2020, algorithm 1; its start lies uniformly in the whole ball here.
+    """
+    if delta is None:
+        return random_noise(mask, words.shape[-1], rngs, radius, "uniform", attack.ball)
+    return ascend(delta, gradient(objective, words, delta, mask)[1], radius, attack)
+
+
 def pgd(objective, words, mask, radius, attack: Attack, rngs: list) -> Tensor:
     """Several smaller steps, each projected back, from several starts; the best point is kept.
 
@@ -772,8 +846,7 @@ def pgd(objective, words, mask, radius, attack: Attack, rngs: list) -> Tensor:
             better = value.cpu() > best_value
             best_value[better] = value.cpu()[better]
             best_delta[better] = delta[better]
-            delta = delta + radius * attack.step_size * steepest(grad, norm, ball)
-            delta = project(delta, radius, norm, ball).detach()
+            delta = ascend(delta, grad, radius, attack)
     return best_delta
 
 
@@ -917,12 +990,7 @@ def make_items(
     items = []
     for row, q in enumerate(queries):
         t, (source, search) = data.queries[q], ATTACKS[attack.name]
-        # The answer as a whole, the table's words in it, and its longer ones (no mere article)
-        parts = [] if t.lang in UNSPACED else words_of(t.answer, t.lang)
-        parts = [part for part in parts if part[1] - part[0] > 3]
-        parts += find_words(t.answer, tables.get(t.lang, {}), t.lang)
-        answer = [t.answer, *(t.answer[a:b] for a, b in parts)]
-        keep = fixed | {lower(part, t.lang) for part in answer}
+        keep = fixed | answer_words(t.answer, tables.get(t.lang, {}), t.lang)
         if source == "typos":
             rng = generator(seed, attack.label, t.id, "options")
             slots = typo_slots(t.text, t.lang, rng, keep, attack.k)

@@ -22,14 +22,19 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import sys
+import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 
 VIEWS = ("mono", "cross", "pool")
 METRICS = ("mAP", "mAP@20", "R@1", "R@10", "MRR@10", "nDCG@10", "rank_distance")
+IN_POOL = ("own_share@10", "foreign_rank")  # of the pool of all languages alone
+KEPT = ("mAP", "R@1", "R@10", "rank_distance")  # of every single query, for paired statistics
 TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
 # One screen of results: the hybrid-batch paper's columns (R@1 in the pool could not exceed 1/11)
 COLUMNS = (
@@ -66,7 +71,11 @@ def parse(argv=None):
     add("--context", action="store_true", default=None,
         help="encode passages with their paragraph, as LAReQA")
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
+    add("--lir", nargs="*", type=int, default=[], metavar="R",
+        help="also without the R main directions of each language (Yang et al. 2021: 1)")
     add("--out", type=Path, help="folder of metrics.json (default: the run's; none for a model)")
+    add("--report", type=Path, metavar="FILE.html",
+        help="write what the runs say: .html, and .md, .tex, .json beside")
     add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
@@ -74,6 +83,8 @@ def parse(argv=None):
     add("--table", nargs="+", default=[], metavar="LANG=FILE",
         help="replacements: .json or OMW .tab, or neighbours (default: the data's synonyms/)")
     add("--protect", type=Path, metavar="FILE", help="words that no attack replaces, one a line")
+    add("--attack-views", nargs="+", choices=VIEWS, default=(),
+        help="views that are attacked (default: all of --views)")
     add("--attack-seed", type=int, default=0, metavar="S", help="of all that is drawn")
     add("--show", type=int, default=0, metavar="N", help="list N queries an attack, changes marked")
     add("--attack-out", type=Path, metavar="DIR", help="freeze attacked queries as data sets")
@@ -92,6 +103,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import attacks
+from data.report import page
 from xlt import DataSet, Encoder, load_data, load_encoder
 
 # ---- ranks ---------------------------------------------------------------------------------------
@@ -149,7 +161,27 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
             "nDCG@10": np.where(ten, gains / np.log2(safe + 1), 0.0).sum(1) / ideal,
         }
     distance = ranks.max(1) - np.where(hit, ranks, ranks.max(initial=0)).min(1)
+    found["first_rank"] = ranks[:, 0].astype(float)  # of the best relevant passage
     return found | {"rank_distance": np.where(count > 1, distance, np.nan)}
+
+
+def language_bias(scores: Tensor, relevant: Tensor, spoken: Tensor, own: Tensor) -> dict:
+    """How a query's own language fares in the pool of all: share of the top ten, foreign rank.
+
+    *Shapes*: scores (Q, P), relevant (Q, R) padded with -1, spoken (P,) and own (Q,) languages as
+    numbers -> (Q,) each. Without any bias the share is the language's share of the pool, or 1/11
+    where all eleven translations lead.
+    *Units*: foreign_rank: rank of the first relevant passage in another language, NaN without any.
+    """
+    top = scores.topk(min(10, scores.shape[1]), dim=1).indices  # (Q, 10)
+    share = (spoken[top] == own[:, None]).double().mean(1)
+    at = relevant.clamp(min=0)
+    foreign = (relevant >= 0) & (spoken[at] != own[:, None])  # (Q, R)
+    mine = scores.gather(1, at).masked_fill(~foreign, -math.inf)  # (Q, R)
+    bar = mine.amax(1, keepdim=True)  # (Q, 1)
+    rank = 1 + (scores >= bar).sum(1) - (mine >= bar).sum(1)
+    rank = rank.double().masked_fill(~foreign.any(1), math.nan)
+    return {"own_share@10": share.numpy(), "foreign_rank": rank.numpy()}
 
 
 def relevant_table(
@@ -164,6 +196,11 @@ def relevant_table(
     columns = [[c for c, _ in row] + [-1] * (width - len(row)) for row in rows]
     gains = [[s for _, s in row] + [0.0] * (width - len(row)) for row in rows]
     return torch.tensor(columns), torch.tensor(gains)
+
+
+def all_langs(data: DataSet) -> list[str]:
+    """Languages of queries or passages: in Mewsli-X, say, they are not the same."""
+    return sorted({text.lang for text in (*data.queries, *data.passages)})
 
 
 def rank_queries(
@@ -183,7 +220,10 @@ def rank_queries(
         for name, columns in pools.items()
     }
     index = {name: torch.tensor(columns) for name, columns in pools.items()}
-    found = {name: [] for name in pools}
+    found, bias = {name: [] for name in pools}, []
+    number = {lang: i for i, lang in enumerate(all_langs(data))}
+    spoken = torch.tensor([number[data.passages[p].lang] for p in passages])  # (P,)
+    own = torch.tensor([number[data.queries[q].lang] for q in queries])  # (Q,)
     wide = p.double().T.contiguous()  # (D, P)
     for start in range(0, len(queries), block):
         rows = slice(start, start + block)
@@ -193,8 +233,13 @@ def rank_queries(
             part = scores if name == "*" else scores[:, index[name]]
             ranks = relevant_ranks(part, relevant[rows], gains[rows])
             found[name].append([t.numpy() for t in ranks])
+            if name == "*":
+                bias.append(language_bias(part, relevant[rows], spoken, own[rows]))
     join = lambda parts: (np.concatenate(x) for x in zip(*parts, strict=True))
-    return {name: measure(*join(parts)) for name, parts in found.items()}
+    made = {name: measure(*join(parts)) for name, parts in found.items()}
+    for key in bias[0] if bias else ():
+        made["*"][key] = np.concatenate([part[key] for part in bias])
+    return made
 
 
 def chance(passages: int, relevant: int) -> dict[str, float]:
@@ -258,11 +303,6 @@ def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str]):
     return queries, passages, q, p
 
 
-def all_langs(data: DataSet) -> list[str]:
-    """Languages of queries or passages: in Mewsli-X, say, they are not the same."""
-    return sorted({text.lang for text in (*data.queries, *data.passages)})
-
-
 def records(found: dict, data: DataSet, queries: list[int], attack: str, views=VIEWS) -> list[dict]:
     """Per-query metrics -> means over queries: one record a (view, query lang, passage lang).
 
@@ -278,12 +318,91 @@ def records(found: dict, data: DataSet, queries: list[int], attack: str, views=V
             valid = mine & ~np.isnan(found[pool]["mAP"])
             row = {"attack": attack, "view": view, "query_lang": query_lang, "passage_lang": pool}
             row |= {"n_queries": int(valid.sum()), "n_left_out": int((mine & ~valid).sum())}
-            for name in METRICS:
+            for name in (*METRICS, *(m for m in IN_POOL if m in found[pool])):
                 values = found[pool][name][valid]
                 values = values[~np.isnan(values)]
                 row[name] = round(float(values.mean()), 6) if len(values) else None
             rows.append(row)
     return rows
+
+
+def each_query(found: dict, own: np.ndarray, attack: str, views=VIEWS) -> dict[str, np.ndarray]:
+    """Per-query metrics -> "attack|view|metric" -> (Q,) for metrics.npz; cross: mean over pools.
+
+    *Shapes*: own (Q,) languages of the queries.
+    """
+    rows = {}
+    for view in views:
+        for name in KEPT:
+            columns = {pool: content[name] for pool, content in found.items() if pool != "*"}
+            if view == "pool":
+                values = found["*"][name]
+            elif view == "mono":
+                values = np.full(len(own), np.nan)
+                for pool, column in columns.items():
+                    values[own == pool] = column[own == pool]
+            else:
+                others = [np.where(own == pool, np.nan, c) for pool, c in columns.items()]
+                values = nan_mean(np.stack(others), axis=0)
+            rows[f"{attack}|{view}|{name}"] = values.astype(np.float32)
+    return rows
+
+
+def nan_mean(values: np.ndarray, axis=None) -> np.ndarray:
+    """The mean of what is not NaN; NaN, without a warning, where nothing is left."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0.0).sum(axis) / known.sum(axis)
+
+
+def own_share(data: DataSet, passages: list[int]) -> dict[str, float]:
+    """Each language's share of the pool: what a ranking that is blind to language would show."""
+    spoken = Counter(data.passages[i].lang for i in passages)
+    return {lang: round(n / len(passages), 6) for lang, n in sorted(spoken.items())}
+
+
+def geometry(q: Tensor, p: Tensor, data, queries: list[int], passages: list[int], split) -> dict:
+    """Alignment of queries with their answers, and uniformity of the passages on the sphere.
+
+        alignment = mean |q - p|^2 over relevant pairs      uniformity = log mean exp(-2 |p - p'|^2)
+
+    *Units*: alignment 0 to 4, lower is closer; uniformity <= 0, lower is more even; over at most
+    2,000 passages, spread over the file. *Source*: Wang & Isola 2020.
+    """
+    at, pairs = {p: i for i, p in enumerate(passages)}, {"same": [], "other": []}
+    for row, query in enumerate(queries):
+        for passage in data.qrels[split][query]:
+            same = data.passages[passage].lang == data.queries[query].lang
+            if passage in at:
+                pairs["same" if same else "other"].append((row, at[passage]))
+    found = {}
+    for name, both in pairs.items():
+        left, right = torch.tensor(both or [(0, 0)]).T
+        gap = float((q[left] - p[right]).square().sum(1).mean())
+        found[f"alignment_{name}"] = round(gap, 4) if both else None
+    some = p[:: max(1, len(p) // 2000)][:2000].double()
+    near = torch.pdist(some).square().mul(-2).exp().mean()
+    return found | {"uniformity": round(float(near.log()), 4)}
+
+
+def remove_language(q: Tensor, p: Tensor, data, queries, passages, r: int) -> tuple[Tensor, Tensor]:
+    """LIR: take the r main directions of each language out of its vectors, then normalise again.
+
+        e <- e - C C^T e,     C: the first r left singular vectors of the language's passages (D, P)
+
+    A language without passages stays as it is. *Source*: Yang et al. 2021, section 3; they fit C
+    on other text, here it is the pool itself, without any label.
+    """
+    q, p = q.double().clone(), p.double().clone()
+    spoken = np.array([data.passages[i].lang for i in passages])
+    asked = np.array([data.queries[i].lang for i in queries])
+    for lang in sorted(set(spoken)):
+        mine = torch.from_numpy(spoken == lang)
+        c = torch.linalg.svd(p[mine].T @ p[mine])[0][:, :r]  # (D, D) -> (D, r)
+        for vectors, own in ((p, mine), (q, torch.from_numpy(asked == lang))):
+            vectors[own] -= vectors[own] @ c @ c.T  # (n, D)
+    q, p = (torch.nn.functional.normalize(x, dim=1).float() for x in (q, p))
+    return q, p
 
 
 def weights_hash(encoder: Encoder) -> str:
@@ -302,19 +421,31 @@ def versions() -> dict[str, str]:
 
 def evaluate(
     encoder: Encoder, data: DataSet, split: str = "test", langs: list[str] | None = None,
-    views=VIEWS, trec: Path | None = None, adversary: "Adversary | None" = None,
-) -> dict:  # fmt: skip
-    """Everything that metrics.json holds, but the names of model and run."""
+    views=VIEWS, trec: Path | None = None, adversary: "Adversary | None" = None, lir=(),
+) -> tuple[dict, dict]:  # fmt: skip
+    """Everything that metrics.json holds, but the names of model and run; and metrics.npz."""
+    start = time.time()
     encoder.truncated.clear(), encoder.seen.clear()
     langs = langs or all_langs(data)
     queries, passages, q, p = encode_split(encoder, data, split, langs)
-    found = rank_queries(q, p, data, queries, passages, split, langs)
+    rank = lambda q, p: rank_queries(q, p, data, queries, passages, split, langs)
+    found = rank(q, p)
     if trec:
         write_trec(trec, q, p, data, queries, passages, split)
     results = records(found, data, queries, "clean", views)
+    each = {key: np.array([getattr(data.queries[i], key) for i in queries])
+            for key in ("id", "group", "lang")}  # fmt: skip
+    each |= each_query(found, each["lang"], "clean", views)
+    for r in lir:
+        bare = rank(*remove_language(q, p, data, queries, passages, r))
+        results += records(bare, data, queries, f"lir:r={r}", views)
+        each |= each_query(bare, each["lang"], f"lir:r={r}", views)
+    about = {"words": [], "examples": []}
     if adversary:
         pools = attacks.make_pools(p, data, queries, passages, split)
-        world = World(encoder, data, split, queries, passages, p, pools, found, langs, views)
+        shown = adversary.views or views
+        world = World(encoder, data, split, queries, passages, p, pools, found, langs, shown)
+        world.each, world.about = each, about
         for spec in adversary.specs:
             rows = under_attack(world, adversary, spec)
             results += [row | {"table": adversary.mark(spec)} for row in rows]
@@ -324,8 +455,10 @@ def evaluate(
         "n_queries": len(queries), "n_passages": len(passages),
         "ties": TIES, "versions": versions(), "dropped": dict(data.dropped),
         "truncated": cut_texts(encoder), "chance": chance_of_views(data, queries, passages, split),
-        "results": results,
-    }  # fmt: skip
+        "geometry": geometry(q, p, data, queries, passages, split), **about,
+        "own_share": own_share(data, passages),
+        "seconds": round(time.time() - start, 1), "results": results,
+    }, each  # fmt: skip
 
 
 def identity(encoder: Encoder, data: DataSet, split: str, langs: list[str] | None) -> dict:
@@ -357,6 +490,7 @@ class Adversary:
     show: int = 0
     out: Path | None = None
     frozen: Path | None = None
+    views: tuple = ()  # which to attack; none: all that are evaluated
 
     def label(self, spec: attacks.Attack) -> str:
         return spec.label + (f"@{self.seed}" if self.seed else "")
@@ -381,6 +515,8 @@ class World:
     clean: dict  # pool -> metric -> (Q,), before any attack
     langs: list[str]
     views: list[str]
+    each: dict = field(default_factory=dict)  # metrics.npz so far
+    about: dict = field(default_factory=dict)  # words and examples so far
 
 
 def make_adversary(args, data: DataSet, encoder: Encoder) -> Adversary | None:
@@ -396,16 +532,13 @@ def make_adversary(args, data: DataSet, encoder: Encoder) -> Adversary | None:
         tables["synonyms"] = attacks.neighbours(encoder, data.queries)
     elif "synonyms" in sources:
         given = dict(text.partition("=")[::2] for text in args.table)
-        files = given or {p.stem: p for p in sorted((data.folder / "synonyms").glob("*.json"))}
-        if not files:
-            raise ValueError(f"{data.folder}/synonyms: no such folder. Give --table LANG=FILE.")
-        tables["synonyms"] = {a: attacks.read_table(Path(f), a) for a, f in files.items()}
+        tables["synonyms"] = attacks.read_synonyms(data.folder, given)
     if "dictionary" in sources:
         tables["dictionary"] = attacks.read_dictionary(data.folder / "dictionary.tsv")
     fixed = args.protect.read_text(encoding="utf-8").split("\n") if args.protect else []
     words, ways = [word.strip() for word in fixed if word.strip()], ("", "tr")  # Turkish I is ı
     fixed = frozenset(attacks.lower(word, lang) for word in words for lang in ways)
-    rest = args.attack_seed, args.show, args.attack_out, args.attacked_queries
+    rest = args.attack_seed, args.show, args.attack_out, args.attacked_queries, args.attack_views
     return Adversary(specs, tables, fixed, *rest)
 
 
@@ -457,6 +590,9 @@ def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[d
         found = rank_queries(
             q, world.p, data, world.queries, world.passages, world.split, world.langs, views=[view]
         )
+        world.each |= each_query(found, world.each["lang"], label, [view])
+        if view == world.views[-1] and not label.endswith(":control"):
+            broken_words(world, mine, found, label, view)
         for row in records(found, data, world.queries, label, [view]):
             pool = row["passage_lang"]
             own = [i for i, item in enumerate(mine) if item.source.lang == row["query_lang"]]
@@ -478,6 +614,41 @@ def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[d
                 row["n_exhaustive"] = sum(x.exhaustive for x in part)
             rows.append(row)
     return rows
+
+
+def broken_words(world: World, items: list, found: dict, label: str, view: str) -> None:
+    """Note which word broke which language, and an example of each language, for the report.
+
+    A replacement is counted once a query that it stands in: `used` of queries that were right
+    before, `broken` of those that are not any more. The three that broke most are kept.
+    """
+    used, broken, examples = Counter(), Counter(), {}
+    for n, item in enumerate(items):
+        lang = item.source.lang
+        pool = {"mono": lang, "pool": "*"}.get(view)
+        if not item.edits or pool not in found:  # cross: eleven answers a query, no single rank
+            continue
+        before, after = (int(x[pool]["first_rank"][n]) for x in (world.clean, found))
+        for (start, end), new in item.edits.items():
+            old = attacks.lower(item.source.text[start:end], lang)
+            used[lang, old, attacks.lower(new, lang)] += before == 1
+            broken[lang, old, attacks.lower(new, lang)] += before == 1 < after
+        # Of each language the broken query with the fewest edits that falls the deepest
+        best = (-len(item.edits), after)
+        if before == 1 < after and best > examples.get(lang, ((-99, 0), None))[0]:
+            edits = [[*span, new] for span, new in sorted(item.edits.items())]
+            examples[lang] = best, {
+                "attack": label, "view": view, "lang": lang, "id": item.source.id,
+                "text": item.source.text, "edits": edits, "answer": item.source.answer,
+                "before": before, "after": after,
+            }  # fmt: skip
+    for lang in sorted({key[0] for key in broken}):
+        mine = sorted((key for key in broken if key[0] == lang), key=lambda k: (-broken[k], k))
+        world.about["words"] += [
+            {"attack": label, "view": view, "lang": lang, "old": key[1], "new": key[2],
+             "broken": int(broken[key]), "used": int(used[key])} for key in mine[:3]
+        ]  # fmt: skip
+    world.about["examples"] += [example for _, example in examples.values()]
 
 
 def vote_records(world: World, items: list, table, spec, adversary, label: str) -> list[dict]:
@@ -600,14 +771,34 @@ def check_same(path: Path, new: dict) -> dict:
     return old
 
 
-def add_metrics(path: Path, new: dict) -> dict:
-    """Write metrics.json, or add to it: records of other attacks, views and languages stay."""
+def add_metrics(path: Path, new: dict, each: dict[str, np.ndarray]) -> dict:
+    """Write metrics.json and metrics.npz, or add to them: records of other attacks and views stay."""
     old = check_same(path, new)
     key = lambda r: (r["attack"], r["view"], r["query_lang"], r["passage_lang"])
-    fresh = {key(r) for r in new["results"]}
-    new["results"] = [r for r in old.get("results", []) if key(r) not in fresh] + new["results"]
+    merged = {key(r): r for rows in (old.get("results", ()), new["results"]) for r in rows}
+    new["results"] = list(merged.values())  # a new record takes the place of the old one
+    done = {(r["attack"], r["view"]) for name in ("words", "examples") for r in new.get(name, ())}
+    for name in ("words", "examples"):
+        kept = [r for r in old.get(name, ()) if (r["attack"], r["view"]) not in done]
+        new[name] = kept + new.get(name, [])
+    beside = path.with_suffix(".npz")
+    known = dict(np.load(beside)) if old and beside.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = beside.with_name(beside.name + ".tmp")
+    with open(aside, "wb") as out:
+        np.savez_compressed(out, **known | each)
+    os.replace(aside, beside)  # first: records without their queries would count as complete
     write_json(path, new)
     return new
+
+
+def is_there(path: Path, old: dict, label: str, views) -> bool:
+    """Does this metrics.json hold an attack in these views already, single queries included?"""
+    beside = path.with_suffix(".npz")
+    if not old or not beside.exists():
+        return False
+    names = set(np.load(beside).files)
+    return all(f"{label}|{view}|{KEPT[0]}" in names for view in views)
 
 
 def write_trec(folder: Path, q, p, data, queries, passages, split, depth: int = 1000) -> None:
@@ -665,11 +856,34 @@ def cell(values: list[float], metric: str) -> str:
     return f"{text} ±" + (f"{spread:.0f}" if digits == 0 else f"{spread:.3f}".replace("0.", ".", 1))
 
 
-def align(lines: list[list[str]]) -> str:
-    """Rows of cells -> a Markdown table with aligned columns."""
-    width = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = (" | ".join(map(str.ljust, line, width)) for line in lines)
-    return "\n".join(f"| {row} |" for row in rows)
+def named_runs(runs: list[dict]) -> dict[str, list[dict]]:
+    """Runs of one recipe together, by seed; the same recipe with other flags gets a name of its own.
+
+    *Errors*: ValueError for a seed that is there twice, or runs of other data, split or languages.
+    """
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run["recipe"], run.get("variant", "")].append(run)
+        for key in ("data_sha256", "split", "langs"):
+            if run[key] != runs[0][key]:
+                raise ValueError(f"{run['folder']}: another {key} than {runs[0]['folder']}.")
+    often, found = Counter(recipe for recipe, _ in groups), {}
+    for (recipe, variant), members in groups.items():
+        seeds = [member["seed"] for member in members]
+        if len(set(seeds)) < len(seeds):
+            twice = max(seeds, key=seeds.count)
+            raise ValueError(f"{recipe}: seed {twice} is given twice. Leave one out.")
+        name = recipe if often[recipe] == 1 else f"{recipe} ({variant})"
+        found[name] = sorted(members, key=lambda m: m["seed"] or 0)
+    return found
+
+
+def language_sets(run: dict) -> list[tuple[str, list[str] | None]]:
+    """All query languages, those trained on, and the others, as far as there are any."""
+    trained = run.get("train_langs")
+    untrained = [a for a in run["langs"] if trained and a not in trained]
+    sets = [("all", None)] + ([("trained", trained)] if trained else [])
+    return sets + ([("untrained", untrained)] if untrained else [])
 
 
 def table(runs: list[dict]) -> str:
@@ -680,28 +894,16 @@ def table(runs: list[dict]) -> str:
     head = ["recipe", "n", "languages"]
     head += [f"{view} {name.replace('_', ' ')}" for view, name in COLUMNS]
     lines = [head, ["---"] * len(head)]
-    groups = defaultdict(list)
-    for run in runs:  # runs of one recipe but with other flags are another row
-        groups[run["recipe"], run.get("variant", "")].append(run)
-    for (recipe, _), members in groups.items():
-        seeds = [member["seed"] for member in members]
-        if len(set(seeds)) < len(seeds):
-            twice = max(seeds, key=seeds.count)
-            raise ValueError(f"{recipe}: seed {twice} is given twice. Leave one out.")
+    for recipe, members in named_runs(runs).items():
         names = dict.fromkeys(r["attack"] for member in members for r in member["results"])
-        trained = members[0].get("train_langs")
-        sets = [("all", None)]
-        if trained:
-            untrained = [a for a in members[0]["langs"] if a not in trained]
-            sets += [("trained", trained)] + ([("untrained", untrained)] if untrained else [])
-        for attack, (label, langs) in itertools.product(names, sets):
+        for attack, (label, langs) in itertools.product(names, language_sets(members[0])):
             sums = [summarise(m["results"], langs, attack) for m in members]
             cells = [cell([s.get(c) for s in sums], c[1]) for c in COLUMNS]
             name = recipe if attack == "clean" else f"{recipe}, {attack}"
             lines.append([name, str(len(members)), label, *cells])
     luck = runs[0]["chance"]
     lines.append(["chance", "", "all"] + [cell([luck[v].get(m)], m) for v, m in COLUMNS])
-    return align(lines)
+    return page.align(lines)
 
 
 def attack_table(runs: list[dict]) -> str:
@@ -729,7 +931,499 @@ def attack_table(runs: list[dict]) -> str:
             safe = [row["certified R@1"] for row in rows if row.get("certified R@1") is not None]
             lines.append([*cells, f"{sum(safe) / len(safe):.3f}" if safe else "-"])
     head = "run|attack|view|broken of right|success|edits|norm|calls|not attacked|least changed"
-    return align([f"{head}|certified R@1".split("|"), ["---"] * 11, *lines]) if lines else ""
+    return page.align([f"{head}|certified R@1".split("|"), ["---"] * 11, *lines]) if lines else ""
+
+
+# ---- statistics: is the difference real? ---------------------------------------------------------
+# S seeds, Q queries, G groups, N resamples. A group is a question in all its languages: they share
+# the answer and most mistakes, so they are one observation and not eleven.
+
+
+def by_group(values: np.ndarray, groups) -> np.ndarray:
+    """Mean of a per-query metric over the queries of each group; groups are sorted by name.
+
+    *Shapes*: values (Q,) or (S, Q), groups (Q,) -> (G,) or (S, G). NaN (nothing relevant) is left
+    out; a group of only NaN is NaN.
+    *Errors*: ValueError if there is not one group a query.
+    """
+    values, groups = np.asarray(values, dtype=float), np.asarray(groups)
+    if values.shape[-1:] != groups.shape:
+        raise ValueError(f"values {values.shape}, groups {groups.shape}: give each query a group.")
+    member = (groups[:, None] == np.unique(groups)).astype(float)  # (Q, G)
+    real = ~np.isnan(values)
+    count = real @ member  # (S, Q) @ (Q, G) -> (S, G)
+    return np.where(count, np.where(real, values, 0) @ member / np.maximum(count, 1), np.nan)
+
+
+def widening(n: int, level: float = 0.95) -> float:
+    """The factor by which a percentile interval from n units is too narrow.
+
+        sqrt(n / (n - 1)) * t_{n-1} / z        n = 3: 2.69, n = 5: 1.58, n = 200: 1.01
+
+    The root: deviations from a mean fitted to them are too small. t for z: their size is uncertain.
+    *Source*: Hesterberg 2015, "narrowness bias"; he moves the percentiles, we the deviations.
+    """
+    angle = np.linspace(0, math.pi / 2, 10_001)  # t = sqrt(n - 1) tan(angle), so that
+    density = np.cos(angle) ** (n - 2)  # t's density is this: a quantile without scipy
+    area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])  # trapezia
+    t = math.sqrt(n - 1) * math.tan(np.interp(level, area / area[-1], angle))
+    return math.sqrt(n / (n - 1)) * t / NormalDist().inv_cdf((1 + level) / 2)
+
+
+def bootstrap(
+    difference: np.ndarray, rng: np.random.Generator, resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the mean difference if other seeds and other questions had been drawn.
+
+        difference[s, g] = mean + seed[s] + group[g] + rest[s, g];  resample s and g, crossed
+
+    *Shapes*: (S, G), paired by seed and group. S = 1: about other questions for this one seed.
+    *Errors*: ValueError for NaN, or fewer than two groups.
+    *Source*: Owen 2007, the pigeonhole bootstrap. It counts `rest` three times and few units too
+    little; so we widen both, and the seeds only by what `rest` does not explain.
+    """
+    if difference.ndim != 2 or difference.shape[1] < 2 or not np.isfinite(difference).all():
+        raise ValueError(f"{difference.shape}: need (seeds, at least 2 groups), none of them NaN.")
+    seeds, groups = difference.shape
+    mean = difference.mean()
+    seed = difference.mean(1, keepdims=True) - mean  # (S, 1)
+    group = difference.mean(0, keepdims=True) - mean  # (1, G)
+    rest = difference - mean - seed - group  # (S, G)
+    if seeds > 1:
+        noise = (rest**2).sum() / (groups - 1) / groups  # the part of seed ** 2 that is rest's
+        net = max(0.0, 1 - noise / max((seed**2).sum(), 1e-30))
+        seed = seed * math.sqrt(net) * widening(seeds, level)
+    wide = mean + seed + group * widening(groups, level) + rest
+    # How often each unit is drawn, in place of the draws: one product instead of N copies
+    s = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds  # (N, S)
+    g = rng.multinomial(groups, np.full(groups, 1 / groups), resamples) / groups  # (N, G)
+    means = (s * (g @ wide.T)).sum(1)  # (N, G) @ (G, S) -> (N, S) -> (N,)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def randomisation_test(
+    difference: np.ndarray, rng: np.random.Generator, rounds: int = 10_000, exact: int = 12
+) -> float:
+    """How often chance alone gives a mean difference this large, on either side.
+
+        p = share of sign patterns with |mean_g(sign_g * d_g)| >= |mean_g(d_g)|
+
+    Recipes that do not differ may be swapped for a question, in all its seeds and languages at
+    once. Says nothing of other seeds: for that, look at the interval.
+    *Shapes*: (S, G). *Units*: p in (0, 1]; up to `exact` groups all 2^G patterns are counted, else
+    (hits + 1) / (rounds + 1): the pattern seen is one of them. *Source*: Smucker et al. 2007.
+    """
+    d = difference.mean(0)  # (S, G) -> (G,)
+    if len(d) <= exact:
+        flip = np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1  # (2^G, G), the bits
+    else:
+        flip = rng.integers(0, 2, (rounds, len(d)), dtype=np.int8)  # (rounds, G)
+    means = np.abs((1 - 2 * flip) @ d) / len(d)
+    # SUBTLE: equal means differ in their last bits; without the slack rounding breaks the tie
+    hits = int((means >= abs(d.mean()) - 1e-9 * np.abs(d).mean()).sum())
+    return hits / len(flip) if len(d) <= exact else (hits + 1) / (rounds + 1)
+
+
+def holm(p_values) -> list[float]:
+    """p values of m tests, adjusted so that the chance of any false alarm stays at the level.
+
+        adjusted_(i) = max over j <= i of min(1, (m - j + 1) * p_(j)),   p_(1) <= ... <= p_(m)
+
+    *Source*: Holm 1979.
+    """
+    p = np.asarray(p_values, dtype=float)
+    assert ((p >= 0) & (p <= 1)).all(), p  # NaN fails as well
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(np.minimum(1, p[order] * (len(p) - np.arange(len(p)))))
+    return steps[np.argsort(order)].tolist()  # back into the order given
+
+
+def compare(a, b, groups, rng, resamples: int = 2000, rounds: int = 10_000) -> dict:
+    """Recipe a minus recipe b: mean over groups and seeds, its interval and its p value.
+
+    *Shapes*: a, b (S, Q), the same seeds and queries in the same order; groups (Q,). A query that
+    is NaN in one leaves both; a group that is NaN for one seed leaves all.
+    *Errors*: ValueError for unequal shapes, or fewer than two groups.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(f"{a.shape} and {b.shape}: give both the same seeds and queries, (S, Q).")
+    d = by_group(a - b, groups)  # (S, G); differences first: a pair is one query of one seed
+    d = d[:, ~np.isnan(d).any(0)]
+    low, high = bootstrap(d, rng, resamples)
+    return {
+        "difference": float(d.mean()), "low": low, "high": high,
+        "p": randomisation_test(d, rng, rounds), "n_seeds": d.shape[0], "n_groups": d.shape[1],
+    }  # fmt: skip
+
+
+def sentence(subject: str, other: str, cells: list[dict]) -> str:
+    """What comparisons of two recipes say, in one sentence; `below` states absolute differences."""
+    assert cells, "nothing to say"
+    said = {"above": [], "below": [], "open": []}
+    number = lambda x, form=".3f": format(round(x, 3) + 0.0, form)  # + 0.0: no "-0.000"
+    for cell in cells:
+        d, low, high = cell["difference"], cell["low"], cell["high"]
+        place = "the pool" if cell["where"] == "pool" else cell["where"]
+        if cell["significant"] and d:
+            low, high = (low, high) if d > 0 else (-high, -low)
+            text = f"{number(abs(d))} [{number(low)}, {number(high)}] in {place}"
+            said["above" if d > 0 else "below"].append(text)
+        else:
+            said["open"].append(f"{place} ({number(d, '+.3f')} [{number(low)}, {number(high)}])")
+    join = lambda some, word: f" {word} ".join(filter(None, [", ".join(some[:-1]), some[-1]]))
+    if len(said["open"]) == len(cells):
+        open_cells = join(said["open"], "or")
+        return f"{subject} does not differ significantly from {other} in {open_cells}."
+    found = [w for w in ("above", "below") if said[w]]
+    names = [other, "it"]
+    claims = [f"{w} {name} by {join(said[w], 'and')}" for w, name in zip(found, names)]
+    # A comma where a list of its own stands on either side of "and"
+    text = (", and " if any(len(said[w]) > 1 for w in found) else " and ").join(claims)
+    tail = f"; no significant difference in {join(said['open'], 'or')}" if said["open"] else ""
+    return f"{subject} is {text}{tail}."
+
+
+# ---- the study: which recipe, under which attack, with what certainty ------------------------------
+
+QUESTION = (
+    "How does hybrid-batch training affect the robustness of the encoder against adversarial "
+    "queries in zero-shot cross-lingual retrieval, compared with contrastive training on "
+    "monolingual or cross-lingual batches?"
+)
+
+
+def questions(groups: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
+    """What is compared: (question, recipe a, recipe b).
+
+    Hybrid against each other batching with the same robust training, and each robust training
+    against none on the same batches. Without such pairs, the first recipe against each other one.
+    """
+    named = {}
+    for name, members in groups.items():
+        named.setdefault((members[0].get("batching"), members[0].get("robust")), name)
+    batchings, robusts = (list(dict.fromkeys(key[i] for key in named)) for i in (0, 1))
+    hybrid = next((b for b in batchings if b and b.startswith("hybrid")), batchings[0])
+    found = [
+        (f"{hybrid} against {b}, {r}", named[hybrid, r], named[b, r])
+        for r in robusts for b in batchings
+        if b != hybrid and (hybrid, r) in named and (b, r) in named
+    ]  # fmt: skip
+    found += [
+        (f"{r} against none, {b}", named[b, r], named[b, "none"])
+        for b in batchings for r in robusts
+        if r != "none" and (b, r) in named and (b, "none") in named
+    ]  # fmt: skip
+    names = list(groups)
+    return found or [(f"{names[0]} against {b}", names[0], b) for b in names[1:]]
+
+
+class Scores:
+    """The single queries of all runs: (recipe, attack, view, metric) -> (S, Q), read once."""
+
+    def __init__(self, groups: dict[str, list[dict]]):
+        self.groups, self.files, self.known = groups, {}, {}
+        for members in groups.values():
+            for run in members:
+                path = Path(run["folder"]) / run["file"]
+                if not path.with_suffix(".npz").exists():
+                    raise ValueError(f"{path.parent}: no {path.stem}.npz. Evaluate it once more.")
+                self.files[id(run)] = np.load(path.with_suffix(".npz"))
+        first = next(iter(self.files.values()))
+        self.ids, self.lang = first["id"], first["lang"]
+        self.group = np.unique(first["group"], return_inverse=True)[1]  # (Q,)
+
+    def has(self, name: str, attack: str, view: str) -> bool:
+        """Did every run of the recipe meet this attack in this view?"""
+        key = f"{attack}|{view}|{KEPT[0]}"
+        return all(key in self.files[id(run)].files for run in self.groups[name])
+
+    def __call__(self, name: str, attack: str, view: str, metric: str, seeds=None) -> np.ndarray:
+        if (name, attack, view, metric) not in self.known:
+            rows = []
+            for run in self.groups[name]:
+                file = self.files[id(run)]
+                if not np.array_equal(file["id"], self.ids):
+                    raise ValueError(f"{run['folder']}: other queries. Evaluate it once more.")
+                rows.append(file[f"{attack}|{view}|{metric}"])
+            self.known[name, attack, view, metric] = np.stack(rows)  # (S, Q)
+        found = self.known[name, attack, view, metric]
+        keep = [n for n, run in enumerate(self.groups[name]) if seeds is None or run["seed"] in seeds]
+        return found[keep]
+
+
+def make_comparisons(scores: Scores, names: list[str]) -> list[dict]:
+    """Every question under every attack and view, paired by seed and group; Holm over all of them.
+
+    Besides mAP, between batchings also what an attack takes away: mAP lost = clean - attacked.
+    Significant: the adjusted p is below .05 (about these seeds) and the interval, which also
+    resamples the seeds, leaves out 0.
+    """
+    jobs = []
+    for question, a, b in questions(scores.groups):
+        seeds = {run["seed"] for run in scores.groups[a]} & {r["seed"] for r in scores.groups[b]}
+        for attack, view in itertools.product(names if seeds else (), VIEWS):
+            if scores.has(a, attack, view) and scores.has(b, attack, view):
+                job = {"question": question, "a": a, "b": b, "attack": attack, "view": view}
+                jobs.append((job | {"metric": "mAP"}, seeds))
+                if attack != "clean" and "against none" not in question:
+                    jobs.append((job | {"metric": "mAP lost"}, seeds))
+    rounds = max(10_000, 40 * len(jobs))  # or the smallest p possible could not survive Holm
+    rng, found = np.random.default_rng(0), []
+    for job, seeds in jobs:
+        pair = []
+        for name in (job["a"], job["b"]):
+            values = scores(name, job["attack"], job["view"], "mAP", seeds)
+            if job["metric"] == "mAP lost":
+                values = scores(name, "clean", job["view"], "mAP", seeds) - values
+            pair.append(values)
+        found.append(job | compare(*pair, scores.group, rng, rounds=rounds))
+    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
+        apart = row["low"] > 0 or row["high"] < 0
+        row |= {"holm": p, "significant": bool(p < 0.05 and apart)}
+    return found
+
+
+def answer(comparisons: list[dict], groups: dict[str, list[dict]]) -> list[str]:
+    """The comparisons in sentences: batchings without robust training, then robust training."""
+    short = lambda name, key: groups[name][0].get(key) or name
+    cells = lambda rows, where: [row | {"where": row[where]} for row in rows]
+    by_question, said = defaultdict(list), []
+    for row in comparisons:
+        by_question[row["question"], row["metric"]].append(row)
+    for (question, metric), rows in by_question.items():
+        a, b, about = rows[0]["a"], rows[0]["b"], question.rpartition(", ")[2]
+        if "against none" in question:
+            pool = [row for row in rows if row["view"] == "pool"]
+            hybrid = groups[a][0].get("batching", "").startswith("hybrid")
+            if hybrid and pool:
+                text = sentence(short(a, "robust"), "none", cells(pool, "attack"))
+                said.append(f"{about.capitalize()} batches, pool: {text}")
+        elif metric == "mAP" and about in ("none", question):
+            for attack in dict.fromkeys(row["attack"] for row in rows):
+                own = [row for row in rows if row["attack"] == attack]
+                text = sentence(short(a, "batching"), short(b, "batching"), cells(own, "view"))
+                said.append(("Clean: " if attack == "clean" else f"Under {attack}: ") + text)
+        elif about in ("none", question):
+            pool = [row for row in rows if row["view"] == "pool"]
+            if pool:
+                text = sentence(f"what {short(a, 'batching')} loses", f"what {short(b, 'batching')} "
+                                "loses", cells(pool, "attack"))  # fmt: skip
+                said.append(f"Lost to the attack, pool: {text}")
+    return said
+
+
+def mean_sd(values) -> list[float | None]:
+    """[mean, standard deviation over seeds], None where there is none."""
+    values = [v for v in values if v is not None and not math.isnan(v)]
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return [float(np.mean(values)) if values else None, spread]
+
+
+def study_table(groups: dict, names: list[str], comparisons: list[dict], minutes: dict) -> list:
+    """Rows of the report's main table; marks: above or below plain training, or hybrid's for it."""
+    marks, found = defaultdict(dict), []
+    for row in comparisons:
+        if row["significant"] and row["metric"] == "mAP":
+            up, plain = row["difference"] > 0, "against none" in row["question"]
+            name = row["a"] if plain else row["b"] if row["question"].endswith(", none") else None
+            marks[name, row["attack"]][f"{row['view']} mAP"] = "+" if up == plain else "-"
+    for (name, members), attack in itertools.product(groups.items(), names):
+        for label, langs in language_sets(members[0]):
+            sums = [summarise(m["results"], langs, attack) for m in members]
+            cells = {f"{v} {m}": mean_sd([s.get((v, m)) for s in sums]) for v, m in COLUMNS}
+            if any(mean is not None for mean, _ in cells.values()):
+                found.append({
+                    "recipe": name, "attack": attack, "langs": label, "n": len(members),
+                    "cells": {k: c for k, c in cells.items() if c[0] is not None},
+                    "minutes": minutes.get(name), "marks": marks[name, attack] if langs is None else {},
+                })  # fmt: skip
+    return found
+
+
+def curves(groups: dict, labels: list[str]) -> list[dict]:
+    """Pool mAP over the strength of an attack, where several strengths were tried; 0 is clean."""
+    specs, found = {label: attacks.parse_attack(label) for label in labels}, []
+    pool = lambda run, attack: summarise(run["results"], None, attack).get(("pool", "mAP"))
+    words = {"edits": "words changed at most", "epsilon": "radius, mean norms of a word embedding"}
+    for name, key in itertools.product({s.name: 0 for s in specs.values()}, words):
+        mine = [s for s in specs.values() if s.name == name and getattr(s, key) > 0]
+        for rest in dict.fromkeys(replace(s, label="", **{key: 0.0}) for s in mine):
+            line = {getattr(s, key): s.label for s in mine if replace(s, label="", **{key: 0.0}) == rest}
+            if len(line) < 2:
+                continue
+            series = []
+            for recipe, members in groups.items():
+                points = {0.0: "clean", **dict(sorted(line.items()))}.items()
+                points = [[x, *mean_sd([pool(m, label) for m in members])] for x, label in points]
+                if all(mean is not None for _, mean, _ in points):
+                    series.append({"recipe": recipe, "points": points})
+            if series:
+                found.append({"title": f"{name}, {key}", "x": words[key], "y": "pool mAP",
+                              "series": series})  # fmt: skip
+    return found
+
+
+def robust_r1(scores: Scores, names: list[str]) -> list[dict]:
+    """R@1 clean, and of the queries that stay right under all attacks at once."""
+    found = []
+    for name, view in itertools.product(scores.groups, ("mono", "pool")):
+        mine = [attack for attack in names if scores.has(name, attack, view)]
+        if len(mine) > 2:
+            right = np.stack([scores(name, attack, view, "R@1") > 0 for attack in mine])  # (A, S, Q)
+            found.append({
+                "recipe": name, "view": view, "clean": mean_sd(right[mine.index("clean")].mean(1)),
+                "robust": mean_sd(right.all(0).mean(1)),
+            })  # fmt: skip
+    return found
+
+
+def bias_rows(groups: dict, names: list[str]) -> list[dict]:
+    """The query's own language in the pool, clean and attacked; the geometry of the vectors."""
+    found = []
+    for (recipe, members), attack in itertools.product(groups.items(), names):
+        columns = defaultdict(list)
+        for run in members:
+            rows = [r for r in run["results"] if (r["attack"], r["view"]) == (attack, "pool")]
+            for key in ("own_share@10", "foreign_rank", "rank_distance") if rows else ():
+                values = [r[key] for r in rows if r.get(key) is not None]
+                columns[key] += [sum(values) / len(values)] if values else []
+            share = [run["own_share"].get(r["query_lang"], 0.0) for r in rows]
+            columns["expected_share"] += [sum(share) / len(share)] if share else []
+            for key, value in run["geometry"].items() if attack == "clean" else ():
+                columns[key] += [value] if value is not None else []
+        if columns["foreign_rank"]:
+            means = {key: mean_sd(values)[0] for key, values in columns.items() if values}
+            found.append({"recipe": recipe, "attack": attack} | means)
+    return found
+
+
+def matrices(groups: dict, names: list[str], most: int = 3) -> list[dict]:
+    """mAP of query language by passage language, of the plain recipes, where an attack saw all."""
+    found = []
+    plain = [n for n, members in groups.items() if members[0].get("robust", "none") == "none"]
+    for recipe, attack in itertools.product(plain, names):
+        values = defaultdict(list)
+        for row in [r for run in groups[recipe] for r in run["results"]]:
+            if row["attack"] == attack and row["view"] != "pool" and row["mAP"] is not None:
+                values[row["query_lang"], row["passage_lang"]].append(row["mAP"])
+        langs = sorted({a for a, _ in values})
+        if any(a != b for a, b in values) and len(found) < most * len(plain):
+            mean = lambda a, b, v=values: mean_sd(v[a, b])[0] if (a, b) in v else None
+            found.append({"recipe": recipe, "attack": attack, "metric": "mAP", "langs": langs,
+                          "values": [[mean(a, b) for b in langs] for a in langs]})  # fmt: skip
+    return found
+
+
+def words_and_examples(groups: dict, reference: str) -> dict:
+    """Which word broke which language, summed over the reference's seeds, and attacked queries."""
+    counts = defaultdict(Counter)
+    for run in groups[reference]:
+        for w in run.get("words", ()):
+            if w["view"] == "pool":
+                counts[w["attack"], w["lang"]][w["old"], w["new"]] += w["broken"]
+                counts[w["attack"], w["lang"], "used"][w["old"], w["new"]] += w["used"]
+    words = [
+        {"attack": key[0], "lang": key[1], "old": old, "new": new, "broken": n,
+         "used": counts[*key, "used"][old, new]}
+        for key in sorted(k for k in counts if len(k) == 2)
+        for (old, new), n in counts[key].most_common(2) if n
+    ]  # fmt: skip
+    shown, seen = [], Counter()
+    for e in groups[reference][0].get("examples", ()):
+        first = not seen or e["attack"] in list(seen)[:1]
+        if e["view"] == "pool" and seen[e["attack"]] < (11 if first else 3):
+            seen[e["attack"]] += 1
+            shown.append(e | {"recipe": reference})
+    return {"words": words, "examples": shown}
+
+
+def make_study(runs: list[dict], command: str = "") -> dict:
+    """Everything that the report says, from finished runs; what page.py draws.
+
+    *Errors*: ValueError for runs that cannot be compared.
+    """
+    groups = named_runs(runs)
+    labels = [r["attack"] for run in runs for r in run["results"]]
+    every = [a for a in dict.fromkeys(labels) if "<" not in a]
+    names = [a for a in every if not a.endswith(":control") and not a.startswith("lir:")]
+    plain = [n for n in groups if groups[n][0].get("batching", "").startswith("hybrid")] or [*groups]
+    scores, manifests, minutes = Scores(groups), [], {}
+    for name, members in groups.items():
+        each = [m | {"name": Path(m["folder"]).name} for m in map(manifest_of, members)]
+        manifests += [m for m in each if "flags" in m]
+        minutes[name] = mean_sd([m["seconds"] / 60 for m in each if m.get("seconds")])[0]
+    comparisons = make_comparisons(scores, names) if len(groups) > 1 else []
+    by_model = {run["model_sha256"][:8]: n for n, members in groups.items() for run in members}
+    moved = [
+        {"attack": r["attack"].partition("<")[0], "view": r["view"], "mAP": r["mAP"], "onto": name,
+         "from": by_model.get(r["attack"].partition("<")[2], r["attack"].partition("<")[2])}
+        for name, members in groups.items() for run in members for r in run["results"]
+        if "<" in r["attack"] and r["query_lang"] and r["mAP"] is not None and r["view"] != "cross"
+    ]  # fmt: skip
+    sums = defaultdict(list)
+    for r in moved:
+        sums[tuple(r[k] for k in ("attack", "view", "from", "onto"))].append(r["mAP"])
+    keys = ("attack", "view", "from", "onto", "mAP")
+    first = runs[0]
+    return {
+        "question": QUESTION, "answer": answer(comparisons, groups),
+        "about": {
+            "data": Path(first["data"]).name, "split": first["split"], "languages": first["langs"],
+            "n_queries": first["n_queries"], "n_passages": first["n_passages"],
+            "n_groups": len(set(scores.group.tolist())), "versions": first["versions"],
+            "chance": first["chance"], "note": NOTE,
+            "baseline_rule": "plain training on the same batches (plain rows: hybrid batches)",
+        },
+        "recipes": list(groups), "attacks": every,
+        "table": study_table(groups, every, comparisons, minutes), "comparisons": comparisons,
+        "matrices": matrices(groups, names), "bias": bias_rows(groups, [a for a in every if ":control" not in a]),
+        "curves": curves(groups, names[1:]), "robust_r1": robust_r1(scores, names),
+        "training": [t for n, m in groups.items() for t in training_curve(n, m[0])],
+        **words_and_examples(groups, plain[0]),
+        "transfer": [dict(zip(keys, (*key, mean_sd(v)[0]), strict=True)) for key, v in sums.items()],
+        "runs": manifests, "commands": [command] * bool(command),
+    }  # fmt: skip
+
+
+NOTE = (
+    "Means over seeds, macro-averaged over the queries' languages. Intervals: bootstrap over seeds "
+    "and questions (the translations of a question are one unit). p: paired randomisation test over "
+    "questions, Holm's correction over all comparisons of this page. Significant: both agree."
+)
+
+
+def manifest_of(run: dict) -> dict:
+    """What a report says of a run: its manifest, in short."""
+    path = Path(run["folder"]) / "run.json"
+    if not path.exists():
+        return {"folder": run["folder"]}
+    about = json.loads(path.read_text(encoding="utf-8"))
+    keys = ("commit", "data_sha256", "versions", "flags")
+    return {"folder": run["folder"], "seed": run["seed"], "device": about["flags"]["device"],
+            "seconds": about["seconds_training"], **{k: about[k] for k in keys}}  # fmt: skip
+
+
+def training_curve(recipe: str, run: dict) -> list[dict]:
+    """Loss over steps of one run, from its log."""
+    path = Path(run["folder"]) / "log.jsonl"
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    points = [[x["step"], x["loss"]] for x in lines]
+    return [{"run": path.parent.name, "recipe": recipe, "points": points}] if points else []
+
+
+def write_report(path: Path, study: dict) -> None:
+    """report.html, and beside it the same numbers as .md, .tex and .json."""
+    frame = (Path(__file__).parent / "data/report/page.html").read_text(encoding="utf-8")
+    write_json(path.with_suffix(".json"), study)
+    for suffix, content in (
+        (".html", page.render(study, frame)), (".md", page.markdown(study)),
+        (".tex", page.latex(study)),
+    ):  # fmt: skip
+        path.with_suffix(suffix).write_text(content, encoding="utf-8")
 
 
 # ---- the program ---------------------------------------------------------------------------------
@@ -741,6 +1435,8 @@ def about_run(run: dict) -> dict:
     rest = {k: v for k, v in flags.items() if k not in ("seed", "device")}
     seen = ["en"] if flags["batching"] == "en-en" else flags["train_langs"]
     about = {"recipe": run["recipe"], "seed": flags["seed"], "train_langs": seen}
+    about |= {"trained_on": run["eval_data_sha256"], "robust": flags.get("robust", "none")}
+    about["batching"] = run["recipe"].removesuffix("-" + about["robust"].replace(":", "_"))
     return about | {"variant": hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]}
 
 
@@ -755,7 +1451,12 @@ def open_run(path: Path) -> tuple[Path, dict, str]:
 
 
 def evaluate_path(path: Path, data: DataSet, args) -> dict:
-    """Evaluate one model or run as the flags say; write its metrics.json."""
+    """Evaluate one model or run as the flags say; write its metrics.json and metrics.npz.
+
+    What is there already, of the same weights and data, is not computed again (but for frozen
+    queries, --trec, --show and --attack-out, which want something written).
+    *Errors*: ValueError for a run that is not complete, or was made with another version of the data.
+    """
     folder, about, own = open_run(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     changes = {"context": True} if args.context else {}
@@ -763,7 +1464,9 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
     several = len(args.models) > 1
     home = args.out / path.name if args.out and several else args.out or (path if own else None)
     name = metrics_name(data, own or data.folder, args.split)
-    adversary = make_adversary(args, data, encoder)
+    if own and Path(own).resolve() == data.folder.resolve() and about["trained_on"] != data.sha256:
+        raise ValueError(f"{path}: made with another version of {own}. Train it anew (--overwrite).")
+    adversary, old, wants = make_adversary(args, data, encoder), {}, bool(args.trec)
     if home:  # before the work, not after it
         old = check_same(home / name, identity(encoder, data, args.split, args.langs))
         tables = {row["attack"]: row.get("table") for row in old.get("results", ())}
@@ -771,10 +1474,38 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
             label, mark = adversary.label(spec), adversary.mark(spec)
             if tables.get(label, mark) != mark:
                 raise ValueError(f"{home / name}: {label} is of another --table. Give an --out.")
+    there = lambda label, views: is_there(home / name, old, label, views) if home else False
+    if adversary:
+        wants = wants or bool(adversary.frozen or adversary.show or adversary.out)
+        views = adversary.views or args.views
+        left = [s for s in adversary.specs if wants or not there(adversary.label(s), views)]
+        adversary = replace(adversary, specs=left)
+    left = adversary and (adversary.specs or adversary.frozen)
+    lir = [r for r in args.lir if not there(f"lir:r={r}", args.views)]
+    about |= {"model": str(folder), "folder": str(home or ""), "file": name}
+    if there("clean", args.views) and not (left or lir or wants):
+        return old | about
     trec = args.trec / path.name if args.trec and several else args.trec
-    found = evaluate(encoder, data, args.split, args.langs, args.views, trec, adversary)
-    found = about | {"model": str(folder)} | found
-    return add_metrics(home / name, found) if home else found
+    found, each = evaluate(
+        encoder, data, args.split, args.langs, args.views, trec, adversary, lir
+    )
+    found = about | found
+    return add_metrics(home / name, found, each) if home else found
+
+
+def conclude(runs: list[dict], report: Path | None) -> None:
+    """Print the answer in sentences if there is something to compare, and write the report."""
+    kept = [run for run in runs if run["folder"]]
+    if len(kept) < len(runs):
+        if report:
+            raise ValueError("--report needs the single queries: give --out to keep them.")
+        return
+    if report or len({run["recipe"] for run in runs}) > 1:
+        study = make_study(runs, shlex.join(["python", *sys.argv]))
+        print("".join(f"\n- {text}" for text in study["answer"]) + "\n" * bool(study["answer"]))
+        if report:
+            write_report(report, study)
+            print(f"{report}, and .md, .tex, .json beside it", file=sys.stderr)
 
 
 def main(argv=None) -> int:
@@ -785,6 +1516,7 @@ def main(argv=None) -> int:
         runs = [evaluate_path(path, data, args) for path in args.models]
         print(table(runs))
         print("\n" + done + "\n" if (done := attack_table(runs)) else "", end="")
+        conclude(runs, args.report)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1

@@ -3,27 +3,35 @@
     for batch in batches(pairs, batching, ...):         which languages meet: the experiment
         q, p = encoder(queries), encoder(passages)      (B, D), (B, D)
         loss = info_nce(q, p, tau, mask)                false negatives masked by gold group
+        loss += w * info_nce(q', p, tau, mask)          --robust: q' is a perturbed q
         loss.backward(); clip; step; schedule           AdamW, linear warm-up and decay
 
-Where to look next: `train` is the loop above, `derive` is everything that follows from the flags,
-and xlt.py holds batches, encoder and loss. evaluate.py makes the table that is printed at the end.
+Where to look next: `train` is the loop above, `batch_losses` is the step (plain and robust), and
+`derive` is everything that follows from the flags. xlt.py holds batches, encoder and loss,
+attacks.py the perturbations. evaluate.py makes the table that is printed at the end.
 Left out on purpose: a Trainer class, callbacks, experiment trackers, config files, early stopping.
 Differs from the papers: the hybrid-batch paper trains 100 pairs a step at 3e-5 on XLM-R; the
-bundled encoder is a thousandth of its size, so its learning rate is larger.
+bundled encoder is a thousandth of its size, so its learning rate is larger. Robust-XLT perturbs
+both inputs of a classifier; here the query is perturbed, as the adversary does (--perturb both).
 
     python train.py                                         hybrid batches, bundled world, one seed
     python train.py --batching x-y hybrid --seed 0 1 2      six runs, one table with mean and spread
+    python train.py --robust none rs-da rs-da+self-teaching adv:how=pgd,epsilon=0.1
 """
 
 import argparse
 import itertools
 import json
+import math
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -31,88 +39,86 @@ BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")  # xlt.BATCHINGS; a te
 # The hybrid-batch paper's training languages; el and vi are never trained on: they are the
 # zero-shot test
 TRAIN_LANGS = ["en", "ar", "zh", "de", "es", "ru", "th", "tr", "hi"]
+# --robust: name -> its own settings beside weight and perturb, and where its edits come from
+METHODS = {
+    "rs-rp": ("sigma", "noise"),
+    "rs-da": ("rate", "copies"),
+    "adv": ("how", "epsilon", "norm", "ball", "steps", "step_size"),
+    "code-switch": ("rate", "words", "copies"),
+    "typos": ("rate", "copies"),
+    "self-teaching": (),
+}
+SOURCES = {"rs-da": "synonyms", "code-switch": "dictionary", "typos": "typos"}
+ROBUST_KEYS = ("clean", "perturbed", "consistency", "edited", "edits", "norm", "cost")  # of the log
+SET_BY_FLAG = ("perturb", "sigma", "epsilon", "rate", "copies")
 
 
 # ---- flags ---------------------------------------------------------------------------------------
 
+# fmt: off
 FLAGS = {
     "model and data": {
         "--model": {"default": str(HERE / "data/tiny_xlmr"), "help": "Hugging Face folder or name"},
-        "--data": {
-            "type": Path,
-            "default": HERE / "data/minifacts",
-            "help": "data set folder with qrels/train.tsv",
-        },
+        "--data": {"type": Path, "default": HERE / "data/minifacts",
+                   "help": "data set folder with qrels/train.tsv"},
         "--eval-data": {"type": Path, "help": "data set folder of the table (default: --data)"},
-        "--eval-split": {
-            "default": "test",
-            "choices": ["dev", "test"],
-            "help": "split of the table; select on dev, report test",
-        },
-        "--train-langs": {
-            "nargs": "+",
-            "default": TRAIN_LANGS,
-            "metavar": "LANG",
-            "help": "training languages; the hybrid-batch paper's: without el and vi",
-        },
+        "--eval-split": {"default": "test", "choices": ["dev", "test"],
+                         "help": "split of the table; select on dev, report test"},
+        "--train-langs": {"nargs": "+", "default": TRAIN_LANGS, "metavar": "LANG",
+            "help": "training languages; the hybrid-batch paper's: without el and vi"},
         "--test-langs": {"nargs": "+", "metavar": "LANG", "help": "of the table (default: all)"},
+        "--attacks": {"nargs": "+", "metavar": "NAME[:KEY=VALUE,...]", "help": "of the table (default: "
+            "random greedy:edits=2, if the data have synonyms/); names and keys: attacks.py, top"},
+        "--attack-views": {"nargs": "+", "default": ["mono", "pool"], "metavar": "VIEW",
+                           "help": "views that are attacked, of mono, cross, pool"},
+        "--lir": {"nargs": "*", "type": int, "default": [], "metavar": "R",
+                  "help": "also without R main directions of each language (Yang et al. 2021: 1)"},
+        "--report": {"type": Path, "metavar": "FILE.html",
+                     "help": "write what the runs say: .html, and .md, .tex, .json beside"},
     },
     "batches and loss": {
-        "--batching": {
-            "nargs": "+",
-            "default": ["hybrid"],
-            "choices": BATCHINGS,
-            "metavar": "NAME",
-            "help": f"which languages meet in a batch, of {', '.join(BATCHINGS)} (LAReQA; Elmahdy)",
-        },
-        "--alpha": {
-            "nargs": "+",
-            "type": float,
-            "default": [0.5],
-            "metavar": "A",
-            "help": "hybrid: share of monolingual batches, 0 to 1 (paper: 0.5)",
-        },
+        "--batching": {"nargs": "+", "default": ["hybrid"], "choices": BATCHINGS, "metavar": "NAME",
+            "help": f"which languages meet in a batch, of {', '.join(BATCHINGS)} (LAReQA; Elmahdy)"},
+        "--alpha": {"nargs": "+", "type": float, "default": [0.5], "metavar": "A",
+                    "help": "hybrid: share of monolingual batches, 0 to 1 (paper: 0.5)"},
         "--tau": {"type": float, "default": 0.05, "help": "temperature, > 0; divides the cosine"},
         "--symmetric": {"action": "store_true", "help": "also let each passage pick its query"},
         "--keep-false-negatives": {"action": "store_true", "help": "do not mask them"},
     },
+    "robust training": {
+        "--robust": {"nargs": "+", "default": ["none"], "metavar": "NAME[:KEY=VALUE,...][+NAME]",
+            "help": f"perturbations to train on: none or of {', '.join(METHODS)}; + joins several "
+                    "in one run; keys: Method in train.py. The flags below set a key of them all"},
+        "--perturb": {"choices": ["query", "both"],
+                      "help": "towers (default: query; Robust-XLT perturbs both inputs)"},
+        "--sigma": {"type": float, "help": "rs-rp: norm of the noise, in mean norms of a word"},
+        "--epsilon": {"type": float, "help": "adv: radius, in mean norms of a word embedding"},
+        "--rate": {"type": float, "help": "rs-da, code-switch, typos: share of the texts, 0 to 1"},
+        "--copies": {"type": int, "help": "rs-da, code-switch, typos: so many fixed copies a text "
+                     "(Robust-XLT: 10 or 3; default 0: drawn anew each step)"},
+    },
     "optimisation": {
-        "--batch-size": {
-            "type": int,
-            "default": 100,
-            "metavar": "B",
-            "help": "pairs a step (paper: 100), B - 1 negatives; accumulation adds none",
-        },
+        "--batch-size": {"type": int, "default": 100, "metavar": "B",
+            "help": "pairs a step (paper: 100), B - 1 negatives; accumulation adds none"},
         "--steps": {"type": int, "default": 150, "metavar": "N", "help": "optimiser steps"},
         "--lr": {"type": float, "default": 1e-3, "help": "peak, of AdamW (paper, XLM-R: 3e-5)"},
         "--weight-decay": {"type": float, "default": 1e-2, "help": "AdamW's (paper: 1e-2)"},
         "--warmup": {"type": float, "default": 0.1, "help": "share of steps, from 0 to below 1"},
         "--clip": {"type": float, "default": 1.0, "help": "largest L2 norm of the gradient"},
-        "--seed": {
-            "nargs": "+",
-            "type": int,
-            "default": [0],
-            "metavar": "S",
-            "help": "of order, languages and dropout",
-        },
+        "--seed": {"nargs": "+", "type": int, "default": [0], "metavar": "S",
+                   "help": "of order, languages, noise and dropout"},
     },
     "encoder": {
         "--pooling": {"choices": ["mean", "cls"], "help": "default: as saved, else mean"},
         "--query-length": {"type": int, "help": "tokens (default: as saved, else 96; XTREME)"},
         "--passage-length": {"type": int, "help": "tokens (default: as saved, else 256; XTREME)"},
-        "--context": {
-            "action": "store_true",
-            "default": None,
-            "help": "encode passages with their paragraph, as LAReQA",
-        },
+        "--context": {"action": "store_true", "default": None,
+                      "help": "encode passages with their paragraph, as LAReQA"},
     },
     "machine and files": {
         "--device": {"default": "auto", "help": "torch device; auto: cuda if there is one"},
-        "--precision": {
-            "choices": ["fp32", "bf16"],
-            "default": "fp32",
-            "help": "of the forward pass; the loss is fp32",
-        },
+        "--precision": {"choices": ["fp32", "bf16"], "default": "fp32",
+                        "help": "of the forward pass; the loss is fp32"},
         "--out": {"type": Path, "default": Path("runs"), "help": "folder of the runs' folders"},
         "--save-every": {"type": int, "default": 50, "help": "steps between checkpoints"},
         "--log-every": {"type": int, "default": 25, "help": "steps between lines of the log"},
@@ -121,6 +127,7 @@ FLAGS = {
         "--smoke": {"action": "store_true", "help": "one seed, four small steps: does all work?"},
     },
 }
+# fmt: on
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -153,28 +160,126 @@ if __name__ == "__main__":  # before torch is imported: --help answers at once
     parse()
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
+import attacks
 import evaluate
 import xlt
 from xlt import Encoder, Pairs, batches, false_negatives, info_nce
 
 
+@dataclass(frozen=True)
+class Method:
+    """One perturbation to train on, as text "adv:how=pgd,epsilon=0.05".
+
+    The defaults were chosen on dev (README, robust training); the papers' values stand beside.
+    """
+
+    name: str
+    weight: float = 1.0  # share of its loss; the clean loss has the rest. self-teaching: times KL
+    perturb: str = "query"  # or "both" towers, as Robust-XLT
+    rate: float = 1.0  # share of the texts that are edited (Robust-XLT: all; typos: 0.5)
+    words: float = 0.5  # code-switch: share of a text's words (CoSDA-ML: 0.4 to 0.9)
+    copies: int = 0  # fixed copies a text; 0: drawn anew each step
+    sigma: float = 0.1  # rs-rp: norm of the noise on a token, in mean norms of a word embedding
+    noise: str = "gaussian"  # or "uniform", in the ball
+    how: str = "fgm"  # adv: one step; or pgd, its last point; or freelb, all its points
+    epsilon: float = 0.1  # adv: radius, in mean norms of a word embedding
+    norm: str = "l2"
+    ball: str = "token"  # or "sentence", as in FreeLB and Miyato et al.
+    steps: int = 3  # of pgd and freelb (FreeLB: 2 to 3)
+    step_size: float = 0.5  # of pgd and freelb, in radii
+
+    @property
+    def strength(self) -> float:
+        """At 0 it changes nothing."""
+        return {"rs-rp": self.sigma, "adv": self.epsilon}.get(self.name, self.rate)
+
+
+DEFAULTS = {"adv": {"weight": 0.5}, "typos": {"rate": 0.5}}
+
+
+def parse_robust(text: str) -> list[Method]:
+    """ "rs-da+self-teaching:weight=2" -> its methods; [] for "none".
+
+    Several perturbations share the loss equally. Beside self-teaching they enter by the KL alone,
+    unless they are given a weight, as in CharacterBERT-DR.
+    *Errors*: ValueError for an unknown name or setting and for what cannot be combined.
+    """
+    names = [part.partition(":")[0] for part in text.split("+")]
+    if names == ["none"]:
+        return []
+    if unknown := [name for name in names if name not in METHODS]:
+        known = ", ".join(METHODS)
+        raise ValueError(f"--robust {text}: {unknown[0]!r} is unknown. Take none or of {known}.")
+    if len(set(names)) < len(names) or names == ["self-teaching"]:
+        raise ValueError(
+            f"--robust {text}: join different methods, one of them a perturbation, e.g. "
+            "rs-da+self-teaching."
+        )
+    teach, count, found = "self-teaching" in names, len(names) - ("self-teaching" in names), []
+    for name, part in zip(names, text.split("+"), strict=True):
+        usual = DEFAULTS.get(name, {})
+        share = usual.get("weight", 1.0) / count if name != "self-teaching" else 1.0
+        share = 0.0 if teach and name != "self-teaching" else share
+        method = replace(Method(name), **usual | {"weight": share})
+        known = ["weight", *(["perturb"] if name != "self-teaching" else []), *METHODS[name]]
+        found.append(attacks.change(method, part.partition(":")[2], known, f"--robust {text}"))
+    check_methods(found, text)
+    return found
+
+
+def check_methods(methods: list[Method], text: str) -> None:
+    """Refuse settings out of range, with a sentence that says what to do."""
+    where, allowed = f"--robust {text}", {
+        "perturb": ("query", "both"), "noise": ("gaussian", "uniform"), "norm": ("l2", "max"),
+        "how": ("fgm", "pgd", "freelb"), "ball": ("token", "sentence"),
+    }  # fmt: skip
+    for m in methods:
+        for key, values in allowed.items():
+            if getattr(m, key) not in values:
+                raise ValueError(f"{where}: {key} is one of {', '.join(values)}.")
+        low = {"sigma": 0, "epsilon": 0, "rate": 0, "words": 0, "step_size": 0, "steps": 1}
+        for key, least in (low | {"copies": 0, "weight": 0}).items():
+            if not least <= getattr(m, key) < 1e9 or (key in ("rate", "words") and vars(m)[key] > 1):
+                raise ValueError(f"{where}: {key} {getattr(m, key)} is out of its range.")
+        if not m.strength:
+            key = {"rs-rp": "sigma", "adv": "epsilon"}.get(m.name, "rate")
+            raise ValueError(f"{where}: with {key} 0 {m.name} does nothing. Raise it, or take none.")
+    shares = [m.weight for m in methods if m.name != "self-teaching"]
+    if sum(shares) > 1 + 1e-9:
+        raise ValueError(f"{where}: the weights sum to {sum(shares):g}; they are shares of the loss.")
+    if not any(m.weight for m in methods):
+        raise ValueError(f"{where}: weight 0 is plain training. Raise it, or take none.")
+
+
+def full_robust(text: str, args: argparse.Namespace) -> str:
+    """--robust with --perturb, --sigma, --epsilon, --rate, --copies written into its text.
+
+    Only what a method knows and its text leaves open: so one name is one recipe.
+    """
+    parts = []
+    for part in text.split("+"):
+        name, _, settings = part.partition(":")
+        known = {"perturb", *METHODS[name]} if METHODS.get(name) else ()
+        wanted = {key: getattr(args, key) for key in SET_BY_FLAG if key in known}
+        given = [f"{key}={value}" for key, value in wanted.items() if value is not None]
+        given = [text for text in given if f",{text.split('=')[0]}=" not in f",{settings}"]
+        parts.append(":".join(filter(None, [name, ",".join(filter(None, [settings, *given]))])))
+    return "+".join(parts)
+
+
 def single_runs(args: argparse.Namespace) -> list[dict]:
-    """The product of --batching, --alpha and --seed: the flags of each run.
+    """The product of --batching, --alpha, --robust and --seed: the flags of each run.
 
     Alpha matters to hybrid alone, so x-y with two alphas is one run.
     """
-    several = ("batching", "alpha", "seed")
-    machine = (
-        "out",
-        "resume",
-        "overwrite",
-        "smoke",
-        "save_every",
-        "log_every",
-    )  # do not change the result
-    common = {k: v for k, v in vars(args).items() if k not in (*several, *machine)}
+    several = ("batching", "alpha", "robust", "seed")
+    # These do not change what is trained
+    machine = ("out", "resume", "overwrite", "smoke", "save_every", "log_every", "attacks",
+               "attack_views", "lir", "report")  # fmt: skip
+    common = {k: v for k, v in vars(args).items() if k not in (*several, *machine, *SET_BY_FLAG)}
     if args.device == "auto":
         common["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     common |= {k: str(v.resolve()) for k, v in common.items() if isinstance(v, Path)}
@@ -183,23 +288,24 @@ def single_runs(args: argparse.Namespace) -> list[dict]:
     if args.smoke:
         common |= {"steps": min(args.steps, 4), "batch_size": min(args.batch_size, 8)}
         common["test_langs"] = args.test_langs or args.train_langs[:2]
-    runs = []
-    seeds = args.seed[:1] if args.smoke else args.seed
-    for batching, alpha, seed in itertools.product(args.batching, args.alpha, seeds):
-        flags = common | {
-            "batching": batching,
-            "alpha": alpha if batching == "hybrid" else None,
-            "seed": seed,
-        }
+    runs, seeds = [], args.seed[:1] if args.smoke else args.seed
+    robusts = [full_robust(text, args) for text in args.robust]
+    for text in robusts:
+        parse_robust(text)  # refused before the first run, not between two
+    # Seeds outermost: whenever one stops, all recipes have about as many of them
+    for seed, *each in itertools.product(seeds, args.batching, args.alpha, robusts):
+        flags = common | dict(zip(several, (*each, seed), strict=True))
+        flags["alpha"] = flags["alpha"] if flags["batching"] == "hybrid" else None
         if flags not in runs:
             runs.append(flags)
     return runs
 
 
 def recipe(flags: dict) -> str:
-    """What distinguishes a run but its seed: hybrid-none; with another alpha hybrid0.3-none."""
+    """What distinguishes a run but its seed: hybrid-none, hybrid0.3-adv_epsilon=0.1."""
     alpha = "" if flags["alpha"] in (None, 0.5) else f"{flags['alpha']:g}"
-    return f"{flags['batching']}{alpha}-none"
+    robust = flags.get("robust", "none").replace(":", "_")  # a colon is no good in a file's name
+    return f"{flags['batching']}{alpha}-{robust}"
 
 
 def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
@@ -210,6 +316,8 @@ def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
         # Kept when batchings are compared, or the optimiser is what is measured (2006.11604)
         "lr_per_pair": flags["lr"] / flags["batch_size"],
         "parameters": sum(p.numel() for p in encoder.parameters()),
+        "robust": [vars(method) for method in parse_robust(flags["robust"])],
+        "embedding_norm": round(attacks.mean_norm(encoder), 4),  # the unit of sigma and epsilon
     }  # fmt: skip
 
 
@@ -232,8 +340,8 @@ def save_checkpoint(folder: Path, modules: dict, state: dict) -> None:
 
 def load_checkpoint(folder: Path, modules: dict) -> dict:
     """Put everything back as it was, if there is a checkpoint; return the loop's own state."""
-    state = {"step": 0, "counts": Counter(), "logged": 0, "seconds": 0.0}
-    state |= {"truncated": Counter(), "seen": Counter()}
+    state = {"step": 0, "counts": Counter(), "logged": 0, "seconds": 0.0, "costs": []}
+    state |= {name: Counter() for name in ("truncated", "seen", "done", "total")}
     if not (folder / "state.pt").exists():
         return state
     content = torch.load(folder / "state.pt", weights_only=False, map_location="cpu")
@@ -273,6 +381,165 @@ def prepare_folder(folder: Path, manifest: dict, args: argparse.Namespace) -> st
     return "resume" if (folder / "ckpt/state.pt").exists() else "new"
 
 
+# ---- robust training: how a batch is perturbed ---------------------------------------------------
+
+
+@dataclass
+class Perturber:
+    """What the perturbations of one run need, and what they have done since the last log line."""
+
+    methods: list[Method]
+    seed: int
+    unit: float  # mean norm of a word embedding before training
+    tables: dict = field(default_factory=dict)  # source -> lang -> word -> replacements
+    answers: dict = field(default_factory=dict)  # id(text) -> answers that stay as they are
+    slots: dict = field(default_factory=dict)  # (source, id(text)) -> where it may be edited
+    done: Counter = field(default_factory=Counter)
+    total: Counter = field(default_factory=Counter)  # texts and edited ones of the run, by language
+
+    @property
+    def consistency(self) -> float:
+        """The weight of self-teaching's KL."""
+        return sum(m.weight for m in self.methods if m.name == "self-teaching")
+
+    @property
+    def active(self) -> list[Method]:
+        """The perturbations that change something: at strength 0 training is plain, bit for bit."""
+        found = [m for m in self.methods if m.name != "self-teaching" and m.strength]
+        return [m for m in found if m.weight or self.consistency]
+
+    def of(self, t: xlt.Text, source: str) -> list:
+        """Where a text may be edited; found once."""
+        key = source, id(t)
+        if key not in self.slots:
+            table, fixed = self.tables.get(source, {}).get(t.lang, {}), set()
+            for answer in self.answers.get(id(t), (t.answer,)):
+                fixed |= attacks.answer_words(answer, table, t.lang)
+            if source == "typos":
+                self.slots[key] = attacks.typo_places(t.text, t.lang, fixed)
+            else:
+                self.slots[key] = attacks.find_slots(t.text, table, t.lang, fixed)
+        return self.slots[key]
+
+
+def make_perturber(flags: dict, data: xlt.DataSet, encoder: Encoder) -> Perturber:
+    """Open the tables that --robust needs.
+
+    Code-switching draws words of the training languages alone, or el and vi were no zero-shot test.
+    *Errors*: ValueError for a missing table, or where no training text has a replaceable word.
+    """
+    methods = parse_robust(flags["robust"])
+    made = Perturber(methods, flags["seed"], attacks.mean_norm(encoder))
+    sources = {SOURCES[m.name] for m in methods if m.name in SOURCES}
+    langs = ["en"] if flags["batching"] == "en-en" else flags["train_langs"]
+    if "synonyms" in sources:
+        made.tables["synonyms"] = attacks.read_synonyms(data.folder)
+    if "dictionary" in sources:
+        made.tables["dictionary"] = attacks.read_dictionary(
+            data.folder / "dictionary.tsv", {"en", *flags["train_langs"]}
+        )
+    for q, relevant in data.qrels["train"].items():
+        asked = data.queries[q]
+        for p in relevant:
+            if asked.answer and data.passages[p].lang == asked.lang:
+                made.answers.setdefault(id(data.passages[p]), []).append(asked.answer)
+    for source in sorted(sources):
+        asked = (data.queries[q] for q in data.qrels["train"])
+        if not any(made.of(t, source) for t in asked if t.lang in langs):
+            raise ValueError(
+                f"--robust {flags['robust']}: no training query in {langs} has a word that "
+                f"{source} could replace. Add {data.folder}/synonyms/LANG.json, or take rs-rp."
+            )
+    return made
+
+
+def edit(texts: list[xlt.Text], method: Method, tools: Perturber, rng) -> list[xlt.Text]:
+    """rs-da, code-switch, typos: the texts with their edits of this step."""
+    edited, source = [], SOURCES[method.name]
+    for t in texts:
+        slots = tools.of(t, source)
+        chosen = float(torch.rand((), generator=rng)) < method.rate
+        own = rng
+        if method.copies:  # Robust-XLT: one of a few copies that are always the same
+            copy = int(torch.randint(method.copies, (), generator=rng))
+            own = xlt.generator(tools.seed, "copies", method.name, t.id, copy)
+        edits = attacks.augment(t, slots, source, own, method.words) if chosen and slots else {}
+        text = attacks.substitute(t.text, edits)
+        tools.done.update({"texts": 1, "edited": text != t.text, "edits": len(edits)})
+        tools.total.update({f"texts {t.lang}": 1, f"edited {t.lang}": text != t.text})
+        edited.append(replace(t, text=text))
+    return edited
+
+
+def noise(encoder: Encoder, method: Method, tools: Perturber, rng, picks) -> list:
+    """rs-rp, adv: functions (words, batch, chunk) -> words with noise; freelb has one a step.
+
+    picks(v, chunk) -> (b,) is the loss of these rows, which adv raises; the search for the worst
+    noise runs in eval mode, so that it draws no dropout, and leaves the parameters' .grad alone.
+    """
+    spec = attacks.Attack(method.how, "", norm=method.norm, ball=method.ball, steps=method.steps,
+                          step_size=method.step_size, restarts=1)  # fmt: skip
+    dim = encoder.model.get_input_embeddings().weight.shape[1]
+    radius = method.epsilon * tools.unit / (dim**0.5 if method.norm == "max" else 1)
+    points = {}  # freelb: chunk -> where it is now
+
+    def perturb(words, batch, chunk):
+        mask, rngs = attacks.noise_places(encoder, batch), [rng] * len(chunk)
+        if method.name == "rs-rp":
+            wide = method.sigma * tools.unit
+            delta = attacks.random_noise(mask, dim, rngs, wide, method.noise)
+        else:
+            args = lambda w: picks(encoder.from_words(w, batch).float(), chunk), words.detach(), mask
+            was_training = encoder.training
+            encoder.eval()
+            if method.how == "fgm":
+                delta = attacks.fgm(*args, radius, method.norm, method.ball)
+            elif method.how == "pgd":
+                delta = attacks.pgd(*args, radius, spec, rngs)
+            else:
+                delta = attacks.freelb(*args, radius, spec, rngs, points.get(tuple(chunk)))
+            points[tuple(chunk)] = delta
+            encoder.train(was_training)
+        size = attacks.size(delta, "token")[..., 0] / tools.unit  # (b, T)
+        tools.done.update({"norm": float(size.sum()), "tokens": int(mask.sum())})
+        return words + delta  # (b, T, D)
+
+    return [perturb] * (method.steps if method.how == "freelb" and method.name == "adv" else 1)
+
+
+def perturbed(encoder, texts: dict, method: Method, tools: Perturber, step: int, losses) -> list:
+    """A batch under one method -> [(q', p'), ...]; p' is None unless both towers are perturbed.
+
+    losses[kind](v, chunk) -> (b,): what these rows lose when they pick from the other tower.
+    """
+    # Derived, not carried on: resuming needs no state, and batches are not disturbed
+    rng, found = xlt.generator(tools.seed, "noise", method.name, step), []
+    for kind in losses:
+        mine, hooks = texts[kind], [None]
+        if method.name in SOURCES:
+            mine = edit(mine, method, tools, rng)
+        else:
+            hooks = noise(encoder, method, tools, rng, losses[kind])
+        rows = encoder.tokenize(mine, kind)
+        found.append([encoder(rows, perturb=hook) for hook in hooks])  # (B, D) each
+    return list(zip(*found, strict=True)) if len(losses) > 1 else [(q, None) for q in found[0]]
+
+
+def self_teaching(q2, p2, q, p, tau: float, mask=None) -> torch.Tensor:
+    """KL from the perturbed scores to the clean ones, which get no gradient: mean over queries.
+
+        KL(P' | P) = sum_j P'_j (log P'_j - log P_j),   P' = softmax(q2 @ p2.T / tau)
+
+    *Shapes*: q2, p2 perturbed, q, p clean (B, D); mask (B, B) of false negatives -> scalar >= 0.
+    *Source*: Zhuang & Zuccon 2022, eq. 3, over the passages of the batch.
+    """
+    student, teacher = q2.float() @ p2.float().T / tau, (q.float() @ p.float().T / tau).detach()
+    if mask is not None:  # SUBTLE: not -inf, whose difference is NaN; exp(-1e9) is 0 just as well
+        student, teacher = student.masked_fill(mask, -1e9), teacher.masked_fill(mask, -1e9)
+    student, teacher = student.log_softmax(1), teacher.log_softmax(1)  # (B, B)
+    return (student.exp() * (student - teacher)).sum(1).mean()  # (B, B) -> (B,) -> ()
+
+
 # ---- training ------------------------------------------------------------------------------------
 
 
@@ -281,16 +548,86 @@ def rate(step: int, steps: int, warmup: int) -> float:
     return min((step + 1) / max(1, warmup), (steps - step) / max(1, steps - warmup), 1.0)
 
 
-def batch_loss(encoder: Encoder, data, batch, flags: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """One batch -> (loss, mask of false negatives). The formula of this file."""
-    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flags["precision"] == "bf16"):
-        queries = [data.queries[i] for i in batch.queries]
-        passages = [data.passages[i] for i in batch.passages]
-        q = encoder(encoder.tokenize(queries, "query"))  # (B, D)
-        p = encoder(encoder.tokenize(passages, "passage"))  # (B, D)
-    mask = false_negatives(batch.gold, batch.group).to(q.device)  # (B, B)
+def row_loss(v, chunk, others, tau: float, mask=None) -> torch.Tensor:
+    """InfoNCE of some rows of the batch, one by one: what worst-case noise on them raises.
+
+    *Shapes*: v (b, D), chunk its b rows of the batch, others (B, D), mask (B, B) -> (b,).
+    """
+    scores = v @ others.T / tau  # (b, D) @ (D, B) -> (b, B)
+    if mask is not None:
+        scores = scores.masked_fill(mask[chunk], -math.inf)
+    return F.cross_entropy(scores, torch.tensor(chunk, device=v.device), reduction="none")
+
+
+def batch_losses(
+    encoder: Encoder, data, batch, flags: dict, tools: Perturber, step: int = 0
+) -> tuple[dict, torch.Tensor]:
+    """One batch -> (losses by name, mask of false negatives). The formula of this file.
+
+        loss = (1 - sum_m w_m) InfoNCE(q, p) + sum_m [ w_m InfoNCE(q_m, p_m) + c KL(q_m | q) ]
+
+    m runs over the perturbations; plain training has none. What nobody needs is not computed.
+    """
+    tau, methods, c = flags["tau"], tools.active, tools.consistency
+    share = 1.0 - sum(m.weight for m in methods)
+    both = any(m.perturb == "both" for m in methods)
+    texts = {"query": [data.queries[i] for i in batch.queries]}
+    texts["passage"] = [data.passages[i] for i in batch.passages]
+    mask = false_negatives(batch.gold, batch.group).to(encoder.device)  # (B, B)
     used = None if flags["keep_false_negatives"] else mask
-    return info_nce(q, p, flags["tau"], used, flags["symmetric"]), mask
+    nce = partial(info_nce, tau=tau, mask=used, symmetric=flags["symmetric"])
+    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flags["precision"] == "bf16"):
+        p = encoder(encoder.tokenize(texts["passage"], "passage"))  # (B, D)
+        found = {"loss": 0.0}
+        if share > 1e-9 or c or both:
+            q = encoder(encoder.tokenize(texts["query"], "query"))  # (B, D)
+            found["clean"] = nce(q, p)
+            found["loss"] = share * found["clean"]
+        # CHANGED vs plain training: each perturbation has queries (or both towers) of its own
+        for m in methods:
+            losses = {"query": partial(row_loss, others=p.detach(), tau=tau, mask=used)}
+            if m.perturb == "both":
+                back = used if used is None else used.T
+                losses["passage"] = partial(row_loss, others=q.detach(), tau=tau, mask=back)
+            points = perturbed(encoder, texts, m, tools, step, losses)  # freelb: several, the mean
+            points = [(a, p if b is None else b) for a, b in points]
+            worse = sum(nce(a, b) for a, b in points) / len(points)
+            found["loss"] = found["loss"] + m.weight * worse
+            found["perturbed"] = found.get("perturbed", 0.0) + worse.detach() / len(methods)
+            if c:
+                gap = sum(self_teaching(a, b, q, p, tau, used) for a, b in points) / len(points)
+                found["loss"] = found["loss"] + c * gap
+                found["consistency"] = found.get("consistency", 0.0) + gap.detach() / len(methods)
+    return found, mask
+
+
+def probe(encoder: Encoder, data, batch, flags: dict) -> tuple[float, float]:
+    """What plain training would do with this batch: its loss, and its seconds forward and back.
+
+    Leaves no trace: no .grad, and dropout is drawn from a copy of the random state.
+    """
+    start, plain = time.perf_counter(), Perturber([], 0, 1.0)
+    with torch.random.fork_rng():
+        loss = batch_losses(encoder, data, batch, flags, plain)[0]["loss"]
+        torch.autograd.grad(loss, [w for w in encoder.parameters() if w.requires_grad])
+    return loss.item(), time.perf_counter() - start
+
+
+def log_line(found: dict, tools: Perturber, clean: float, cost: float) -> dict:
+    """What robust training adds to a line of the log; counts since the last one are cleared.
+
+    *Units*: edited: share of the texts that really changed; edits: words a text; norm: of the noise
+    on a token, in mean norms of a word embedding; cost: seconds of this step over a plain one's.
+    """
+    line = {"clean": round(clean, 4)}
+    line |= {k: round(float(found[k]), 4) for k in ("perturbed", "consistency") if k in found}
+    done = tools.done
+    if done["texts"]:
+        line |= {k: round(done[k] / done["texts"], 3) for k in ("edited", "edits")}
+    if done["tokens"]:
+        line["norm"] = round(done["norm"] / done["tokens"], 4)
+    done.clear()
+    return line | {"cost": round(cost, 2)}
 
 
 def count_batch(counts: Counter, batch, mask: torch.Tensor, data) -> None:
@@ -309,13 +646,13 @@ def report(log, name: str, steps: int, line: dict) -> None:
     tqdm.write(
         f"{name} step {line['step']:5d}/{steps}  loss {line['loss']:7.4f}  {line['kind']:5}  "
         f"grad {line['grad_norm']:6.2f}  lr {line['lr']:.1e}  {line['seconds']:5.0f} s  "
-        f"ETA {eta:4.0f} s",
+        f"ETA {eta:4.0f} s" + "".join(f"  {k} {line[k]:g}" for k in ROBUST_KEYS if k in line),
         file=sys.stderr,
     )
 
 
 def train(
-    encoder: Encoder, data: xlt.DataSet, plan, flags: dict, folder: Path, args: argparse.Namespace
+    encoder: Encoder, data: xlt.DataSet, plan, flags: dict, folder: Path, args, tools: Perturber
 ) -> dict:
     """Run the training loop; return counts. Checkpoints go to ckpt/, lines to log.jsonl.
 
@@ -329,6 +666,7 @@ def train(
     modules = {"model": encoder, "optimizer": optimizer, "schedule": schedule}
     state = load_checkpoint(folder / "ckpt", modules)
     encoder.truncated, encoder.seen = state["truncated"], state["seen"]
+    tools.done, tools.total = state["done"], state["total"]
     encoder.train()
     start = time.time() - state["seconds"]
     show = {"desc": folder.name, "disable": None, "leave": False}  # a bar on a terminal only
@@ -341,8 +679,11 @@ def train(
         for step, batch in enumerate(plan, 1):
             if step <= state["step"]:
                 continue  # replay: which batch comes when is a function of the seed alone
-            loss, mask = batch_loss(encoder, data, batch, flags)
+            logged, began = step % args.log_every == 0 or step == steps, time.perf_counter()
+            found, mask = batch_losses(encoder, data, batch, flags, tools, step)
+            loss = found["loss"]
             loss.backward()
+            spent = time.perf_counter() - began
             norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags["clip"])
             if not (loss.isfinite() and norm.isfinite()):
                 raise FloatingPointError(
@@ -351,18 +692,27 @@ def train(
                 )
             line = {"step": step, "loss": round(loss.item(), 4), "kind": batch.kind}
             line |= {"grad_norm": round(norm.item(), 3), "lr": schedule.get_last_lr()[0]}
+            if logged and tools.methods:  # a second look at some batches, for what it costs
+                clean, plain = probe(encoder, data, batch, flags)
+                state["costs"].append(spent / plain)
+                line |= log_line(found, tools, clean, spent / plain)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
             count_batch(state["counts"], batch, mask, data)
             bar.update()
-            if step % args.log_every == 0 or step == steps:
+            if logged:
                 report(log, folder.name, steps, line | {"seconds": round(time.time() - start, 1)})
             if step % args.save_every == 0 and step < steps:
                 state |= {"step": step, "logged": log.tell(), "seconds": time.time() - start}
                 save_checkpoint(folder / "ckpt", modules, state)
-    counts = dict(sorted(state["counts"].items()))
-    return {"seconds_training": round(time.time() - start, 1), "counts": counts}
+    made = {"seconds_training": round(time.time() - start, 1)}
+    if tools.methods:
+        made["cost"] = round(statistics.median(state["costs"]), 2)  # of a step, over a plain one
+        rates = {k[6:]: tools.total[f"edited {k[6:]}"] / n for k, n in tools.total.items()
+                 if k.startswith("texts ")}  # fmt: skip
+        made["edit_rate"] = {lang: round(rates[lang], 3) for lang in sorted(rates)}
+    return made | {"counts": dict(sorted(state["counts"].items()))}
 
 
 # ---- one run, all runs ---------------------------------------------------------------------------
@@ -377,7 +727,7 @@ def commit() -> str:
 
 
 def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
-    """Train and evaluate one run, or read it if it is complete; return its metrics.json."""
+    """Train one run unless it is complete, evaluate what is missing; return its metrics.json."""
     name = f"{recipe(flags)}-seed{flags['seed']}" + ("-smoke" if args.smoke else "")
     folder = args.out / name
     keys = ("pooling", "query_length", "passage_length", "context")
@@ -387,12 +737,20 @@ def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
     manifest |= {"data_sha256": data.sha256, "eval_data_sha256": eval_data.sha256}
     manifest |= {"init_sha256": evaluate.weights_hash(encoder), "versions": evaluate.versions()}
     state = prepare_folder(folder, manifest, args)
-    own = flags["eval_data"] or flags["data"]
-    metrics = folder / evaluate.metrics_name(eval_data, own, flags["eval_split"])
     if state == "done":
-        print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
-        return json.loads(metrics.read_text(encoding="utf-8"))
-    pairs = Pairs(data, flags["train_langs"])
+        print(f"{folder}: trained already (--overwrite starts over)", file=sys.stderr)
+    else:
+        fit(folder, state, manifest, encoder, data, args)
+    how = evaluate.parse([str(folder), "--data", str(eval_data.folder)])
+    how.split, how.langs, how.device = flags["eval_split"], flags["test_langs"], flags["device"]
+    how.attacks, how.attack_views, how.lir = args.attacks, args.attack_views, args.lir
+    return evaluate.evaluate_path(folder, eval_data, how)
+
+
+def fit(folder: Path, state: str, manifest: dict, encoder: Encoder, data, args) -> None:
+    """Train one run from the start or from its checkpoint; leave model/ and a complete run.json."""
+    flags = manifest["flags"]
+    pairs, tools = Pairs(data, flags["train_langs"]), make_perturber(flags, data, encoder)
     plan = batches(pairs, *(flags[k] for k in ("batching", "batch_size", "steps")),
                    flags["alpha"] or 0.0, flags["seed"])  # fmt: skip
     manifest |= {"derived": derive(flags, pairs, encoder), "settings": vars(encoder.settings)}
@@ -400,26 +758,20 @@ def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
     if state == "new":
         shutil.rmtree(folder, ignore_errors=True)
         evaluate.write_json(folder / "run.json", manifest)
-    print(json.dumps({name: manifest}, default=str), file=sys.stderr)
-    manifest |= train(encoder, data, plan, flags, folder, args)
+    print(json.dumps({folder.name: manifest}, default=str), file=sys.stderr)
+    manifest |= train(encoder, data, plan, flags, folder, args, tools)
     counts = manifest["counts"]
     manifest["false_negative_rate"] = round(counts["masked rows"] / counts["rows"], 4)
     manifest["truncated"] = evaluate.cut_texts(encoder)
     xlt.save_encoder(encoder, folder / "model")
-    start = time.time()
-    found = evaluate.evaluate(encoder, eval_data, flags["eval_split"], flags["test_langs"])
-    found = evaluate.about_run(manifest) | {"model": "model"} | found
-    evaluate.write_json(metrics, found)
-    manifest |= {"seconds_evaluating": round(time.time() - start, 1), "complete": True}
+    manifest["complete"] = True
     evaluate.write_json(folder / "run.json", manifest)
     shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete: nothing to resume
     print(
-        f"{name}: {manifest['seconds_training']} s training, "
-        f"{manifest['seconds_evaluating']} s evaluating, "
+        f"{folder.name}: {manifest['seconds_training']} s training, "
         f"{100 * manifest['false_negative_rate']:.1f} % of the rows held a false negative",
         file=sys.stderr,
     )
-    return found
 
 
 def main(argv=None) -> int:
@@ -436,11 +788,21 @@ def main(argv=None) -> int:
     try:
         data = xlt.load_data(args.data)
         eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
-        found = [run(flags, args, data, eval_data) for flags in single_runs(args)]
+        found, runs, start = [], single_runs(args), time.time()
+        if args.attacks is None:
+            known = any((eval_data.folder / "synonyms").glob("*.json"))
+            args.attacks = ["clean", *(["random", "greedy:edits=2"] if known else [])]
+        for number, flags in enumerate(runs):
+            left = (time.time() - start) / max(1, number) * (len(runs) - number)
+            eta = f"; about {left / 60:.0f} min left" if number else ""
+            print(f"run {number + 1} of {len(runs)}: {recipe(flags)}, seed {flags['seed']}{eta}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            found.append(run(flags, args, data, eval_data))
+        print(evaluate.table(found))
+        evaluate.conclude(found, args.report)
     except (ValueError, FloatingPointError, OSError, RuntimeError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
-    print(evaluate.table(found))
     print(f"done: {len(found)} runs in {args.out}, {args.eval_split} of {eval_data.folder}")
     return 0
 

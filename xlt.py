@@ -40,8 +40,8 @@ def derive_seed(seed: int, *names) -> int:
 
     *Units*: 0 to 2**63 - 1. The same on every machine (Python's own hash() is not).
     """
-    text = "/".join(map(str, (seed, *names)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(seed: int, *names) -> torch.Generator:
@@ -241,8 +241,7 @@ class Encoder(nn.Module):
     def tokenize(self, texts: list[Text], kind: str) -> list[dict[str, list[int]]]:
         """Texts -> unpadded token rows with prefix and special tokens; truncation is counted.
 
-        *Units*: kind is "query" or "passage". With settings.context a passage is the pair sentence,
-        paragraph, and only the paragraph is cut.
+        *Units*: kind is "query" or "passage"; settings.context makes a passage a pair (below).
         """
         s, tokenizer = self.settings, self.tokenizer
         is_query = kind == "query"
@@ -289,17 +288,18 @@ class Encoder(nn.Module):
         pooled = pool(hidden, extra["attention_mask"], self.settings.pooling)  # (B, D)
         return F.normalize(pooled, dim=-1)
 
-    def forward(self, rows: list[dict[str, list[int]]], max_tokens: int = 8192) -> Tensor:
+    def forward(self, rows: list[dict[str, list[int]]], max_tokens: int = 8192, perturb=None):
         """Token rows -> unit vectors (B, D), with gradient, in length-sorted chunks.
 
-        A 300-token text then pads its own chunk only. The gradient is that of one forward pass over
-        the whole batch; only dropout is drawn in another order.
+        A 300-token text then pads its own chunk only; the gradient is that of the whole batch.
+        perturb(words, batch, chunk) -> words may add noise. *Source*: PITFALLS.md 7.
         """
-        chunks = length_chunks([len(row["input_ids"]) for row in rows], max_tokens)
-        vectors = []
+        chunks, vectors = length_chunks([len(r["input_ids"]) for r in rows], max_tokens), []
         for chunk in chunks:
             batch = self.pad([rows[i] for i in chunk])
-            vectors.append(self.from_words(self.words(batch["input_ids"]), batch).float())
+            words = self.words(batch["input_ids"])  # (b, T) -> (b, T, D)
+            words = perturb(words, batch, chunk) if perturb else words
+            vectors.append(self.from_words(words, batch).float())
         back = torch.tensor([i for chunk in chunks for i in chunk], device=self.device).argsort()
         return torch.cat(vectors)[back]  # (B, D), in the order of `rows`
 
