@@ -738,7 +738,7 @@ def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
     manifest |= {"init_sha256": evaluate.weights_hash(encoder), "versions": evaluate.versions()}
     state = prepare_folder(folder, manifest, args)
     if state == "done":
-        print(f"{folder}: trained already (--overwrite starts over)", file=sys.stderr)
+        print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
     else:
         fit(folder, state, manifest, encoder, data, args)
     how = evaluate.parse([str(folder), "--data", str(eval_data.folder)])

@@ -72,13 +72,14 @@ def test_batchings_in_the_help_are_those_of_xlt():
 
 
 def test_several_values_run_as_a_product_without_repeats():
-    """Number: hybrid x 2 alphas + x-y once, 2 seeds: 6 runs. Catches: x-y twice for two alphas."""
+    """Number: hybrid x 2 alphas + x-y once, 2 seeds: 6 runs, a seed after the other: whenever a study
+    stops, its recipes have about as many seeds. Catches: x-y twice for two alphas."""
     given = ["--batching", "hybrid", "x-y", "--alpha", "0.5", "0.3", "--seed", "0", "1"]
     runs = train.single_runs(train.parse(given))
     names = [f"{train.recipe(r)}-seed{r['seed']}" for r in runs]
     assert names == [
-        "hybrid-none-seed0", "hybrid-none-seed1", "hybrid0.3-none-seed0", "hybrid0.3-none-seed1",
-        "x-y-none-seed0", "x-y-none-seed1",
+        "hybrid-none-seed0", "hybrid0.3-none-seed0", "x-y-none-seed0",
+        "hybrid-none-seed1", "hybrid0.3-none-seed1", "x-y-none-seed1",
     ]  # fmt: skip
 
 
@@ -171,14 +172,14 @@ def test_an_interrupted_run_asks_for_resume(small, tmp_path, capsys):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small, tmp_path, capsys, monkeypatch):
     """Claim: exit 1, the step and a remedy are named, the last good state stays. Number: step 5."""
-    calls, real = [], train.batch_loss
+    calls, real = [], train.batch_losses
 
     def broken(*arguments):
         calls.append(1)
-        loss, mask = real(*arguments)
-        return (loss * float("nan") if len(calls) == 5 else loss), mask
+        found, mask = real(*arguments)
+        return found | {"loss": found["loss"] * (float("nan") if len(calls) == 5 else 1)}, mask
 
-    monkeypatch.setattr(train, "batch_loss", broken)
+    monkeypatch.setattr(train, "batch_losses", broken)
     assert train.main(flags(small, tmp_path)) == 1
     assert "the loss is nan" in (error := capsys.readouterr().err) and "at step 5" in error
     state = torch.load(tmp_path / "hybrid-none-seed0/ckpt/state.pt", weights_only=False)

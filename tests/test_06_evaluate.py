@@ -221,9 +221,9 @@ def test_evaluating_writes_metrics_and_trec_files_that_agree(encoder, tmp_path, 
 def test_metrics_of_another_data_set_are_not_mixed_in(tmp_path):
     """Claim: refused with the field that differs; the old file stays. Catches: silent overwriting."""
     new = {"model_sha256": "m", "data_sha256": "d", "split": "test", "settings": {}, "langs": ["en"], "results": []}
-    evaluate.add_metrics(tmp_path / "metrics.json", dict(new))
+    evaluate.add_metrics(tmp_path / "metrics.json", dict(new), {})
     with pytest.raises(ValueError, match="results of another data_sha256"):
-        evaluate.add_metrics(tmp_path / "metrics.json", new | {"data_sha256": "e"})
+        evaluate.add_metrics(tmp_path / "metrics.json", new | {"data_sha256": "e"}, {})
     assert json.loads((tmp_path / "metrics.json").read_text())["data_sha256"] == "d"
 
 
@@ -242,12 +242,15 @@ def test_another_table_is_refused_before_the_work(folder, tmp_path):
 
 
 def test_another_attack_adds_its_records(tmp_path):
-    """Claim: records are replaced by key and otherwise kept. Number: clean twice, greedy once: two."""
+    """Claim: records are replaced by key, in their place, and otherwise kept; so are the single
+    queries. Number: clean twice, greedy once: two; the second clean one counts."""
     base = {"model_sha256": "m", "data_sha256": "d", "split": "test", "settings": {}, "langs": ["en"]}
     row = {"view": "mono", "query_lang": "en", "passage_lang": "en"}
-    for attack in ("clean", "greedy", "clean"):
-        found = evaluate.add_metrics(tmp_path / "m.json", base | {"results": [row | {"attack": attack}]})
-    assert [r["attack"] for r in found["results"]] == ["greedy", "clean"]
+    for n, attack in enumerate(("clean", "greedy", "clean")):
+        records = [row | {"attack": attack, "mAP": n}]
+        found = evaluate.add_metrics(tmp_path / "m.json", base | {"results": records}, {attack: np.array([n])})
+    assert [(r["attack"], r["mAP"]) for r in found["results"]] == [("clean", 2), ("greedy", 1)]
+    assert {name: values.tolist() for name, values in np.load(tmp_path / "m.npz").items()} == {"clean": [2], "greedy": [1]}
 
 
 @pytest.mark.parametrize(
@@ -285,4 +288,4 @@ def test_vectors_that_are_not_finite_are_refused(encoder, folder):
 def test_settings_of_the_encoder_are_part_of_the_result(encoder, folder):
     """Claim: other lengths give another record. Catches: a cache keyed by the path alone (PITFALLS 22)."""
     encoder.settings = dataclasses.replace(encoder.settings, query_length=9)
-    assert evaluate.evaluate(encoder, load_data(folder))["settings"]["query_length"] == 9
+    assert evaluate.evaluate(encoder, load_data(folder))[0]["settings"]["query_length"] == 9
