@@ -282,7 +282,9 @@ def read_table(path: Path, lang: str) -> dict[str, list[str]]:
     return table
 
 
-def read_synonyms(folder: Path, files: dict[str, str] | None = None) -> dict[str, dict[str, list[str]]]:
+def read_synonyms(
+    folder: Path, files: dict[str, str] | None = None
+) -> dict[str, dict[str, list[str]]]:
     """lang -> word -> replacements, from these files or else the data set's synonyms/."""
     files = files or {path.stem: path for path in sorted((folder / "synonyms").glob("*.json"))}
     if not files:

@@ -770,7 +770,7 @@ def check_same(path: Path, new: dict) -> dict:
 
 
 def add_metrics(path: Path, new: dict, each: dict[str, np.ndarray]) -> dict:
-    """Write metrics.json and metrics.npz, or add to them: records of other attacks and views stay."""
+    """Write metrics.json and metrics.npz, or add to them: other attacks and views stay."""
     old = check_same(path, new)
     key = lambda r: (r["attack"], r["view"], r["query_lang"], r["passage_lang"])
     merged = {key(r): r for rows in (old.get("results", ()), new["results"]) for r in rows}
@@ -855,7 +855,7 @@ def cell(values: list[float], metric: str) -> str:
 
 
 def named_runs(runs: list[dict]) -> dict[str, list[dict]]:
-    """Runs of one recipe together, by seed; the same recipe with other flags gets a name of its own.
+    """Runs of one recipe together, by seed; with other flags it gets a name of its own.
 
     *Errors*: ValueError for a seed that is there twice, or runs of other data, split or languages.
     """
@@ -1085,7 +1085,7 @@ def sentence(subject: str, other: str, cells: list[dict]) -> str:
     return f"{subject} is {text}{tail}."
 
 
-# ---- the study: which recipe, under which attack, with what certainty ------------------------------
+# ---- the study: which recipe, under which attack, with what certainty ----------------------------
 
 QUESTION = (
     "How does hybrid-batch training affect the robustness of the encoder against adversarial "
@@ -1149,7 +1149,9 @@ class Scores:
                 rows.append(file[f"{attack}|{view}|{metric}"])
             self.known[name, attack, view, metric] = np.stack(rows)  # (S, Q)
         found = self.known[name, attack, view, metric]
-        keep = [n for n, run in enumerate(self.groups[name]) if seeds is None or run["seed"] in seeds]
+        keep = [
+            n for n, run in enumerate(self.groups[name]) if seeds is None or run["seed"] in seeds
+        ]
         return found[keep]
 
 
@@ -1208,8 +1210,8 @@ def answer(comparisons: list[dict], groups: dict[str, list[dict]]) -> list[str]:
         elif about in ("none", question):
             pool = [row for row in rows if row["view"] == "pool"]
             if pool:
-                text = sentence(f"what {short(a, 'batching')} loses", f"what {short(b, 'batching')} "
-                                "loses", cells(pool, "attack"))  # fmt: skip
+                lost = (f"what {short(name, 'batching')} loses" for name in (a, b))
+                text = sentence(*lost, cells(pool, "attack"))
                 said.append(f"Lost to the attack, pool: {text}")
     return said
 
@@ -1237,7 +1239,8 @@ def study_table(groups: dict, names: list[str], comparisons: list[dict], minutes
                 found.append({
                     "recipe": name, "attack": attack, "langs": label, "n": len(members),
                     "cells": {k: c for k, c in cells.items() if c[0] is not None},
-                    "minutes": minutes.get(name), "marks": marks[name, attack] if langs is None else {},
+                    "marks": marks[name, attack] if langs is None else {},
+                    "minutes": minutes.get(name),
                 })  # fmt: skip
     return found
 
@@ -1250,7 +1253,9 @@ def curves(groups: dict, labels: list[str]) -> list[dict]:
     for name, key in itertools.product({s.name: 0 for s in specs.values()}, words):
         mine = [s for s in specs.values() if s.name == name and getattr(s, key) > 0]
         for rest in dict.fromkeys(replace(s, label="", **{key: 0.0}) for s in mine):
-            line = {getattr(s, key): s.label for s in mine if replace(s, label="", **{key: 0.0}) == rest}
+            line = {
+                getattr(s, key): s.label for s in mine if replace(s, label="", **{key: 0.0}) == rest
+            }
             if len(line) < 2:
                 continue
             series = []
@@ -1271,7 +1276,9 @@ def robust_r1(scores: Scores, names: list[str]) -> list[dict]:
     for name, view in itertools.product(scores.groups, ("mono", "pool")):
         mine = [attack for attack in names if scores.has(name, attack, view)]
         if len(mine) > 2:
-            right = np.stack([scores(name, attack, view, "R@1") > 0 for attack in mine])  # (A, S, Q)
+            right = np.stack(
+                [scores(name, attack, view, "R@1") > 0 for attack in mine]
+            )  # (A, S, Q)
             found.append({
                 "recipe": name, "view": view, "clean": mean_sd(right[mine.index("clean")].mean(1)),
                 "robust": mean_sd(right.all(0).mean(1)),
@@ -1347,8 +1354,11 @@ def make_study(runs: list[dict], command: str = "") -> dict:
     groups = named_runs(runs)
     labels = [r["attack"] for run in runs for r in run["results"]]
     every = [a for a in dict.fromkeys(labels) if "<" not in a]
-    names = [a for a in every if not a.endswith(":control") and not a.startswith("lir:")]
-    plain = [n for n in groups if groups[n][0].get("batching", "").startswith("hybrid")] or [*groups]
+    without = [a for a in every if a.startswith("lir:")]
+    names = [a for a in every if not a.endswith(":control") and a not in without]
+    plain = [n for n in groups if groups[n][0].get("batching", "").startswith("hybrid")] or [
+        *groups
+    ]
     scores, manifests, minutes = Scores(groups), [], {}
     for name, members in groups.items():
         each = [m | {"name": Path(m["folder"]).name} for m in map(manifest_of, members)]
@@ -1378,19 +1388,21 @@ def make_study(runs: list[dict], command: str = "") -> dict:
         },
         "recipes": list(groups), "attacks": every,
         "table": study_table(groups, every, comparisons, minutes), "comparisons": comparisons,
-        "matrices": matrices(groups, names), "bias": bias_rows(groups, [a for a in every if ":control" not in a]),
+        "matrices": matrices(groups, names), "bias": bias_rows(groups, [*names, *without]),
         "curves": curves(groups, names[1:]), "robust_r1": robust_r1(scores, names),
         "training": [t for n, m in groups.items() for t in training_curve(n, m[0])],
         **words_and_examples(groups, plain[0]),
-        "transfer": [dict(zip(keys, (*key, mean_sd(v)[0]), strict=True)) for key, v in sums.items()],
+        "transfer": [
+            dict(zip(keys, (*key, mean_sd(v)[0]), strict=True)) for key, v in sums.items()
+        ],
         "runs": manifests, "commands": [command] * bool(command),
     }  # fmt: skip
 
 
 NOTE = (
     "Means over seeds, macro-averaged over the queries' languages. Intervals: bootstrap over seeds "
-    "and questions (the translations of a question are one unit). p: paired randomisation test over "
-    "questions, Holm's correction over all comparisons of this page. Significant: both agree."
+    "and questions (the translations of a question are one unit). p: paired randomisation test "
+    "over questions, Holm's correction over all comparisons of this page. Significant: both agree."
 )
 
 
@@ -1455,7 +1467,7 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
 
     What is there already, of the same weights and data, is not computed again (but for frozen
     queries, --trec, --show and --attack-out, which want something written).
-    *Errors*: ValueError for a run that is not complete, or was made with another version of the data.
+    *Errors*: ValueError for a run that is not complete, or was made with other data.
     """
     folder, about, own = open_run(path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -1465,7 +1477,9 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
     home = args.out / path.name if args.out and several else args.out or (path if own else None)
     name = metrics_name(data, own or data.folder, args.split)
     if own and Path(own).resolve() == data.folder.resolve() and about["trained_on"] != data.sha256:
-        raise ValueError(f"{path}: made with another version of {own}. Train it anew (--overwrite).")
+        raise ValueError(
+            f"{path}: made with another version of {own}. Train it anew (--overwrite)."
+        )
     adversary, old, wants = make_adversary(args, data, encoder), {}, bool(args.trec)
     if home:  # before the work, not after it
         old = check_same(home / name, identity(encoder, data, args.split, args.langs))
@@ -1487,9 +1501,7 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
     if there("clean", args.views) and not (left or lir or wants):
         return old | about | where
     trec = args.trec / path.name if args.trec and several else args.trec
-    found, each = evaluate(
-        encoder, data, args.split, args.langs, args.views, trec, adversary, lir
-    )
+    found, each = evaluate(encoder, data, args.split, args.langs, args.views, trec, adversary, lir)
     found = about | found
     return (add_metrics(home / name, found, each) if home else found) | where
 

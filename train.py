@@ -67,10 +67,11 @@ FLAGS = {
         "--train-langs": {"nargs": "+", "default": TRAIN_LANGS, "metavar": "LANG",
             "help": "training languages; the hybrid-batch paper's: without el and vi"},
         "--test-langs": {"nargs": "+", "metavar": "LANG", "help": "of the table (default: all)"},
-        "--attacks": {"nargs": "+", "metavar": "NAME[:KEY=VALUE,...]", "help": "of the table (default: "
-            "random greedy:edits=2, if the data have synonyms/); names and keys: attacks.py, top"},
+        "--attacks": {"nargs": "+", "metavar": "NAME[:KEY=VALUE,...]",
+            "help": "of the table (default: random greedy:edits=2, if the data have synonyms/); "
+                    "names and keys: attacks.py, top"},
         "--attack-views": {"nargs": "+", "default": ["mono", "pool"], "metavar": "VIEW",
-                           "help": "views that are attacked, of mono, cross, pool"},
+            "choices": ["mono", "cross", "pool"], "help": "views attacked, of mono, cross, pool"},
         "--lir": {"nargs": "*", "type": int, "default": [], "metavar": "R",
                   "help": "also without R main directions of each language (Yang et al. 2021: 1)"},
         "--report": {"type": Path, "metavar": "FILE.html",
@@ -78,7 +79,7 @@ FLAGS = {
     },
     "batches and loss": {
         "--batching": {"nargs": "+", "default": ["hybrid"], "choices": BATCHINGS, "metavar": "NAME",
-            "help": f"which languages meet in a batch, of {', '.join(BATCHINGS)} (LAReQA; Elmahdy)"},
+            "help": f"languages that meet in a batch: {', '.join(BATCHINGS)} (LAReQA; Elmahdy)"},
         "--alpha": {"nargs": "+", "type": float, "default": [0.5], "metavar": "A",
                     "help": "hybrid: share of monolingual batches, 0 to 1 (paper: 0.5)"},
         "--tau": {"type": float, "default": 0.05, "help": "temperature, > 0; divides the cosine"},
@@ -242,14 +243,20 @@ def check_methods(methods: list[Method], text: str) -> None:
                 raise ValueError(f"{where}: {key} is one of {', '.join(values)}.")
         low = {"sigma": 0, "epsilon": 0, "rate": 0, "words": 0, "step_size": 0, "steps": 1}
         for key, least in (low | {"copies": 0, "weight": 0}).items():
-            if not least <= getattr(m, key) < 1e9 or (key in ("rate", "words") and vars(m)[key] > 1):
+            if not least <= getattr(m, key) < 1e9 or (
+                key in ("rate", "words") and vars(m)[key] > 1
+            ):
                 raise ValueError(f"{where}: {key} {getattr(m, key)} is out of its range.")
         if not m.strength:
             key = {"rs-rp": "sigma", "adv": "epsilon"}.get(m.name, "rate")
-            raise ValueError(f"{where}: with {key} 0 {m.name} does nothing. Raise it, or take none.")
+            raise ValueError(
+                f"{where}: with {key} 0 {m.name} does nothing. Raise it, or take none."
+            )
     shares = [m.weight for m in methods if m.name != "self-teaching"]
     if sum(shares) > 1 + 1e-9:
-        raise ValueError(f"{where}: the weights sum to {sum(shares):g}; they are shares of the loss.")
+        raise ValueError(
+            f"{where}: the weights sum to {sum(shares):g}; they are shares of the loss."
+        )
     if not any(m.weight for m in methods):
         raise ValueError(f"{where}: weight 0 is plain training. Raise it, or take none.")
 
@@ -422,14 +429,14 @@ class Perturber:
         return self.slots[key]
 
 
-def make_perturber(flags: dict, data: xlt.DataSet, encoder: Encoder) -> Perturber:
-    """Open the tables that --robust needs.
+def make_perturber(flags: dict, data: xlt.DataSet, encoder: Encoder | None = None) -> Perturber:
+    """Open the tables that --robust needs; without encoder only to see whether all is there.
 
     Code-switching draws words of the training languages alone, or el and vi were no zero-shot test.
     *Errors*: ValueError for a missing table, or where no training text has a replaceable word.
     """
     methods = parse_robust(flags["robust"])
-    made = Perturber(methods, flags["seed"], attacks.mean_norm(encoder))
+    made = Perturber(methods, flags["seed"], attacks.mean_norm(encoder) if encoder else 1.0)
     sources = {SOURCES[m.name] for m in methods if m.name in SOURCES}
     langs = ["en"] if flags["batching"] == "en-en" else flags["train_langs"]
     if "synonyms" in sources:
@@ -489,7 +496,11 @@ def noise(encoder: Encoder, method: Method, tools: Perturber, rng, picks) -> lis
             wide = method.sigma * tools.unit
             delta = attacks.random_noise(mask, dim, rngs, wide, method.noise)
         else:
-            args = lambda w: picks(encoder.from_words(w, batch).float(), chunk), words.detach(), mask
+            args = (
+                lambda w: picks(encoder.from_words(w, batch).float(), chunk),
+                words.detach(),
+                mask,
+            )
             was_training = encoder.training
             encoder.eval()
             if method.how == "fgm":
@@ -553,7 +564,7 @@ def row_loss(v, chunk, others, tau: float, mask=None) -> torch.Tensor:
 
     *Shapes*: v (b, D), chunk its b rows of the batch, others (B, D), mask (B, B) -> (b,).
     """
-    scores = v @ others.T / tau  # (b, D) @ (D, B) -> (b, B)
+    scores = v @ others.detach().T / tau  # (b, D) @ (D, B) -> (b, B)
     if mask is not None:
         scores = scores.masked_fill(mask[chunk], -math.inf)
     return F.cross_entropy(scores, torch.tensor(chunk, device=v.device), reduction="none")
@@ -570,25 +581,26 @@ def batch_losses(
     """
     tau, methods, c = flags["tau"], tools.active, tools.consistency
     share = 1.0 - sum(m.weight for m in methods)
-    both = any(m.perturb == "both" for m in methods)
+    clean = share > 1e-9 or c or any((m.name, m.perturb) == ("adv", "both") for m in methods)
     texts = {"query": [data.queries[i] for i in batch.queries]}
     texts["passage"] = [data.passages[i] for i in batch.passages]
     mask = false_negatives(batch.gold, batch.group).to(encoder.device)  # (B, B)
     used = None if flags["keep_false_negatives"] else mask
     nce = partial(info_nce, tau=tau, mask=used, symmetric=flags["symmetric"])
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flags["precision"] == "bf16"):
-        p = encoder(encoder.tokenize(texts["passage"], "passage"))  # (B, D)
-        found = {"loss": 0.0}
-        if share > 1e-9 or c or both:
+        found, q, p = {"loss": 0.0}, None, None
+        if clean or any(m.perturb == "query" for m in methods):
+            p = encoder(encoder.tokenize(texts["passage"], "passage"))  # (B, D)
+        if clean:
             q = encoder(encoder.tokenize(texts["query"], "query"))  # (B, D)
             found["clean"] = nce(q, p)
             found["loss"] = share * found["clean"]
         # CHANGED vs plain training: each perturbation has queries (or both towers) of its own
         for m in methods:
-            losses = {"query": partial(row_loss, others=p.detach(), tau=tau, mask=used)}
+            losses = {"query": partial(row_loss, others=p, tau=tau, mask=used)}
             if m.perturb == "both":
                 back = used if used is None else used.T
-                losses["passage"] = partial(row_loss, others=q.detach(), tau=tau, mask=back)
+                losses["passage"] = partial(row_loss, others=q, tau=tau, mask=back)
             points = perturbed(encoder, texts, m, tools, step, losses)  # freelb: several, the mean
             points = [(a, p if b is None else b) for a, b in points]
             worse = sum(nce(a, b) for a, b in points) / len(points)
@@ -780,6 +792,13 @@ def main(argv=None) -> int:
     Exit 0 done, 1 failed, 2 wrong usage.
     """
     args = parse(argv)
+    try:
+        runs = single_runs(args)
+        for text in set(args.attacks or ()) - {"clean"}:
+            attacks.parse_attack(text)
+    except ValueError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads: loading {args.data}",
         file=sys.stderr,
@@ -788,7 +807,9 @@ def main(argv=None) -> int:
     try:
         data = xlt.load_data(args.data)
         eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
-        found, runs, start = [], single_runs(args), time.time()
+        for flags in {(f["batching"], f["robust"]): f for f in runs}.values():
+            make_perturber(flags, data)  # what a run will miss is said now, not hours later
+        found, start = [], time.time()
         if args.attacks is None:
             known = any((eval_data.folder / "synonyms").glob("*.json"))
             args.attacks = ["clean", *(["random", "greedy:edits=2"] if known else [])]

@@ -2,6 +2,7 @@
 
     python tests/bench.py                    # two rates and their ratio, about a minute
     python tests/bench.py --greedy           # also a whole greedy attack on the test split
+    python tests/bench.py --robust           # instead: what a robust training step costs
 
 Measured in one run, on the same dev queries of all eleven languages and the same candidates (the
 query, and each single replacement from synonyms/), against all passages, on the CPU:
@@ -35,7 +36,8 @@ import torch.nn.functional as F
 
 import attacks
 import evaluate
-from xlt import load_data, load_encoder, pool
+import train
+from xlt import Pairs, batches, load_data, load_encoder, pool
 
 
 def parse(argv=None):
@@ -53,6 +55,7 @@ def parse(argv=None):
         help="tokens that the padded way pads to, at most the model's positions")
     add("--greedy", type=int, nargs="?", const=0, metavar="N",
         help="also a greedy attack in all views, on N test queries (without N: all)")
+    add("--robust", action="store_true", help="measure training steps instead, robust over plain")
     # fmt: on
     return parser.parse_args(argv)
 
@@ -63,12 +66,6 @@ def parse(argv=None):
 def spread(queries: list[int], n: int) -> list[int]:
     """About n of the queries, from the first to the last: they are sorted by language."""
     return queries[:: max(1, len(queries) // n)][:n] if n else queries
-
-
-def read_tables(data) -> dict[str, dict[str, list[str]]]:
-    """lang -> word -> replacements, from the data set's synonyms/."""
-    files = sorted((data.folder / "synonyms").glob("*.json"))
-    return {file.stem: attacks.read_table(file, file.stem) for file in files}
 
 
 def candidates(item) -> list[str]:
@@ -229,6 +226,39 @@ def greedy(args, data, encoder, tables: dict) -> None:
     print(f"{len(queries)} test queries, three views: {calls} scores, {changed}")
 
 
+METHODS = (
+    "rs-rp", "rs-da", "code-switch", "typos", "adv:weight=1", "adv", "adv:how=pgd,steps=2",
+    "adv:how=pgd", "adv:how=freelb,steps=2", "adv:how=freelb", "rs-da+self-teaching",
+    "rs-da:perturb=both",
+)  # fmt: skip
+
+
+def robust(data, encoder, steps: int = 9) -> None:
+    """Print the time of a robust step over that of a plain one, forward and back: medians.
+
+    The two take turns on the same batches of 100 hybrid pairs; texts are found once, as in a run.
+    """
+    flags = vars(train.parse([])) | {"robust": "none", "batching": "hybrid", "seed": 0}
+    pairs = Pairs(data, flags["train_langs"])
+    plan = list(batches(pairs, "hybrid", flags["batch_size"], steps + 1))
+    plain = train.make_perturber(flags, data, encoder)
+
+    def step(tools, batch, n):
+        encoder.zero_grad()
+        train.batch_losses(encoder, data, batch, flags, tools, n)[0]["loss"].backward()
+
+    for text in METHODS:
+        tools, ratios, spent = train.make_perturber(flags | {"robust": text}, data, encoder), [], []
+        for n, batch in enumerate(plan):
+            first, _ = timed(lambda batch=batch, n=n: step(plain, batch, n))
+            second, _ = timed(lambda batch=batch, n=n, tools=tools: step(tools, batch, n))
+            ratios.append(second / first)
+            spent.append(1000 * second)
+        low, ratio, high = (f(ratios[1:]) for f in (min, statistics.median, max))  # the first warms up
+        print(f"{text:24} {ratio:5.2f} times a plain step ({low:.2f} to {high:.2f}, n = {steps}), "
+              f"{statistics.median(spent[1:]):.0f} ms", flush=True)  # fmt: skip
+
+
 def main(argv=None) -> int:
     """Measure and print. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
@@ -236,7 +266,10 @@ def main(argv=None) -> int:
         data, encoder = load_data(args.data), load_encoder(args.model).eval()
         print(f"{args.model}: {platform.machine()}, {torch.get_num_threads()} threads")
         print(", ".join(f"{name} {version}" for name, version in evaluate.versions().items()))
-        tables = read_tables(data)
+        if args.robust:
+            robust(data, encoder)
+            return 0
+        tables = attacks.read_synonyms(data.folder)
         compare(args, data, encoder, tables)
         if args.greedy is not None:
             greedy(args, data, encoder, tables)
