@@ -124,11 +124,11 @@ def relevant_ranks(scores: Tensor, relevant: Tensor, gains: Tensor) -> tuple[Ten
     by_score = torch.argsort(own.gather(1, order), dim=1, descending=True, stable=True)
     order = order.gather(1, by_score)  # (Q, R)
     own, real, gains = own.gather(1, order), real.gather(1, order), gains.gather(1, order)
-    columns = []
-    for k in range(own.shape[1]):  # R passes over the scores; a sort would cost log2(P)
+    columns, wide = [], scores.numpy()
+    for k in range(own.shape[1]):  # R passes over the scores, with numpy: torch counts 6 x slower
         bar = own[:, k : k + 1]  # (Q, 1)
-        others = (scores >= bar).sum(1) - ((own >= bar) & real).sum(1)  # (Q, P) -> (Q,)
-        columns.append(k + 1 + others)
+        above = torch.from_numpy(np.count_nonzero(wide >= bar.numpy(), axis=1))  # (Q, P) -> (Q,)
+        columns.append(k + 1 + above - ((own >= bar) & real).sum(1))
     ranks = torch.stack(columns, dim=1)  # (Q, R)
     return ranks.masked_fill(~real, 0), gains.masked_fill(~real, 0)
 
@@ -1286,6 +1286,27 @@ def robust_r1(scores: Scores, names: list[str]) -> list[dict]:
     return found
 
 
+def strength_rows(groups: dict, names: list[str]) -> list[dict]:
+    """What each attack did: share of the right queries that it broke, its size, what it changed.
+
+    *Units*: means over seeds and languages, in the pool unless a name says mono; least_changed: the
+    smallest share of really changed queries in a language, so that none passes for robust.
+    """
+    found = []
+    for (recipe, members), attack in itertools.product(groups.items(), names):
+        rows = [r for run in members for r in run["results"] if r["attack"] == attack]
+        row = {"recipe": recipe, "attack": attack}
+        for view in ("mono", "pool"):
+            mine = [r for r in rows if r["view"] == view and "n_broken" in r]
+            right = sum(r["n_right"] for r in mine)
+            row[f"broken_{view}"] = sum(r["n_broken"] for r in mine) / right if right else None
+        for key in ("edits", "norm", "calls") if mine else ():
+            row[key] = sum(r[key] for r in mine) / len(mine)
+        share = [r["n_changed"] / r["n_queries"] for r in mine if r["n_queries"]]
+        found += [row | {"least_changed": min(share)}] if share else []
+    return found
+
+
 def bias_rows(groups: dict, names: list[str]) -> list[dict]:
     """The query's own language in the pool, clean and attacked; the geometry of the vectors."""
     found = []
@@ -1389,6 +1410,7 @@ def make_study(runs: list[dict], command: str = "") -> dict:
         "recipes": list(groups), "attacks": every,
         "table": study_table(groups, every, comparisons, minutes), "comparisons": comparisons,
         "matrices": matrices(groups, names), "bias": bias_rows(groups, [*names, *without]),
+        "strength": strength_rows(groups, every),
         "curves": curves(groups, names[1:]), "robust_r1": robust_r1(scores, names),
         "training": [t for n, m in groups.items() for t in training_curve(n, m[0])],
         **words_and_examples(groups, plain[0]),

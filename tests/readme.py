@@ -1,28 +1,28 @@
-"""Write the README's result tables from records, so that no number in it is typed by hand.
+"""Write the README's result tables from a study, so that no number in it is typed by hand.
 
-    python tests/readme.py runs      runs/*/metrics.json -> data/minifacts/results.jsonl -> README.md
-    python tests/readme.py runs attacked  the same of attacked runs, which evaluate.py wrote there
-    python tests/readme.py           data/minifacts/results.jsonl -> README.md
+    python tests/readme.py runs/report.json            -> data/minifacts/study.json -> README.md
+    python tests/readme.py search.json --search        -> data/minifacts/search.json -> README.md
+    python tests/readme.py                             the shipped studies -> README.md
 
+A study is what train.py and evaluate.py write with --report, beside the page, as .json; examples,
+training curves and manifests stay out of the repository, their commands are in the README.
 test_08_repository.py checks that README.md holds exactly what this writes.
 """
 
 import json
 import re
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from evaluate import METRICS, cell, summarise, table
+from data.report.page import MARKS, digits, pair
 
-RECORDS = ROOT / "data/minifacts/results.jsonl"
-ATTACKED = ROOT / "data/minifacts/attacks.jsonl"  # the same of attacked runs, several attacks each
-COUNTS = ("n_queries", "n_attacked", "n_changed", "n_right", "n_broken")
-MEANS = ("edits", "norm", "calls", "certified R@1")
-ORDER = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
+STUDY, SEARCH = (ROOT / f"data/minifacts/{name}.json" for name in ("study", "search"))
+KEPT = ("question", "answer", "about", "recipes", "attacks", "table", "comparisons", "strength", "bias", "robust_r1")
+BATCHES = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
+SHORT = {"greedy:edits=2": "greedy", "pgd:steps=3,restarts=1": "PGD"}
 # Elmahdy et al. 2024, XLM-R on XQuAD-R: mono, cross, pool mAP, rank distance (read in the paper)
 PUBLISHED = {
     "x-x-mono": (".792", ".674", ".548", "410"),
@@ -31,85 +31,130 @@ PUBLISHED = {
 }
 
 
-def reduce(run: dict) -> dict:
-    """One run's metrics.json without the 11 x 11 matrix: cross averaged over passage languages."""
-    values = defaultdict(list)
-    for row in run["results"]:
-        values[row["attack"], row["view"], row["query_lang"]].append(row)
-    rows = []
-    for (attack, view, lang), members in values.items():
-        row = {"attack": attack, "view": view, "query_lang": lang}
-        for name in (*METRICS, *MEANS):
-            found = [m[name] for m in members if m.get(name) is not None]
-            if found or name in METRICS:
-                row[name] = round(sum(found) / len(found), 5) if found else None
-        row |= {name: sum(m[name] for m in members) for name in COUNTS if name in members[0]}
-        rows.append(row)
-    keep = ("recipe", "seed", "train_langs", "langs", "split", "data_sha256", "chance", "versions")
-    return {key: run[key] for key in keep} | {"results": rows}
+def reduce(study: dict) -> dict:
+    """What the repository keeps of a study; numbers to six decimals."""
+    keep = {key: study[key] for key in KEPT}
+    keep["seconds"] = sum(run["seconds"] for run in study["runs"])
+    keep["commits"] = sorted({run["commit"][:7] for run in study["runs"]})
+    return json.loads(json.dumps(keep), parse_float=lambda text: round(float(text), 6))
 
 
-def first_table(runs: list[dict]) -> str:
-    """The first screen: one row a batching, the published row beside it."""
+def lines(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+class Cells:
+    """The numbers of a study: (recipe, attack, languages, column) -> ".463 ±.004"."""
+
+    def __init__(self, study: dict):
+        self.study, self.rows = study, {}
+        for row in study["table"]:
+            self.rows[row["recipe"], row["attack"], row["langs"]] = row
+
+    def __call__(self, recipe: str, attack: str, column: str, langs: str = "all", marks=True) -> str:
+        row = self.rows.get((recipe, attack, langs))
+        if row is None or column not in row["cells"]:
+            return "-"
+        mark = MARKS.get(row["marks"].get(column), "") if marks else ""
+        return pair(row["cells"][column], column) + mark
+
+    def luck(self, column: str) -> str:
+        view, _, metric = column.partition(" ")
+        return digits(self.study["about"]["chance"][view].get(metric), column)
+
+    def seeds(self, recipe: str) -> str:
+        return str(self.rows[recipe, "clean", "all"]["n"])
+
+
+def first_table(study: dict) -> str:
+    """The first screen: one row a batching, clean and attacked, the published row beside it."""
+    cell = Cells(study)
+    columns = [("mono mAP", "clean", "all"), ("cross mAP", "clean", "all"), ("pool mAP", "clean", "all")]
+    columns += [("pool mAP", "clean", "untrained"), ("pool rank_distance", "clean", "all")]
+    columns += [("mono mAP", "greedy:edits=2", "all"), ("pool mAP", "greedy:edits=2", "all")]
     head = ["batches", "mono mAP", "cross mAP", "pool mAP", "pool, untrained", "rank distance"]
-    head += ["paper: mono", "cross", "pool", "rank distance"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    everything = {a for run in runs for a in run["train_langs"]}
-    untrained = [a for a in runs[0]["langs"] if a not in everything]  # el and vi, in every row
-    for name in ORDER:
-        members = [run for run in runs if run["recipe"] == f"{name}-none"]
-        sums = [summarise(run["results"]) for run in members]
-        rest = [summarise(run["results"], untrained) for run in members]
-        cells = [cell([s[view, "mAP"] for s in sums], "mAP") for view in ("mono", "cross", "pool")]
-        cells.append(cell([s["pool", "mAP"] for s in rest], "mAP"))
-        cells.append(cell([s["pool", "rank_distance"] for s in sums], "rank_distance"))
-        lines.append(f"| {name} | " + " | ".join([*cells, *PUBLISHED.get(name, ("-",) * 4)]) + " |")
-    luck = runs[0]["chance"]
-    cells = [cell([luck[view]["mAP"]], "mAP") for view in ("mono", "cross", "pool", "pool")]
-    cells.append(cell([luck["pool"]["rank_distance"]], "rank_distance"))
-    return "\n".join([*lines, "| chance | " + " | ".join(cells) + " | - | - | - | - |"])
+    head += ["attacked: mono", "attacked: pool", "paper: mono", "cross", "pool", "rank distance"]
+    rows = []
+    for name in BATCHES:
+        texts = [cell(f"{name}-none", attack, column, langs, False) for column, attack, langs in columns]
+        if name == "en-en":  # its untrained languages are ten others: not the column's two
+            texts[3] = "-"
+        rows.append([name, *texts, *PUBLISHED.get(name, ("-",) * 4)])
+    luck = [cell.luck(column) for column, _, _ in columns]
+    return lines(head, [*rows, ["chance", *luck, *("-",) * 4]])
 
 
-def of_attack(run: dict, attack: str, untrained: list[str]) -> list[float | None]:
-    """One run under one attack -> the numbers of its row, None where there is none."""
-    rows = [r for r in run["results"] if r["attack"] == attack]
-    everywhere, rest = summarise(rows, None, attack), summarise(rows, untrained, attack)
-
-    def mean(view, key):
-        values = [r[key] for r in rows if r["view"] == view and r.get(key) is not None]
-        return sum(values) / len(values) if values else None
-
-    def broken(view):
-        bad, right = (sum(r.get(key, 0) for r in rows if r["view"] == view) for key in COUNTS[-1:-3:-1])
-        return bad / right if right else None
-
-    found = [everywhere.get((view, "mAP")) for view in ("mono", "cross", "pool")]
-    found += [rest.get(("pool", "mAP")), broken("mono"), broken("pool")]
-    return [*found, mean("pool", "edits") or mean("pool", "norm")]
+def full_table(study: dict) -> str:
+    """Plain recipes, clean, by set of languages."""
+    cell, columns = Cells(study), [c for c in study["table"][0]["cells"]]
+    rows = [
+        [name, cell.seeds(f"{name}-none"), langs, *(cell(f"{name}-none", "clean", c, langs, False) for c in columns)]
+        for name in BATCHES for langs in ("all", "trained", "untrained")
+    ]  # fmt: skip
+    rows.append(["chance", "", "all", *map(cell.luck, columns)])
+    return lines(["batches", "n", "languages", *(c.replace("_", " ") for c in columns)], rows)
 
 
-def attack_rows(runs: list[dict]) -> str:
-    """One row a batching and attack: what is left of mAP, and how many right queries it broke."""
-    head = ["batches", "attack", "n", "mono mAP", "cross mAP", "pool mAP", "pool, untrained"]
-    head += ["broken: mono", "pool", "size"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    untrained = [a for a in runs[0]["langs"] if a not in runs[0]["train_langs"]]
-    for name in [n for n in ORDER if any(run["recipe"] == f"{n}-none" for run in runs)]:
-        members = [run for run in runs if run["recipe"] == f"{name}-none"]
-        for attack in dict.fromkeys(row["attack"] for row in members[0]["results"]):
-            numbers = [of_attack(run, attack, untrained) for run in members]
-            cells = [cell(list(column), "mAP") for column in zip(*numbers, strict=True)]
-            lines.append("| " + " | ".join([name, attack, str(len(members)), *cells]) + " |")
-    return "\n".join(lines)
+def robust_table(study: dict) -> str:
+    """Recipes by attacks, for pool mAP, mono R@1 and the untrained languages; minutes of training."""
+    cell, found = Cells(study), []
+    names = [a for a in study["attacks"] if ":control" not in a and not a.startswith("lir:")]
+    recipes = [name for name in study["recipes"] if name.split("-none")[0] in BATCHES[2:] or "-none" not in name]
+    for column, langs, title in (
+        ("pool mAP", "all", "pool mAP"), ("mono R@1", "all", "mono R@1"),
+        ("pool mAP", "untrained", "pool mAP, el and vi (never trained on)"),
+    ):  # fmt: skip
+        rows = []
+        for name in recipes:
+            minutes = digits(cell.rows[name, "clean", "all"]["minutes"], "minutes")
+            rows.append([name, cell.seeds(name), *(cell(name, a, column, langs) for a in names), minutes])
+        rows.append(["chance", "", *[cell.luck(column)] * len(names), ""])
+        found.append(lines([f"**{title}**", "n", *(SHORT.get(a, a) for a in names), "minutes"], rows))
+    return "\n\n".join(found)
+
+
+def attack_rows(study: dict) -> str:
+    """One row a plain batching and attack: what is left of mAP, what was broken, at which size."""
+    cell = Cells(study)
+    size = {(r["recipe"], r["attack"]): r for r in study["strength"]}
+    rows = []
+    for name in BATCHES:
+        for attack in [a for a in study["attacks"] if not a.startswith("lir:")]:
+            s = size.get((f"{name}-none", attack), {})
+            broken = [digits(s.get(f"broken_{view}")) for view in ("mono", "pool")]
+            amount = digits(s.get("edits") or s.get("norm")) if s else "-"
+            columns = [cell(f"{name}-none", attack, f"{view} mAP", "all", False) for view in ("mono", "pool")]
+            rows.append([name, attack, *columns, *broken, amount, digits(s.get("least_changed"))])
+    return lines(["batches", "attack", "mono mAP", "pool mAP", "broken: mono", "pool", "size", "least changed"], rows)
+
+
+def search_table(study: dict) -> str:
+    """Settings of robust training on dev: one seed, hybrid batches; the mean decides."""
+    cell = Cells(study)
+    names = [a for a in study["attacks"] if ":control" not in a]
+    rows = []
+    for name in sorted(study["recipes"], key=lambda n: n.removeprefix("hybrid-")):
+        found = [cell.rows[name, a, "all"]["cells"]["pool mAP"][0] for a in names]
+        texts = [cell(name, a, "pool mAP", "all", False) for a in names]
+        rest = [cell(name, "clean", "mono mAP", "all", False), cell(name, "clean", "pool mAP", "untrained", False)]
+        rows.append([name.removeprefix("hybrid-"), *texts, digits(sum(found) / len(found)), *rest])
+    head = ["--robust", *(SHORT.get(a, a) for a in names), "mean", "mono, clean", "untrained, clean"]
+    return lines(head, rows)
+
+
+def said(study: dict) -> str:
+    """The generated sentences."""
+    return "\n".join(f"- {text}" for text in study["answer"])
 
 
 def blocks() -> dict[str, str]:
     """Name of a marked block in the README -> its text."""
-    runs, attacked = (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for path in (RECORDS, ATTACKED)
-    )
-    return {"first": first_table(runs), "full": table(runs), "attacks": attack_rows(attacked)}
+    study, search = (json.loads(path.read_text(encoding="utf-8")) for path in (STUDY, SEARCH))
+    return {
+        "first": first_table(study), "full": full_table(study), "robust": robust_table(study),
+        "attacks": attack_rows(study), "answer": said(study), "search": search_table(search),
+    }  # fmt: skip
 
 
 def fill(text: str) -> str:
@@ -124,12 +169,8 @@ def fill(text: str) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        paths = [p for name in ORDER for p in sorted(Path(sys.argv[1]).glob(f"{name}-none-*/metrics.json"))]
-        runs = [reduce(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-        path = ATTACKED if "attacked" in sys.argv else RECORDS
-        for run in runs if path == RECORDS else ():
-            run["results"] = [row for row in run["results"] if row["attack"] == "clean"]
-        runs = [run for run in runs if path == RECORDS or len(run["results"]) > 3 * len(run["langs"])]
-        path.write_text("".join(json.dumps(r) + "\n" for r in runs), encoding="utf-8")
+        study = reduce(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        target = SEARCH if "--search" in sys.argv else STUDY
+        target.write_text(json.dumps(study, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     readme = ROOT / "README.md"
     readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -355,13 +355,22 @@ def part_matrices(study: dict) -> str:
 
 
 def part_bias(study: dict) -> str:
-    """Does the pool prefer the query's own language? Columns: whatever numbers the rows hold."""
-    rows = study.get("bias") or []
+    """Does the pool prefer the query's own language?"""
+    return columns(study.get("bias") or [], "Pool")
+
+
+def part_strength(study: dict) -> str:
+    """What each attack changed and broke."""
+    return columns(study.get("strength") or [], "Attacked queries")
+
+
+def columns(rows: list[dict], caption: str) -> str:
+    """A table of recipes and attacks; columns: whatever numbers the rows hold."""
     names = dict.fromkeys(k for r in rows for k, v in r.items() if v is not None)
     names = [name for name in names if name not in ("recipe", "attack")]
     line = lambda r: [safe(r["recipe"]), safe(r["attack"]), *(pair(r.get(k), k) for k in names)]
     head = ["recipe", "attack", *(safe(name.replace("_", " ")) for name in names)]
-    return grid(tag("b", "Pool"), head, [*map(line, rows)], "w2") * bool(rows)
+    return grid(tag("b", safe(caption)), head, [*map(line, rows)], "w2") * bool(rows)
 
 
 def styles(study: dict) -> dict[str, int]:
@@ -469,7 +478,7 @@ def render(study: dict, template: str) -> str:
     """
     parts = {
         "answer": part_answer, "table": part_table, "comparisons": part_comparisons,
-        "matrices": part_matrices, "bias": part_bias, "curves": part_curves,
+        "matrices": part_matrices, "bias": part_bias, "strength": part_strength, "curves": part_curves,
         "training": part_training, "words": part_words, "examples": part_examples,
         "transfer": part_transfer, "runs": part_runs,
     }  # fmt: skip
