@@ -178,12 +178,12 @@ class Method:
     """
 
     name: str
-    weight: float = 1.0  # share of its loss; the clean loss has the rest. self-teaching: times KL
+    weight: float = 1.0  # share of its loss; the clean loss has the rest. self-teaching: of the KL
     perturb: str = "query"  # or "both" towers, as Robust-XLT
     rate: float = 1.0  # share of the texts that are edited (Robust-XLT: all; typos: 0.5)
     words: float = 0.5  # code-switch: share of a text's words (CoSDA-ML: 0.4 to 0.9)
     copies: int = 0  # fixed copies a text; 0: drawn anew each step
-    sigma: float = 0.1  # rs-rp: norm of the noise on a token, in mean norms of a word embedding
+    sigma: float = 1.0  # rs-rp: norm of the noise on a token, in mean norms of a word embedding
     noise: str = "gaussian"  # or "uniform", in the ball
     how: str = "fgm"  # adv: one step; or pgd, its last point; or freelb, all its points
     epsilon: float = 0.1  # adv: radius, in mean norms of a word embedding
@@ -198,7 +198,11 @@ class Method:
         return {"rs-rp": self.sigma, "adv": self.epsilon}.get(self.name, self.rate)
 
 
-DEFAULTS = {"adv": {"weight": 0.5}, "typos": {"rate": 0.5}}
+# What keeps a part of the training clean; beside self-teaching the clean loss is there anyway
+DEFAULTS = {
+    "adv": {"weight": 0.5}, "code-switch": {"weight": 0.5}, "rs-da": {"rate": 0.5},
+    "typos": {"rate": 0.5},
+}  # fmt: skip
 
 
 def parse_robust(text: str) -> list[Method]:
@@ -221,10 +225,9 @@ def parse_robust(text: str) -> list[Method]:
         )
     teach, count, found = "self-teaching" in names, len(names) - ("self-teaching" in names), []
     for name, part in zip(names, text.split("+"), strict=True):
-        usual = DEFAULTS.get(name, {})
-        share = usual.get("weight", 1.0) / count if name != "self-teaching" else 1.0
-        share = 0.0 if teach and name != "self-teaching" else share
-        method = replace(Method(name), **usual | {"weight": share})
+        usual = {"weight": 0.0 if teach else 1.0} | ({} if teach else DEFAULTS.get(name, {}))
+        usual["weight"] = 0.5 if name == "self-teaching" else usual["weight"] / count
+        method = replace(Method(name), **usual)
         known = ["weight", *(["perturb"] if name != "self-teaching" else []), *METHODS[name]]
         found.append(attacks.change(method, part.partition(":")[2], known, f"--robust {text}"))
     check_methods(found, text)

@@ -1,7 +1,6 @@
 """Rung 16: from single queries to a study: kept once, paired by seed, told with the right sign.
 
-Builds: evaluate.py, from `language_bias` to `write_report`. Before: rungs 6, 10, 14 and 15.
-Run: pytest tests/test_16_study.py
+Builds: evaluate.py, its study. Before: rungs 6, 10, 14, 15. Run: pytest tests/test_16_study.py
 """
 
 import io
@@ -49,8 +48,8 @@ def test_language_bias_agrees_by_hand_and_with_a_full_sort():
 
 
 def test_geometry_agrees_with_loops_and_sees_the_whole_file(tmp_path):
-    """Number: 4 digits. Then the last 1,000 of 3,000 passages lie opposite: log(5/9 + 4/9 e^-8)
-    = -.5875. Catches: a distance for its square, kinds exchanged, 0 of the first 2,000 passages."""
+    """Number: of 3,000 passages the last 1,000 lie opposite: log(5/9 + 4/9 e^-8) = -.5875. Catches:
+    a distance for its square, kinds of answers exchanged, 0 of the first 2,000 passages."""
     data = load_data(write_folder(tmp_path, qrels=[r for r in QRELS if "a.de" not in r]))
     q, p = torch.randn(2, 4, 5, generator=torch.manual_seed(1)) / 2
     gap = lambda a, b: math.fsum((x - y) ** 2 for x, y in zip(a.tolist(), b.tolist(), strict=True))
@@ -110,8 +109,8 @@ def run(*flags, program=evaluate):
 def trained(tmp_path_factory):
     """Two batchings, two seeds, two steps each, on the world of four sentences."""
     data = write_folder(tmp_path_factory.mktemp("data"))
-    flags = ["--data", data, "--out", data / "runs", "--attacks", "typos", "--steps", 2, "--seed", 0, 1]
-    flags += ["--batch-size", 2, "--train-langs", "en", "de", "--batching", "hybrid", "x-y"]
+    flags = ["--data", data, "--out", data / "runs", "--train-langs", "en", "de", "--seed", 0, 1]
+    flags += ["--attacks", "typos", "--steps", 2, "--batch-size", 2, "--batching", "hybrid", "x-y"]
     assert run(*flags, program=train)[0] == 0
     return SimpleNamespace(data=data, flags=flags, runs=sorted((data / "runs").iterdir()))
 
@@ -182,8 +181,7 @@ def test_runs_that_cannot_be_compared_are_refused_and_variants_named_apart(train
     runs = [row | {"seed": 3}, row | {"seed": 1}, row | {"seed": 3, "variant": "w"}]
     assert evaluate.named_runs(runs) == {"x-y (v)": [runs[1], runs[0]], "x-y (w)": [runs[2]]}
     for key in ("seed", "data_sha256", "split", "langs"):
-        message = "seed 3 is given twice" if key == "seed" else f"x/run: another {key} than f"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"seed 3 is given twice|x/run: another {key} than f"):
             evaluate.named_runs([*runs, row | {"seed": 9, "folder": "x/run", key: 3}])
     folder, report = shutil.copytree(trained.runs[0], tmp_path / "run"), tmp_path / "x.html"
     about = json.loads((folder / "run.json").read_text())
@@ -266,7 +264,7 @@ def test_planted_differences_are_found_with_their_sign_and_no_others(study):
         *(f"hybrid {a} {x}" for a in (E1, E2) for x in ("pool +", "mono lost +", "pool lost -")),
     }  # fmt: skip
     least = lambda *_, rounds: {"p": 1 / (rounds + 1), "low": 0.1, "high": 0.2}
-    scores = mock.MagicMock(groups={"a": [{"seed": 0}], "b": [{"seed": 0}]})
+    scores = mock.MagicMock(return_value=np.ones(2), groups={a: [{"seed": 0}] for a in "ab"})
     with mock.patch.object(evaluate, "compare", least):
         rows = evaluate.make_comparisons(scores, ["clean", *map(str, range(99))])
     assert len(rows) == 597 and all(row["significant"] for row in rows)
@@ -293,9 +291,8 @@ def test_sentences_and_marks_say_above_below_and_undecided(study):
 
 
 def test_every_other_part_of_the_page_agrees_with_loops(study):
-    """Number: languages take turns; 0, 1, 2 edits, though 2 ran first; seeds 0, 1, 2 broke 3 of 9.
-    Catches: greedy without bound as a strength, R@1 = 1 for right (half of two answers), a
-    transposed matrix, mono words, matrices that one of two recipes uses up."""
+    """Number: 0, 1, 2 edits, though 2 ran first; seeds 0, 1, 2 broke 3 of 9. Catches: R@1 = 1 for
+    right (half of two answers), a transposed matrix, mono words, a limit that the first uses up."""
     some = {"all": slice(None), "trained": slice(1, None, 2), "untrained": slice(0, None, 2)}
     for row, name in ((r, name) for r in study.table for name in r["cells"]):
         about = row["recipe"], row["attack"], name.split()[0], some[row["langs"]]
@@ -317,11 +314,11 @@ def test_every_other_part_of_the_page_agrees_with_loops(study):
     for m, i, j in product(study.matrices, (0, 1), (0, 1)):
         about = m["recipe"], m["attack"], "mono" if i == j else "cross", slice(i, None, 2)
         assert m["values"][i][j] == study.mean_sd(*about)[0]
-    for row in study.bias:
-        mean, _ = study.mean_sd(row["recipe"], row["attack"], "pool")
+    for recipe, attack, row in ((r["recipe"], r["attack"], r) for r in study.bias):
+        mean, _ = study.mean_sd(recipe, attack, "pool")
         assert row["own_share@10"] == mean and row["foreign_rank"] / 9 == mean
         assert row["expected_share"] == pytest.approx(0.3) and "alignment_other" not in row
-        assert row.get("alignment_same") == {"clean": fmean(SEEDS[row["recipe"]])}.get(row["attack"])
+        assert row.get("alignment_same") == {"clean": fmean(SEEDS[recipe])}.get(attack)
     assert [(w["broken"], w["used"]) for w in study.words] == [(3, 9)] and len(study.bias) == 11
     mean, _ = study.mean_sd("x-y:none", f"{E2}<00000002", "pool")  # from hybrid's seed 1
     assert [list(t.values()) for t in study.transfer] == [[E2, "pool", *plain, mean]]
@@ -334,8 +331,8 @@ def test_every_other_part_of_the_page_agrees_with_loops(study):
 def test_the_report_says_what_the_runs_say(trained, tmp_path):
     """Claim: four files, means over the seeds' metrics.json. Number: 2 recipes, 2 attacks, 2 rows.
     Catches: a seed left out; "typos@3", no attack; one language, with nothing in cross."""
-    data, path = ["--data", trained.data, "--report", tmp_path / "x.html"], tmp_path / "x.json"
-    code, out, _ = run(*trained.runs, *data)
+    base, path = [*trained.runs, "--data", trained.data, "--report"], tmp_path / "x.json"
+    code, out, _ = run(*base, tmp_path / "x.html")
     assert code == 0 and {p.suffix for p in tmp_path.iterdir()} == {".html", ".json", ".md", ".tex"}
     said, made = json.loads(path.read_text()), [(f / "metrics.json") for f in trained.runs]
     made = [(f.parent.name[:-6], r) for f in made for r in json.loads(f.read_text())["results"]]
@@ -344,5 +341,5 @@ def test_the_report_says_what_the_runs_say(trained, tmp_path):
         each = [r[metric] for recipe, r in made if (recipe, r["attack"], r["view"]) == about]
         assert row["cells"][name][0] == pytest.approx(fmean(each)) and len(each) == 4
     assert len(said["table"]) == 8 and all(f"- {text}" in out for text in said["answer"])
-    for n, flags in enumerate((["--attacks", "typos", "--attack-seed", 3], ["--langs", "en"])):
-        assert "evaluate.py:" not in run(*trained.runs, *data, "--out", tmp_path / str(n), *flags)[2]
+    for flags in (["--attacks", "typos", "--attack-seed", 3], ["--langs", "en"]):
+        assert "evaluate.py:" not in run(*base, path, *flags, "--out", tmp_path / flags[0])[2]
