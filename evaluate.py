@@ -65,6 +65,8 @@ def parse(argv=None):
     add("--split", choices=("train", "dev", "test"), default="test",
         help="which qrels; select on dev, report test")
     add("--langs", nargs="+", metavar="LANG", help="of queries and passages (default: all)")
+    add("--limit", type=int, default=0, metavar="N",
+        help="only the first N questions, in all languages: a quick look (default: all)")
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
     add("--context", action="store_true", default=None,
@@ -208,6 +210,7 @@ def rank_queries(
 ) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
     """Metrics of every query against the views' pools: each language's passages, and "*" for all.
 
+    Without `cross`, a query meets its own language's passages alone; NaN stands in other pools.
     *Shapes*: q (Q, D) of `queries`, p (P, D) of `passages` -> pool -> metric -> (Q,).
     """
     pools = {"*": list(range(len(passages)))} if "pool" in views else {}
@@ -226,14 +229,18 @@ def rank_queries(
     wide = p.double().T.contiguous()  # (D, P)
     for start in range(0, len(queries), block):
         rows = slice(start, start + block)
-        # SUBTLE: a product in fp32 depends on the shape of the block; in fp64, rounded, it does not
-        scores = (q[rows].double() @ wide).float()  # (block, D) @ (D, P) -> (block, P)
+        asked = {data.queries[i].lang for i in queries[rows]}
         for name, (relevant, gains) in tables.items():
-            part = scores if name == "*" else scores[:, index[name]]
-            ranks = relevant_ranks(part, relevant[rows], gains[rows])
+            relevant, gains = relevant[rows], gains[rows]
+            if name != "*" and name not in asked and "cross" not in views:
+                relevant = torch.full_like(relevant, -1)  # nobody asks: nothing is relevant
+            # SUBTLE: an fp32 product depends on the shape of the block; fp64, rounded, does not
+            columns = wide[:, index[name]] if (relevant >= 0).any() else wide[:, :1]
+            part = (q[rows].double() @ columns).float()  # (block, D) @ (D, P) -> (block, P)
+            ranks = relevant_ranks(part, relevant, gains)
             found[name].append([t.numpy() for t in ranks])
             if name == "*":
-                bias.append(language_bias(part, relevant[rows], spoken, own[rows]))
+                bias.append(language_bias(part, relevant, spoken, own[rows]))
     join = lambda parts: (np.concatenate(x) for x in zip(*parts, strict=True))
     made = {name: measure(*join(parts)) for name, parts in found.items()}
     for key in bias[0] if bias else ():
@@ -279,8 +286,8 @@ def chance_of_views(data: DataSet, queries: list[int], passages: list[int], spli
 # ---- records -------------------------------------------------------------------------------------
 
 
-def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str]):
-    """Encode the split's queries and all passages of these languages.
+def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str], limit: int = 0):
+    """Encode the split's queries, of the first `limit` groups if not 0, and all passages.
 
     *Shapes*: -> positions of queries (Q) and passages (P), q (Q, D), p (P, D).
     *Errors*: ValueError for a split or a language that the data has not, or vectors not finite.
@@ -291,6 +298,9 @@ def encode_split(encoder: Encoder, data: DataSet, split: str, langs: list[str]):
     if unknown := sorted(set(langs) - set(all_langs(data))):
         raise ValueError(f"--langs {unknown[0]}: {data.folder} has {all_langs(data)}.")
     queries = [q for q in sorted(data.qrels[split]) if data.queries[q].lang in langs]
+    if limit:
+        first = sorted({data.queries[q].group for q in queries})[:limit]
+        queries = [q for q in queries if data.queries[q].group in set(first)]
     passages = [i for i, p in enumerate(data.passages) if p.lang in langs]
     if not queries or not passages:
         raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")
@@ -421,11 +431,12 @@ def versions() -> dict[str, str]:
 def evaluate(
     encoder: Encoder, data: DataSet, split: str = "test", langs: list[str] | None = None,
     views=VIEWS, trec: Path | None = None, adversary: "Adversary | None" = None, lir=(),
+    limit: int = 0,
 ) -> tuple[dict, dict]:  # fmt: skip
     """Everything that metrics.json holds, but the names of model and run; and metrics.npz."""
     encoder.truncated.clear(), encoder.seen.clear()
     langs = langs or all_langs(data)
-    queries, passages, q, p = encode_split(encoder, data, split, langs)
+    queries, passages, q, p = encode_split(encoder, data, split, langs, limit)
     rank = lambda q, p: rank_queries(q, p, data, queries, passages, split, langs)
     found = rank(q, p)
     if trec:
@@ -449,7 +460,7 @@ def evaluate(
             results += [row | {"table": adversary.mark(spec)} for row in rows]
         if adversary.frozen:
             results += transfer(world, adversary.frozen)
-    return identity(encoder, data, split, langs) | {
+    return identity(encoder, data, split, langs, limit) | {
         "n_queries": len(queries), "n_passages": len(passages),
         "ties": TIES, "versions": versions(), "dropped": dict(data.dropped),
         "truncated": cut_texts(encoder), "chance": chance_of_views(data, queries, passages, split),
@@ -459,9 +470,10 @@ def evaluate(
     }, each  # fmt: skip
 
 
-def identity(encoder: Encoder, data: DataSet, split: str, langs: list[str] | None) -> dict:
+def identity(encoder: Encoder, data: DataSet, split: str, langs, limit: int) -> dict:
     """What a metrics.json is about: results of anything else do not belong into it."""
-    return {
+    some = {"limit": limit} if limit else {}
+    return some | {
         "model_sha256": weights_hash(encoder), "settings": vars(encoder.settings),
         "data": str(data.folder), "data_sha256": data.sha256, "split": split,
         "langs": sorted(langs or all_langs(data)),
@@ -762,7 +774,7 @@ def check_same(path: Path, new: dict) -> dict:
     if not path.exists():
         return {}
     old = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("model_sha256", "data_sha256", "split", "settings", "langs"):
+    for key in ("model_sha256", "data_sha256", "split", "settings", "langs", "limit"):
         if old.get(key) != new.get(key):
             was = f"another {key} ({old.get(key)})"
             raise ValueError(f"{path}: holds results of {was}. Give another --out.")
@@ -862,7 +874,7 @@ def named_runs(runs: list[dict]) -> dict[str, list[dict]]:
     groups = defaultdict(list)
     for run in runs:
         groups[run["recipe"], run.get("variant", "")].append(run)
-        for key in ("data_sha256", "split", "langs"):
+        for key in ("data_sha256", "split", "langs", "limit"):
             if run.get(key) != runs[0].get(key):
                 raise ValueError(f"{run['folder']}: another {key} than {runs[0]['folder']}.")
     often, found = Counter(recipe for recipe, _ in groups), {}
@@ -1504,7 +1516,7 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
         )
     adversary, old, wants = make_adversary(args, data, encoder), {}, bool(args.trec)
     if home:  # before the work, not after it
-        old = check_same(home / name, identity(encoder, data, args.split, args.langs))
+        old = check_same(home / name, identity(encoder, data, args.split, args.langs, args.limit))
         tables = {row["attack"]: row.get("table") for row in old.get("results", ())}
         for spec in adversary.specs if adversary else ():
             label, mark = adversary.label(spec), adversary.mark(spec)
@@ -1523,7 +1535,9 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
     if there("clean", args.views) and not (left or lir or wants):
         return old | about | where
     trec = args.trec / path.name if args.trec and several else args.trec
-    found, each = evaluate(encoder, data, args.split, args.langs, args.views, trec, adversary, lir)
+    found, each = evaluate(
+        encoder, data, args.split, args.langs, args.views, trec, adversary, lir, args.limit
+    )
     found = about | found
     return (add_metrics(home / name, found, each) if home else found) | where
 

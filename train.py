@@ -125,7 +125,7 @@ FLAGS = {
         "--log-every": {"type": int, "default": 25, "help": "steps between lines of the log"},
         "--resume": {"action": "store_true", "help": "continue interrupted runs, bit for bit"},
         "--overwrite": {"action": "store_true", "help": "start over, also complete runs"},
-        "--smoke": {"action": "store_true", "help": "one seed, four small steps: does all work?"},
+        "--smoke": {"action": "store_true", "help": "one seed, four small steps, 12 questions in two languages: does it work?"},
     },
 }
 # fmt: on
@@ -759,6 +759,7 @@ def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
     how = evaluate.parse([str(folder), "--data", str(eval_data.folder)])
     how.split, how.langs, how.device = flags["eval_split"], flags["test_langs"], flags["device"]
     how.attacks, how.attack_views, how.lir = args.attacks, args.attack_views, args.lir
+    how.limit = 12 if args.smoke else 0
     return evaluate.evaluate_path(folder, eval_data, how)
 
 

@@ -156,8 +156,8 @@ def test_a_probe_leaves_no_trace(data):
 
 
 @pytest.mark.parametrize(("robust", "clean", "shares", "c"), [
-    ("none", 1, [], 0), ("rs-rp:weight=0.3", 0.7, [0.3], 0), ("adv", 0.5, [0.5], 0), ("rs-rp:perturb=both", 0, [1], 0),
-    ("rs-da+rs-rp", 0, [0.5, 0.5], 0), ("rs-rp+self-teaching", 1, [0], 1),
+    ("none", 1, [], 0), ("rs-rp:weight=0.3", 0.7, [0.3], 0), ("adv:weight=0.2", 0.8, [0.2], 0),
+    ("rs-da+rs-rp", 0, [0.5, 0.5], 0), ("rs-rp:perturb=both", 0, [1], 0), ("rs-rp+self-teaching:weight=3", 1, [0], 3),
     ("adv:how=freelb,weight=0.4,perturb=both+typos:weight=0.1+self-teaching:weight=2", 0.5, [0.4, 0.1], 2),
 ])  # fmt: skip
 def test_the_loss_is_the_weighted_sum_of_its_parts(data, monkeypatch, robust, clean, shares, c):
@@ -170,7 +170,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(data, monkeypatch, robust, cl
     for weight, (given, points) in zip(shares, seen, strict=True):
         for kind in given[5] if given[2].name == "adv" else ():  # what adv raises: each tower picks from the other
             v, rows = {"query": (q, nce(q, p, mask)), "passage": (p, nce(p, q, mask.T))}[kind]
-            torch.testing.assert_close(given[5][kind](v[[5, 2]], [5, 2]), rows[[5, 2]])
+            torch.testing.assert_close(given[5][kind](v.flip(0), [*range(8)][::-1]), rows.flip(0))
         for a, b in [(a, p if b is None else b) for a, b in points]:
             want = want + (weight * nce(a, b, mask).mean() + c * kl((a, b, mask), (q, p, mask))) / len(points)
     assert found["loss"].item() == pytest.approx(want.item(), abs=1e-5) and not torch.equal(mask, mask.T)
@@ -182,7 +182,7 @@ def test_freelb_takes_the_mean_gradient_over_points_of_the_ball(data, monkeypatc
     """Claim: the first point is random, each next half a radius uphill, projected; the weights' gradient is
     the mean of those at each point, one by one, to 1e-5 of the largest. K = 1: that of the random start.
     Number: tau 0.5, else rows have no gradient but rounding. Catches: a sum, the last point, descent, another row."""
-    s = scene(data, f"adv:how=freelb,epsilon=0.3,weight=1,steps={steps},ball={ball}")
+    s = scene(data, f"adv:how=freelb,epsilon=0.3,weight=1,steps={steps},step_size=0.5,ball={ball}")
     s.flags["tau"], seen, mask, p = 0.5, spy(monkeypatch, "noise"), slow_mask(s), towers(s)[1]
     step(s)["loss"].backward()
     n, unit = len(seen) // steps, s.encoder.model.embeddings.word_embeddings.weight.norm(dim=1).mean()
@@ -231,14 +231,14 @@ def test_self_teaching_is_the_kl_from_perturbed_to_clean_scores():
     assert none.item() == 0 and torch.autograd.grad(none, student)[0].abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("robust", ["rs-rp:noise=uniform", "adv:how=fgm", "adv:how=pgd,ball=sentence", "adv:how=freelb"])
+@pytest.mark.parametrize("robust", ["rs-rp:noise=uniform", "adv:how=fgm", "adv:how=pgd,ball=sentence", "adv:steps=2,how=freelb"])
 def test_noise_touches_no_padding_and_no_special_token_in_both_towers(data, monkeypatch, robust):
     """Number: XLM-R's <s>, <pad>, </s> are 0, 1, 2. Catches: attention_mask as the mask, one tower."""
     s, seen = scene(data, robust + ",perturb=both"), spy(monkeypatch, "noise")
     step(s)
     assert all(torch.equal(d.ne(0).any(-1), b["input_ids"] > 2) for (_, b), d in seen)
     assert any(b["input_ids"].eq(1).any() for (_, b), _ in seen), "no batch was padded"
-    assert sum(len(chunk) for (chunk, _), _ in seen) == 16 * (3 if "freelb" in robust else 1)
+    assert sum(len(chunk) for (chunk, _), _ in seen) == 16 * (2 if "freelb" in robust else 1)
 
 
 @pytest.mark.parametrize("robust", ["rs-rp", "rs-da", "code-switch", "typos", "adv:how=freelb"])
@@ -252,9 +252,9 @@ def test_a_perturbation_is_a_function_of_seed_and_step(data, monkeypatch, robust
 
 
 @pytest.mark.parametrize(("robust", "shares"), [
-    ("rs-da", {"quick,": 1 / 2, "large": 1 / 4, "huge": 1 / 4, "vast": 1 / 4, "any": 7 / 8}),
+    ("rs-da:rate=1", {"quick,": 1 / 2, "large": 1 / 4, "huge": 1 / 4, "vast": 1 / 4, "any": 7 / 8}),
     ("rs-da:rate=0.2", {"quick,": 0.1, "large": 0.05, "huge": 0.05, "vast": 0.05, "any": 0.175}),
-    ("code-switch:words=0.3", {"schnell,": 0.3, "riesig": 0.3, "any": 0.51}), ("typos", {"any": 0.5}),
+    ("code-switch:rate=1,words=0.3", {"schnell,": 0.3, "riesig": 0.3, "any": 0.51}), ("typos:rate=0.5", {"any": 0.5}),
     ("typos:rate=0.1", {"any": 0.1}),
 ])  # fmt: skip
 def test_words_change_as_often_as_promised_and_to_no_others(tiny, robust, shares):
@@ -281,7 +281,7 @@ def test_names_numbers_and_answers_stay_in_queries_and_passages(tiny, name):
         assert len(copies) <= 2 < len({*map(tuple, found)}) and (len(copies) == 2 or name != "typos")
 
 
-@pytest.mark.parametrize("robust", ["rs-da+rs-rp", "adv:how=freelb"])
+@pytest.mark.parametrize("robust", ["rs-da+rs-rp:sigma=0.1", "adv:how=freelb"])
 def test_an_interrupted_robust_run_resumes_to_the_same_bytes(data, whole, tmp_path, monkeypatch, robust):
     """Claim: stopped in step 4, after the checkpoint of step 2 and the line of step 3; model and log are those
     of a whole run, as are a second one's. Catches: a stream that starts over, edits counted twice or lost."""
@@ -298,7 +298,7 @@ def test_an_interrupted_robust_run_resumes_to_the_same_bytes(data, whole, tmp_pa
 
 
 @pytest.mark.parametrize(("robust", "more", "langs"), [
-    ("none", "", None), ("rs-da+rs-rp", "clean perturbed cost edited edits norm", {"en", "de"}),
+    ("none", "", None), ("rs-da+rs-rp:sigma=0.1", "clean perturbed cost edited edits norm", {"en", "de"}),
     ("adv:how=freelb", "clean perturbed cost norm", set()),
     ("typos+self-teaching", "clean perturbed cost edited edits consistency", {"en", "de"}),
 ])  # fmt: skip
@@ -327,7 +327,7 @@ def test_flags_are_written_into_the_recipe_and_do_not_override_it():
 
 @pytest.mark.parametrize(("code", "robust", "message"), [
     (2, "adv --epsilon 0", "with epsilon 0 adv does nothing. Raise it, or take none"), (2, "rs-rp:sigma=0", "sigma 0"),
-    (2, "typos --rate 0", "with rate 0"), (2, "code-switch:words=0", "words"), (2, "adv:how=fast", "how is one of fgm"),
+    (2, "typos --rate 0", "with rate 0"), (2, "code-switch:words=0", "does nothing"), (2, "adv:how=fast", "how is one of fgm"),
     (2, "self-teaching", "join different methods"), (2, "rs-da+rs-da", "join different methods"),
     (2, "none+rs-da", "'none' is unknown"), (2, "fgm", "'fgm' is unknown. Take none or of rs-rp, rs-da"),
     (2, "rs-rp:epsilon=1", "no setting 'epsilon'. There is weight"), (2, "rs-rp:weight=0", "is plain training"),
