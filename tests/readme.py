@@ -17,10 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import train
 from data.report.page import MARKS, digits, pair
 
 STUDY, SEARCH = (ROOT / f"data/minifacts/{name}.json" for name in ("study", "search"))
 KEPT = ("question", "answer", "about", "recipes", "attacks", "table", "comparisons", "strength", "bias", "robust_r1")
+SEARCHED = ("about", "recipes", "attacks", "table")
 BATCHES = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 SHORT = {"greedy:edits=2": "greedy", "pgd:steps=3,restarts=1": "PGD"}
 # Elmahdy et al. 2024, XLM-R on XQuAD-R: mono, cross, pool mAP, rank distance (read in the paper)
@@ -31,9 +33,9 @@ PUBLISHED = {
 }
 
 
-def reduce(study: dict) -> dict:
+def reduce(study: dict, kept=KEPT) -> dict:
     """What the repository keeps of a study; numbers to six decimals."""
-    keep = {key: study[key] for key in KEPT}
+    keep = {key: study[key] for key in kept}
     keep["seconds"] = sum(run["seconds"] for run in study["runs"])
     keep["commits"] = sorted({run["commit"][:7] for run in study["runs"]})
     return json.loads(json.dumps(keep), parse_float=lambda text: round(float(text), 6))
@@ -138,7 +140,8 @@ def search_table(study: dict) -> str:
         found = [cell.rows[name, a, "all"]["cells"]["pool mAP"][0] for a in names]
         texts = [cell(name, a, "pool mAP", "all", False) for a in names]
         rest = [cell(name, "clean", "mono mAP", "all", False), cell(name, "clean", "pool mAP", "untrained", False)]
-        rows.append([name.removeprefix("hybrid-"), *texts, digits(sum(found) / len(found)), *rest])
+        text = re.sub(f"({'|'.join(train.METHODS)})_", r"\1:", name.removeprefix("hybrid-"))
+        rows.append([f"`{text}`", *texts, digits(sum(found) / len(found)), *rest])
     head = ["--robust", *(SHORT.get(a, a) for a in names), "mean", "mono, clean", "untrained, clean"]
     return lines(head, rows)
 
@@ -169,8 +172,9 @@ def fill(text: str) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        study = reduce(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-        target = SEARCH if "--search" in sys.argv else STUDY
+        search = "--search" in sys.argv
+        study = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        study, target = reduce(study, SEARCHED if search else KEPT), SEARCH if search else STUDY
         target.write_text(json.dumps(study, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     readme = ROOT / "README.md"
     readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")

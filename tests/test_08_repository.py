@@ -16,12 +16,18 @@ from readme import blocks, fill
 
 # Lines a file may have (DESIGN.md 2); a larger number needs its reason beside it
 BUDGETS = {
-    "xlt.py": 550, "train.py": 550, "data/minifacts/prepare.py": 350, "data/xquad_r/prepare.py": 200,
+    "xlt.py": 550, "data/minifacts/prepare.py": 350, "data/xquad_r/prepare.py": 200,
     # 500 was planned. Four families (words, letters, embeddings, certificates), each with a random
     # and a worst case, tables in three formats and one goal for rankings took more
-    "attacks.py": 975,
-    # 600 was planned before attacks, controls, frozen queries and transfer had their records
-    "evaluate.py": 800,
+    "attacks.py": 1050,
+    # 550 was planned before six ways of robust training, joined at will, had their flags, refusals,
+    # step and log; how a text or an embedding is perturbed stands in attacks.py all the same
+    "train.py": 850,
+    # 600 was planned before attacks, controls, frozen queries and transfer had their records (800),
+    # and before the statistics (150), the study (420), and language bias, LIR, geometry (130)
+    "evaluate.py": 1600,
+    # The page: tables, heat maps, forest plot and curves without any plotting library
+    "data/report/page.py": 500,
     # 200, and a tokenizer of our own: the trainer of `tokenizers` gives other scores in each run
     "data/tiny_xlmr/prepare.py": 250,
 }  # fmt: skip
@@ -93,10 +99,12 @@ def test_every_command_of_the_readme_runs(line, tmp_path):
     if program in heavy or "xquad_r" in line:
         pytest.skip("runs elsewhere, takes minutes, or needs files that are not shipped")
     if program == "train.py":
-        rest = ["--smoke", "--out", str(tmp_path), *[r for r in rest if r != "--resume"]]
+        rest = [*[r for r in rest if r != "--resume"], "--smoke", "--out", str(tmp_path)]
     elif program == "evaluate.py":
-        flags = itertools.dropwhile(lambda word: not word.startswith("--"), rest)
-        rest = ["data/tiny_xlmr", "--langs", "en", "el", *flags]
+        flags = list(itertools.dropwhile(lambda word: not word.startswith("--"), rest))
+        if "--report" in flags:
+            flags[flags.index("--report") + 1] = str(tmp_path / "report.html")
+        rest = ["data/tiny_xlmr", "--langs", "en", "el", "--out", str(tmp_path), *flags]
     elif program == "data/minifacts/prepare.py" and "--check" not in rest:
         rest = ["--out", str(tmp_path)]
     done = subprocess.run([sys.executable, program, *rest], cwd=ROOT, capture_output=True, text=True, check=False)

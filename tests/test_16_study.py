@@ -180,7 +180,7 @@ def test_runs_that_cannot_be_compared_are_refused_and_variants_named_apart(train
     row = {"recipe": "x-y", "variant": "v", "folder": "f", "split": "test", "langs": ["en"]}
     runs = [row | {"seed": 3}, row | {"seed": 1}, row | {"seed": 3, "variant": "w"}]
     assert evaluate.named_runs(runs) == {"x-y (v)": [runs[1], runs[0]], "x-y (w)": [runs[2]]}
-    for key in ("seed", "data_sha256", "split", "langs"):
+    for key in ("seed", "data_sha256", "split", "langs", "limit"):
         with pytest.raises(ValueError, match=f"seed 3 is given twice|x/run: another {key} than f"):
             evaluate.named_runs([*runs, row | {"seed": 9, "folder": "x/run", key: 3}])
     folder, report = shutil.copytree(trained.runs[0], tmp_path / "run"), tmp_path / "x.html"
