@@ -83,10 +83,14 @@ def change(found, settings: str, known: Collection[str], where: str):
 
     *Errors*: ValueError, beginning with `where`, for an unknown setting or a value of another type.
     """
+    seen = set()
     for part in filter(None, settings.split(",")):
         key, _, value = part.partition("=")
         if key not in known:
             raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(known)}.")
+        if key in seen:
+            raise ValueError(f"{where}: {key} is given twice. Leave one out.")
+        seen.add(key)
         try:
             found = replace(found, **{key: type(vars(found)[key])(value)})
         except ValueError:

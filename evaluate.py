@@ -1225,6 +1225,8 @@ def answer(comparisons: list[dict], groups: dict[str, list[dict]]) -> list[str]:
                 lost = (f"what {short(name, 'batching')} loses" for name in (a, b))
                 text = sentence(*lost, cells(pool, "attack"))
                 said.append(f"Lost to the attack, pool: {text}")
+    if any(row["n_seeds"] == 1 for row in comparisons):
+        said.append("One seed only: the intervals speak of other questions, not of other seeds.")
     return said
 
 
@@ -1243,8 +1245,9 @@ def study_table(groups: dict, names: list[str], comparisons: list[dict], minutes
             up, plain = row["difference"] > 0, "against none" in row["question"]
             name = row["a"] if plain else row["b"] if row["question"].endswith(", none") else None
             marks[name, row["attack"]][f"{row['view']} mAP"] = "+" if up == plain else "-"
-    for (name, members), attack in itertools.product(groups.items(), names):
-        for label, langs in language_sets(members[0]):
+    for (name, runs), attack in itertools.product(groups.items(), names):
+        members = [run for run in runs if any(r["attack"] == attack for r in run["results"])]
+        for label, langs in language_sets(runs[0]) if members else ():
             sums = [summarise(m["results"], langs, attack) for m in members]
             cells = {f"{v} {m}": mean_sd([s.get((v, m)) for s in sums]) for v, m in COLUMNS}
             if any(mean is not None for mean, _ in cells.values()):
@@ -1265,17 +1268,15 @@ def curves(groups: dict, labels: list[str]) -> list[dict]:
     for name, key in itertools.product({s.name: 0 for s in specs.values()}, words):
         mine = [s for s in specs.values() if s.name == name and getattr(s, key) > 0]
         for rest in dict.fromkeys(replace(s, label="", **{key: 0.0}) for s in mine):
-            line = {
-                getattr(s, key): s.label for s in mine if replace(s, label="", **{key: 0.0}) == rest
-            }
-            if len(line) < 2:
-                continue
+            same = [s for s in mine if replace(s, label="", **{key: 0.0}) == rest]
+            line = dict(sorted({getattr(s, key): s.label for s in same}.items()))
             series = []
-            for recipe, members in groups.items():
-                points = {0.0: "clean", **dict(sorted(line.items()))}.items()
-                points = [[x, *mean_sd([pool(m, label) for m in members])] for x, label in points]
-                if all(mean is not None for _, mean, _ in points):
-                    series.append({"recipe": recipe, "points": points})
+            for recipe, members in groups.items() if len(line) > 1 else ():
+                values = [[pool(m, label) for label in ("clean", *line.values())] for m in members]
+                values = [v for v in values if None not in v]  # the seeds that met every strength
+                points = zip((0.0, *line), map(mean_sd, zip(*values, strict=True)), strict=True)
+                if values:
+                    series.append({"recipe": recipe, "points": [[x, *pair] for x, pair in points]})
             if series:
                 found.append({"title": f"{name}, {key}", "x": words[key], "y": "pool mAP",
                               "series": series})  # fmt: skip

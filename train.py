@@ -195,7 +195,8 @@ class Method:
     @property
     def strength(self) -> float:
         """At 0 it changes nothing."""
-        return {"rs-rp": self.sigma, "adv": self.epsilon}.get(self.name, self.rate)
+        words = self.words if self.name == "code-switch" else 1.0
+        return {"rs-rp": self.sigma, "adv": self.epsilon}.get(self.name, self.rate * words)
 
 
 # What keeps a part of the training clean; beside self-teaching the clean loss is there anyway
@@ -208,8 +209,8 @@ DEFAULTS = {
 def parse_robust(text: str) -> list[Method]:
     """ "rs-da+self-teaching:weight=2" -> its methods; [] for "none".
 
-    Several perturbations share the loss equally. Beside self-teaching they enter by the KL alone,
-    unless they are given a weight, as in CharacterBERT-DR.
+    Several perturbations have their usual weights over their number. Beside self-teaching they
+    enter by the KL alone, unless they are given a weight, as in CharacterBERT-DR.
     *Errors*: ValueError for an unknown name or setting and for what cannot be combined.
     """
     names = [part.partition(":")[0] for part in text.split("+")]
@@ -236,6 +237,7 @@ def parse_robust(text: str) -> list[Method]:
 
 def check_methods(methods: list[Method], text: str) -> None:
     """Refuse settings out of range, with a sentence that says what to do."""
+    teach = any(m.name == "self-teaching" for m in methods)
     where, allowed = f"--robust {text}", {
         "perturb": ("query", "both"), "noise": ("gaussian", "uniform"), "norm": ("l2", "max"),
         "how": ("fgm", "pgd", "freelb"), "ball": ("token", "sentence"),
@@ -245,23 +247,23 @@ def check_methods(methods: list[Method], text: str) -> None:
             if getattr(m, key) not in values:
                 raise ValueError(f"{where}: {key} is one of {', '.join(values)}.")
         low = {"sigma": 0, "epsilon": 0, "rate": 0, "words": 0, "step_size": 0, "steps": 1}
+        high = {"rate": 1.0, "words": 1.0}
         for key, least in (low | {"copies": 0, "weight": 0}).items():
-            if not least <= getattr(m, key) < 1e9 or (
-                key in ("rate", "words") and vars(m)[key] > 1
-            ):
-                raise ValueError(f"{where}: {key} {getattr(m, key)} is out of its range.")
+            value, most = getattr(m, key), high.get(key, math.inf)
+            if not (least <= value <= most and value < math.inf):
+                upto = f" and at most {most:g}" if most < math.inf else ""
+                raise ValueError(f"{where}: {key} is {value:g}; it is at least {least}{upto}.")
         if not m.strength:
             key = {"rs-rp": "sigma", "adv": "epsilon"}.get(m.name, "rate")
-            raise ValueError(
-                f"{where}: with {key} 0 {m.name} does nothing. Raise it, or take none."
-            )
+            key = "words" if m.name == "code-switch" and m.rate else key
+            raise ValueError(f"{where}: with {key} 0 {m.name} does nothing. Raise it, or drop it.")
+        if not (m.weight or (teach and m.name != "self-teaching")):
+            raise ValueError(f"{where}: with weight 0 {m.name} does nothing. Raise it, or drop it.")
     shares = [m.weight for m in methods if m.name != "self-teaching"]
     if sum(shares) > 1 + 1e-9:
         raise ValueError(
             f"{where}: the weights sum to {sum(shares):g}; they are shares of the loss."
         )
-    if not any(m.weight for m in methods):
-        raise ValueError(f"{where}: weight 0 is plain training. Raise it, or take none.")
 
 
 def full_robust(text: str, args: argparse.Namespace) -> str:
@@ -300,8 +302,11 @@ def single_runs(args: argparse.Namespace) -> list[dict]:
         common["test_langs"] = args.test_langs or args.train_langs[:2]
     runs, seeds = [], args.seed[:1] if args.smoke else args.seed
     robusts = [full_robust(text, args) for text in args.robust]
-    for text in robusts:
-        parse_robust(text)  # refused before the first run, not between two
+    methods = [m for text in robusts for m in parse_robust(text)]  # refused before the first run
+    for key in SET_BY_FLAG:
+        known = [m for m in methods if key in ("perturb", *METHODS[m.name])]
+        if getattr(args, key) is not None and not known:
+            raise ValueError(f"--{key}: no method of --robust {' '.join(args.robust)} has it.")
     # Seeds outermost: whenever one stops, all recipes have about as many of them
     for seed, *each in itertools.product(seeds, args.batching, args.alpha, robusts):
         flags = common | dict(zip(several, (*each, seed), strict=True))
@@ -622,9 +627,12 @@ def probe(encoder: Encoder, data, batch, flags: dict) -> tuple[float, float]:
     Leaves no trace: no .grad, and dropout is drawn from a copy of the random state.
     """
     start, plain = time.perf_counter(), Perturber([], 0, 1.0)
+    counted = encoder.truncated.copy(), encoder.seen.copy()
     with torch.random.fork_rng():
         loss = batch_losses(encoder, data, batch, flags, plain)[0]["loss"]
-        torch.autograd.grad(loss, [w for w in encoder.parameters() if w.requires_grad])
+        weights = [w for w in encoder.parameters() if w.requires_grad]
+        torch.autograd.grad(loss, weights, allow_unused=True)
+    encoder.truncated, encoder.seen = counted
     return loss.item(), time.perf_counter() - start
 
 

@@ -326,13 +326,16 @@ def test_flags_are_written_into_the_recipe_and_do_not_override_it():
 
 
 @pytest.mark.parametrize(("code", "robust", "message"), [
-    (2, "adv --epsilon 0", "with epsilon 0 adv does nothing. Raise it, or take none"), (2, "rs-rp:sigma=0", "sigma 0"),
+    (2, "adv --epsilon 0", "with epsilon 0 adv does nothing. Raise it, or drop it"), (2, "rs-rp:sigma=0", "sigma 0"),
     (2, "typos --rate 0", "with rate 0"), (2, "code-switch:words=0", "does nothing"), (2, "adv:how=fast", "how is one of fgm"),
     (2, "self-teaching", "join different methods"), (2, "rs-da+rs-da", "join different methods"),
     (2, "none+rs-da", "'none' is unknown"), (2, "fgm", "'fgm' is unknown. Take none or of rs-rp, rs-da"),
-    (2, "rs-rp:epsilon=1", "no setting 'epsilon'. There is weight"), (2, "rs-rp:weight=0", "is plain training"),
+    (2, "rs-rp:epsilon=1", "no setting 'epsilon'. There is weight"), (2, "rs-rp:weight=0", "with weight 0 rs-rp does nothing"),
     (2, "rs-da:weight=0.7+rs-rp:weight=0.7", "weights sum to 1.4"), (2, "rs-da:copies=1.5", "is '1.5', no number"),
-    *((2, x, "out of its range") for x in ("rs-da:rate=1.5", "rs-rp:sigma=nan", "adv:steps=0", "typos --copies -1")),
+    (2, "rs-da:rate=1.5", "rate is 1.5; it is at least 0 and at most 1"), (2, "rs-rp:sigma=nan", "sigma is nan"),
+    (2, "adv:steps=0", "steps is 0; it is at least 1"), (2, "typos --copies -1", "copies is -1"),
+    (2, "rs-rp+rs-da:weight=0", "with weight 0 rs-da does nothing"), (2, "rs-rp:sigma=1,sigma=2", "sigma is given twice"),
+    (2, "none --sigma 1", "--sigma: no method"),
     (2, "rs-rp:perturb=passage", "perturb is one of query, both"), (1, "none code-switch", "no such dictionary"),
     (1, "none rs-da", "no training query in ['en', 'de'] has a word that synonyms could replace. Add"),
 ])  # fmt: skip

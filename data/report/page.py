@@ -325,8 +325,16 @@ def part_table(study: dict) -> str:
 
 
 def part_comparisons(study: dict) -> str:
-    """A forest plot a metric, drawn in the rows of its table, grouped by attack and view."""
+    """Forest plots: batchings under plain training in sight, the many others behind a click."""
     rows = list(zip(study.get("comparisons") or (), comparison_rows(study)[1:], strict=True))
+    first = [row for row in rows if row[0]["question"].endswith(", none")] or rows
+    rest = [row for row in rows if row not in first]
+    more = tag("details", tag("summary", f"{len(rest)} more: robust training"), forests(rest))
+    return forests(first) + more * bool(rest)
+
+
+def forests(rows: list) -> str:
+    """A forest plot a metric, drawn in the rows of its table, grouped by attack and view."""
     found = []
     for metric in dict.fromkeys(c["metric"] for c, _ in rows):
         mine = [row for row in rows if row[0]["metric"] == metric]
