@@ -125,7 +125,8 @@ FLAGS = {
         "--log-every": {"type": int, "default": 25, "help": "steps between lines of the log"},
         "--resume": {"action": "store_true", "help": "continue interrupted runs, bit for bit"},
         "--overwrite": {"action": "store_true", "help": "start over, also complete runs"},
-        "--smoke": {"action": "store_true", "help": "one seed, four small steps, 12 questions in two languages: does it work?"},
+        "--smoke": {"action": "store_true",
+            "help": "one seed, four small steps, 12 questions, two languages: does it work?"},
     },
 }
 # fmt: on

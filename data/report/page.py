@@ -486,7 +486,8 @@ def render(study: dict, template: str) -> str:
     """
     parts = {
         "answer": part_answer, "table": part_table, "comparisons": part_comparisons,
-        "matrices": part_matrices, "bias": part_bias, "strength": part_strength, "curves": part_curves,
+        "matrices": part_matrices, "bias": part_bias, "strength": part_strength,
+        "curves": part_curves,
         "training": part_training, "words": part_words, "examples": part_examples,
         "transfer": part_transfer, "runs": part_runs,
     }  # fmt: skip
