@@ -235,7 +235,8 @@ def rank_queries(
             if name != "*" and name not in asked and "cross" not in views:
                 relevant = torch.full_like(relevant, -1)  # nobody asks: nothing is relevant
             # SUBTLE: an fp32 product depends on the shape of the block; fp64, rounded, does not
-            columns = wide[:, index[name]] if (relevant >= 0).any() else wide[:, :1]
+            idle = name != "*" and not (relevant >= 0).any()
+            columns = wide[:, :1] if idle else wide[:, index[name]]
             part = (q[rows].double() @ columns).float()  # (block, D) @ (D, P) -> (block, P)
             ranks = relevant_ranks(part, relevant, gains)
             found[name].append([t.numpy() for t in ranks])
@@ -389,7 +390,7 @@ def geometry(q: Tensor, p: Tensor, data, queries: list[int], passages: list[int]
         left, right = torch.tensor(both or [(0, 0)]).T
         gap = float((q[left] - p[right]).square().sum(1).mean())
         found[f"alignment_{name}"] = round(gap, 4) if both else None
-    some = p[:: max(1, len(p) // 2000)][:2000].double()
+    some = p[:: math.ceil(len(p) / 2000)].double()
     near = torch.pdist(some).square().mul(-2).exp().mean()
     return found | {"uniformity": round(float(near.log()), 4)}
 
@@ -601,7 +602,7 @@ def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[d
             q, world.p, data, world.queries, world.passages, world.split, world.langs, views=[view]
         )
         world.each |= each_query(found, world.each["lang"], label, [view])
-        if view == world.views[-1] and not label.endswith(":control"):
+        if view == "pool" and not label.endswith(":control"):
             broken_words(world, mine, found, label, view)
         for row in records(found, data, world.queries, label, [view]):
             pool = row["passage_lang"]
@@ -639,10 +640,11 @@ def broken_words(world: World, items: list, found: dict, label: str, view: str) 
         if not item.edits or pool not in found:  # cross: eleven answers a query, no single rank
             continue
         before, after = (int(x[pool]["first_rank"][n]) for x in (world.clean, found))
-        for (start, end), new in item.edits.items():
-            old = attacks.lower(item.source.text[start:end], lang)
-            used[lang, old, attacks.lower(new, lang)] += before == 1
-            broken[lang, old, attacks.lower(new, lang)] += before == 1 < after
+        lower, text = attacks.lower, item.source.text
+        swaps = {(lower(text[a:b], lang), lower(new, lang)) for (a, b), new in item.edits.items()}
+        for old, new in swaps:
+            used[lang, old, new] += before == 1
+            broken[lang, old, new] += before == 1 < after
         # Of each language the broken query with the fewest edits that falls the deepest
         best = (-len(item.edits), after)
         if before == 1 < after and best > examples.get(lang, ((-99, 0), None))[0]:
@@ -808,7 +810,8 @@ def is_there(path: Path, old: dict, label: str, views) -> bool:
     if not old or not beside.exists():
         return False
     names = set(np.load(beside).files)
-    return all(f"{label}|{view}|{KEPT[0]}" in names for view in views)
+    voted = any(r["attack"] == label and r["mAP"] is None for r in old["results"])  # one rank only
+    return voted or all(f"{label}|{view}|{KEPT[0]}" in names for view in views)
 
 
 def write_trec(folder: Path, q, p, data, queries, passages, split, depth: int = 1000) -> None:
@@ -1146,10 +1149,13 @@ class Scores:
         self.ids, self.lang = first["id"], first["lang"]
         self.group = np.unique(first["group"], return_inverse=True)[1]  # (Q,)
 
-    def has(self, name: str, attack: str, view: str) -> bool:
-        """Did every run of the recipe meet this attack in this view?"""
-        key = f"{attack}|{view}|{KEPT[0]}"
-        return all(key in self.files[id(run)].files for run in self.groups[name])
+    def has(self, name: str, attack: str, view: str, seeds=None) -> bool:
+        """Did every run meet this attack in this view, where at least two groups have an answer?"""
+        key, runs = f"{attack}|{view}|{KEPT[0]}", self.groups[name]
+        if not all(key in self.files[id(run)].files for run in runs):
+            return False
+        known = np.isfinite(self(name, attack, view, KEPT[0], seeds)).all(0)  # (S, Q) -> (Q,)
+        return len(set(self.group[known])) > 1
 
     def __call__(self, name: str, attack: str, view: str, metric: str, seeds=None) -> np.ndarray:
         if (name, attack, view, metric) not in self.known:
@@ -1178,7 +1184,7 @@ def make_comparisons(scores: Scores, names: list[str]) -> list[dict]:
     for question, a, b in questions(scores.groups):
         seeds = {run["seed"] for run in scores.groups[a]} & {r["seed"] for r in scores.groups[b]}
         for attack, view in itertools.product(names if seeds else (), VIEWS):
-            if scores.has(a, attack, view) and scores.has(b, attack, view):
+            if scores.has(a, attack, view, seeds) and scores.has(b, attack, view, seeds):
                 job = {"question": question, "a": a, "b": b, "attack": attack, "view": view}
                 jobs.append((job | {"metric": "mAP"}, seeds))
                 if attack != "clean" and "against none" not in question:
@@ -1262,7 +1268,8 @@ def study_table(groups: dict, names: list[str], comparisons: list[dict], minutes
 
 def curves(groups: dict, labels: list[str]) -> list[dict]:
     """Pool mAP over the strength of an attack, where several strengths were tried; 0 is clean."""
-    specs, found = {label: attacks.parse_attack(label) for label in labels}, []
+    # Another --attack-seed (label@3) is the same strength once more: not a point of its own
+    specs, found = {a: attacks.parse_attack(a) for a in labels if "@" not in a}, []
     pool = lambda run, attack: summarise(run["results"], None, attack).get(("pool", "mAP"))
     words = {"edits": "words changed at most", "epsilon": "radius, mean norms of a word embedding"}
     for name, key in itertools.product({s.name: 0 for s in specs.values()}, words):
@@ -1289,9 +1296,8 @@ def robust_r1(scores: Scores, names: list[str]) -> list[dict]:
     for name, view in itertools.product(scores.groups, ("mono", "pool")):
         mine = [attack for attack in names if scores.has(name, attack, view)]
         if len(mine) > 2:
-            right = np.stack(
-                [scores(name, attack, view, "R@1") > 0 for attack in mine]
-            )  # (A, S, Q)
+            found_at = np.stack([scores(name, attack, view, "R@1") for attack in mine])  # (A, S, Q)
+            right = found_at[..., ~np.isnan(found_at).any((0, 1))] > 0  # (A, S, Q')
             found.append({
                 "recipe": name, "view": view, "clean": mean_sd(right[mine.index("clean")].mean(1)),
                 "robust": mean_sd(right.all(0).mean(1)),
@@ -1350,7 +1356,8 @@ def matrices(groups: dict, names: list[str], most: int = 3) -> list[dict]:
             if row["attack"] == attack and row["view"] != "pool" and row["mAP"] is not None:
                 values[row["query_lang"], row["passage_lang"]].append(row["mAP"])
         langs = sorted({a for a, _ in values})
-        if any(a != b for a, b in values) and len(found) < most * len(plain):
+        shown = sum(row["recipe"] == recipe for row in found)
+        if any(a != b for a, b in values) and shown < most:
             mean = lambda a, b, v=values: mean_sd(v[a, b])[0] if (a, b) in v else None
             found.append({"recipe": recipe, "attack": attack, "metric": "mAP", "langs": langs,
                           "values": [[mean(a, b) for b in langs] for a in langs]})  # fmt: skip
@@ -1390,9 +1397,8 @@ def make_study(runs: list[dict], command: str = "") -> dict:
     every = [a for a in dict.fromkeys(labels) if "<" not in a]
     without = [a for a in every if a.startswith("lir:")]
     names = [a for a in every if not a.endswith(":control") and a not in without]
-    plain = [n for n in groups if groups[n][0].get("batching", "").startswith("hybrid")] or [
-        *groups
-    ]
+    plain = [n for n, m in groups.items() if m[0].get("robust") == "none"] or [*groups]
+    plain = [n for n in plain if n.startswith("hybrid")] or plain
     scores, manifests, minutes = Scores(groups), [], {}
     for name, members in groups.items():
         each = [m | {"name": Path(m["folder"]).name} for m in map(manifest_of, members)]
@@ -1443,7 +1449,7 @@ NOTE = (
 
 def manifest_of(run: dict) -> dict:
     """What a report says of a run: its manifest, in short."""
-    path = Path(run["folder"]) / "run.json"
+    path = Path(run.get("run") or run["folder"]) / "run.json"
     if not path.exists():
         return {"folder": run["folder"]}
     about = json.loads(path.read_text(encoding="utf-8"))
@@ -1454,7 +1460,7 @@ def manifest_of(run: dict) -> dict:
 
 def training_curve(recipe: str, run: dict) -> list[dict]:
     """Loss over steps of one run, from its log."""
-    path = Path(run["folder"]) / "log.jsonl"
+    path = Path(run.get("run") or run["folder"]) / "log.jsonl"
     if not path.exists():
         return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -1532,7 +1538,8 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
     left = adversary and (adversary.specs or adversary.frozen)
     lir = [r for r in args.lir if not there(f"lir:r={r}", args.views)]
     about["model"] = "model" if own else str(folder)
-    where = {"folder": str(home or ""), "file": name}  # of this machine: not written
+    # Of this machine: not written
+    where = {"folder": str(home or ""), "file": name, "run": str(path) if own else ""}
     if there("clean", args.views) and not (left or lir or wants):
         return old | about | where
     trec = args.trec / path.name if args.trec and several else args.trec
