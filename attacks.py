@@ -824,7 +824,8 @@ def ascend(delta: Tensor, grad: Tensor, radius: float, attack: Attack) -> Tensor
 def freelb(objective, words, mask, radius, attack: Attack, rngs: list, delta=None) -> Tensor:
     """The next point of FreeLB, which trains on every one: at random first, then a step uphill.
 
-    *Source*: Zhu et al. 2020, algorithm 1; its start lies uniformly in the whole ball here.
+    *Source*: Zhu et al. 2020, algorithm 1; here the start is uniform in the whole L2 ball (in the
+    max norm, in the L2 ball inside the cube).
     """
     if delta is None:
         return random_noise(mask, words.shape[-1], rngs, radius, "uniform", attack.ball)

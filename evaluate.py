@@ -7,7 +7,8 @@
 One encode serves three views: `mono` (candidates in the query's language), `cross` (in one other
 language, for every pair of languages) and `pool` (candidates in all languages at once; every
 translation is relevant).
-Where to look next: `relevant_ranks` is all of the evaluation, `records` is what metrics.json holds.
+Where to look next: `relevant_ranks` is all of the evaluation, `records` is what metrics.json holds,
+`compare` is the statistics, `make_study` the report (drawn by data/report/page.py).
 Left out on purpose: approximate search, full rankings in memory, a metrics library.
 Differs from common practice: non-relevant passages win every tie; scores are summed in fp64 and
 rounded to fp32, so that neither a constant scorer nor another block size can change a metric.
@@ -49,7 +50,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults in the help, but for flags that are off or say themselves what happens without."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        empty = action.default in (None, False, [], ())
+        return action.help if empty else super()._get_help_string(action)
 
 
 def parse(argv=None):
@@ -91,7 +93,10 @@ def parse(argv=None):
     add("--attack-out", type=Path, metavar="DIR", help="freeze attacked queries as data sets")
     add("--attacked-queries", type=Path, metavar="DIR", help="evaluate on frozen ones (transfer)")
     # fmt: on
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if any(r < 0 for r in args.lir):
+        parser.error("--lir: the number of directions taken out is at least 0")
+    return args
 
 
 if __name__ == "__main__":  # before torch is imported: --help answers at once
@@ -336,6 +341,13 @@ def records(found: dict, data: DataSet, queries: list[int], attack: str, views=V
     return rows
 
 
+def nan_mean(values: np.ndarray, axis=None) -> np.ndarray:
+    """The mean of what is not NaN; NaN, without a warning, where nothing is left."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0.0).sum(axis) / known.sum(axis)
+
+
 def each_query(found: dict, own: np.ndarray, attack: str, views=VIEWS) -> dict[str, np.ndarray]:
     """Per-query metrics -> "attack|view|metric" -> (Q,) for metrics.npz; cross: mean over pools.
 
@@ -356,13 +368,6 @@ def each_query(found: dict, own: np.ndarray, attack: str, views=VIEWS) -> dict[s
                 values = nan_mean(np.stack(others), axis=0)
             rows[f"{attack}|{view}|{name}"] = values.astype(np.float32)
     return rows
-
-
-def nan_mean(values: np.ndarray, axis=None) -> np.ndarray:
-    """The mean of what is not NaN; NaN, without a warning, where nothing is left."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, values, 0.0).sum(axis) / known.sum(axis)
 
 
 def own_share(data: DataSet, passages: list[int]) -> dict[str, float]:
@@ -809,9 +814,9 @@ def is_there(path: Path, old: dict, label: str, views) -> bool:
     beside = path.with_suffix(".npz")
     if not old or not beside.exists():
         return False
-    names = set(np.load(beside).files)
-    voted = any(r["attack"] == label and r["mAP"] is None for r in old["results"])  # one rank only
-    return voted or all(f"{label}|{view}|{KEPT[0]}" in names for view in views)
+    names, told = set(np.load(beside).files), {r["attack"] for r in old["results"]}
+    voted = label.startswith("smoothed")  # one rank only: no single queries
+    return label in told and (voted or all(f"{label}|{v}|{KEPT[0]}" in names for v in views))
 
 
 def write_trec(folder: Path, q, p, data, queries, passages, split, depth: int = 1000) -> None:
@@ -856,17 +861,16 @@ def summarise(results: list[dict], langs: list[str] | None = None, attack: str =
     return {key: sum(v) / len(v) for key, v in values.items()}
 
 
+def mean_sd(values) -> list[float | None]:
+    """[mean, standard deviation over seeds], None where there is none."""
+    values = [v for v in values if v is not None and not math.isnan(v)]
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return [float(np.mean(values)) if values else None, spread]
+
+
 def cell(values: list[float], metric: str) -> str:
     """Mean, and the standard deviation if there are several seeds."""
-    values = [v for v in values if v is not None]
-    if not values:
-        return "-"
-    mean, digits = float(np.mean(values)), 0 if metric == "rank_distance" else 3
-    text = f"{mean:.{digits}f}" if digits == 0 else f"{mean:.3f}".replace("0.", ".", 1)
-    if len(values) == 1:
-        return text
-    spread = float(np.std(values, ddof=1))
-    return f"{text} ±" + (f"{spread:.0f}" if digits == 0 else f"{spread:.3f}".replace("0.", ".", 1))
+    return page.pair(mean_sd(values), metric)
 
 
 def named_runs(runs: list[dict]) -> dict[str, list[dict]]:
@@ -1109,27 +1113,37 @@ QUESTION = (
 )
 
 
+NOTE = (
+    "Differences are in mAP. Means over seeds, macro-averaged over the queries' languages. "
+    "Intervals: bootstrap over seeds "
+    "and questions (the translations of a question are one unit). p: paired randomisation test "
+    "over questions, Holm's correction over all comparisons of this page. Significant: both agree."
+)
+
+
 def questions(groups: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
     """What is compared: (question, recipe a, recipe b).
 
     Hybrid against each other batching with the same robust training, and each robust training
     against none on the same batches. Without such pairs, the first recipe against each other one.
     """
-    named = {}
+    variants, found = defaultdict(dict), []  # other flags: never in one comparison
     for name, members in groups.items():
-        named.setdefault((members[0].get("batching"), members[0].get("robust")), name)
-    batchings, robusts = (list(dict.fromkeys(key[i] for key in named)) for i in (0, 1))
-    hybrid = next((b for b in batchings if b and b.startswith("hybrid")), batchings[0])
-    found = [
-        (f"{hybrid} against {b}, {r}", named[hybrid, r], named[b, r])
-        for r in robusts for b in batchings
-        if b != hybrid and (hybrid, r) in named and (b, r) in named
-    ]  # fmt: skip
-    found += [
-        (f"{r} against none, {b}", named[b, r], named[b, "none"])
-        for b in batchings for r in robusts
-        if r != "none" and (b, r) in named and (b, "none") in named
-    ]  # fmt: skip
+        key = members[0].get("batching"), members[0].get("robust")
+        variants[members[0].get("variant", "")][key] = name
+    for named in variants.values():
+        batchings, robusts = (list(dict.fromkeys(key[i] for key in named)) for i in (0, 1))
+        hybrid = next((b for b in batchings if b and b.startswith("hybrid")), batchings[0])
+        found += [
+            (f"{hybrid} against {b}, {r}", named[hybrid, r], named[b, r])
+            for r in robusts for b in batchings
+            if b != hybrid and (hybrid, r) in named and (b, r) in named
+        ]  # fmt: skip
+        found += [
+            (f"{r} against none, {b}", named[b, r], named[b, "none"])
+            for b in batchings for r in robusts
+            if r != "none" and (b, r) in named and (b, "none") in named
+        ]  # fmt: skip
     names = list(groups)
     return found or [(f"{names[0]} against {b}", names[0], b) for b in names[1:]]
 
@@ -1149,28 +1163,27 @@ class Scores:
         self.ids, self.lang = first["id"], first["lang"]
         self.group = np.unique(first["group"], return_inverse=True)[1]  # (Q,)
 
+    def runs(self, name: str, seeds=None) -> list[dict]:
+        return [r for r in self.groups[name] if seeds is None or r["seed"] in seeds]
+
     def has(self, name: str, attack: str, view: str, seeds=None) -> bool:
         """Did every run meet this attack in this view, where at least two groups have an answer?"""
-        key, runs = f"{attack}|{view}|{KEPT[0]}", self.groups[name]
-        if not all(key in self.files[id(run)].files for run in runs):
+        key = f"{attack}|{view}|{KEPT[0]}"
+        if not all(key in self.files[id(run)].files for run in self.runs(name, seeds)):
             return False
         known = np.isfinite(self(name, attack, view, KEPT[0], seeds)).all(0)  # (S, Q) -> (Q,)
         return len(set(self.group[known])) > 1
 
     def __call__(self, name: str, attack: str, view: str, metric: str, seeds=None) -> np.ndarray:
-        if (name, attack, view, metric) not in self.known:
-            rows = []
-            for run in self.groups[name]:
+        rows, key = [], f"{attack}|{view}|{metric}"
+        for run in self.runs(name, seeds):
+            if (id(run), key) not in self.known:
                 file = self.files[id(run)]
                 if not np.array_equal(file["id"], self.ids):
                     raise ValueError(f"{run['folder']}: other queries. Evaluate it once more.")
-                rows.append(file[f"{attack}|{view}|{metric}"])
-            self.known[name, attack, view, metric] = np.stack(rows)  # (S, Q)
-        found = self.known[name, attack, view, metric]
-        keep = [
-            n for n, run in enumerate(self.groups[name]) if seeds is None or run["seed"] in seeds
-        ]
-        return found[keep]
+                self.known[id(run), key] = file[key]
+            rows.append(self.known[id(run), key])
+        return np.stack(rows)  # (S, Q)
 
 
 def make_comparisons(scores: Scores, names: list[str]) -> list[dict]:
@@ -1212,20 +1225,22 @@ def answer(comparisons: list[dict], groups: dict[str, list[dict]]) -> list[str]:
     by_question, said = defaultdict(list), []
     for row in comparisons:
         by_question[row["question"], row["metric"]].append(row)
+    ends = [question.rpartition(", ")[2] for question, _ in by_question if "none," not in question]
+    first = "none" if "none" in ends or not ends else ends[0]  # the training that is told
     for (question, metric), rows in by_question.items():
         a, b, about = rows[0]["a"], rows[0]["b"], question.rpartition(", ")[2]
         if "against none" in question:
             pool = [row for row in rows if row["view"] == "pool"]
             hybrid = groups[a][0].get("batching", "").startswith("hybrid")
             if hybrid and pool:
-                text = sentence(short(a, "robust"), "none", cells(pool, "attack"))
+                text = sentence(short(a, "robust"), "plain training", cells(pool, "attack"))
                 said.append(f"{about.capitalize()} batches, pool: {text}")
-        elif metric == "mAP" and about in ("none", question):
+        elif metric == "mAP" and about in (first, question):
             for attack in dict.fromkeys(row["attack"] for row in rows):
                 own = [row for row in rows if row["attack"] == attack]
                 text = sentence(short(a, "batching"), short(b, "batching"), cells(own, "view"))
                 said.append(("Clean: " if attack == "clean" else f"Under {attack}: ") + text)
-        elif about in ("none", question):
+        elif about in (first, question):
             pool = [row for row in rows if row["view"] == "pool"]
             if pool:
                 lost = (f"what {short(name, 'batching')} loses" for name in (a, b))
@@ -1236,21 +1251,14 @@ def answer(comparisons: list[dict], groups: dict[str, list[dict]]) -> list[str]:
     return said
 
 
-def mean_sd(values) -> list[float | None]:
-    """[mean, standard deviation over seeds], None where there is none."""
-    values = [v for v in values if v is not None and not math.isnan(v)]
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return [float(np.mean(values)) if values else None, spread]
-
-
 def study_table(groups: dict, names: list[str], comparisons: list[dict], minutes: dict) -> list:
     """Rows of the report's main table; marks: above or below plain training, or hybrid's for it."""
     marks, found = defaultdict(dict), []
     for row in comparisons:
         if row["significant"] and row["metric"] == "mAP":
-            up, plain = row["difference"] > 0, "against none" in row["question"]
-            name = row["a"] if plain else row["b"] if row["question"].endswith(", none") else None
-            marks[name, row["attack"]][f"{row['view']} mAP"] = "+" if up == plain else "-"
+            up, robust = row["difference"] > 0, "against none" in row["question"]
+            name = row["a"] if robust else row["b"] if row["question"].endswith(", none") else None
+            marks[name, row["attack"]][f"{row['view']} mAP"] = "+" if up == robust else "-"
     for (name, runs), attack in itertools.product(groups.items(), names):
         members = [run for run in runs if any(r["attack"] == attack for r in run["results"])]
         for label, langs in language_sets(runs[0]) if members else ():
@@ -1294,13 +1302,15 @@ def robust_r1(scores: Scores, names: list[str]) -> list[dict]:
     """R@1 clean, and of the queries that stay right under all attacks at once."""
     found = []
     for name, view in itertools.product(scores.groups, ("mono", "pool")):
-        mine = [attack for attack in names if scores.has(name, attack, view)]
-        if len(mine) > 2:
-            found_at = np.stack([scores(name, attack, view, "R@1") for attack in mine])  # (A, S, Q)
-            right = found_at[..., ~np.isnan(found_at).any((0, 1))] > 0  # (A, S, Q')
+        met = {n: [a for a in names if scores.has(n, a, view)] for n in scores.groups}
+        rich = [n for n, own in met.items() if len(own) > 2]  # others were not attacked
+        suite = [a for a in names if all(a in met[n] for n in rich)]  # one for all of them
+        if name in rich and len(suite) > 2:
+            ranks = np.stack([scores(name, a, view, "R@1") for a in suite])  # (A, S, Q)
+            right = ranks[..., ~np.isnan(ranks).any((0, 1))] > 0
             found.append({
-                "recipe": name, "view": view, "clean": mean_sd(right[mine.index("clean")].mean(1)),
-                "robust": mean_sd(right.all(0).mean(1)),
+                "recipe": name, "view": view, "clean": mean_sd(right[suite.index("clean")].mean(1)),
+                "robust": mean_sd(right.all(0).mean(1)), "attacks": len(suite) - 1,
             })  # fmt: skip
     return found
 
@@ -1313,12 +1323,16 @@ def strength_rows(groups: dict, names: list[str]) -> list[dict]:
     """
     found = []
     for (recipe, members), attack in itertools.product(groups.items(), names):
-        rows = [r for run in members for r in run["results"] if r["attack"] == attack]
-        row = {"recipe": recipe, "attack": attack}
+        met = [[r for r in run["results"] if r["attack"] == attack] for run in members]
+        row = {"recipe": recipe, "attack": attack, "n": sum(map(bool, met))}
+        by_view = defaultdict(list)
+        for r in [r for rows in met for r in rows if "n_broken" in r]:
+            by_view[r["view"]].append(r)
         for view in ("mono", "pool"):
-            mine = [r for r in rows if r["view"] == view and "n_broken" in r]
-            right = sum(r["n_right"] for r in mine)
-            row[f"broken_{view}"] = sum(r["n_broken"] for r in mine) / right if right else None
+            right = sum(r["n_right"] for r in by_view[view])
+            broken = sum(r["n_broken"] for r in by_view[view])
+            row[f"broken_{view}"] = broken / right if right else None
+        mine = by_view["pool"] or by_view["mono"]
         for key in ("edits", "norm", "calls") if mine else ():
             row[key] = sum(r[key] for r in mine) / len(mine)
         share = [r["n_changed"] / r["n_queries"] for r in mine if r["n_queries"]]
@@ -1342,7 +1356,9 @@ def bias_rows(groups: dict, names: list[str]) -> list[dict]:
                 columns[key] += [value] if value is not None else []
         if columns["foreign_rank"]:
             means = {key: mean_sd(values)[0] for key, values in columns.items() if values}
-            found.append({"recipe": recipe, "attack": attack} | means)
+            found.append(
+                {"recipe": recipe, "attack": attack, "n": len(columns["rank_distance"])} | means
+            )
     return found
 
 
@@ -1352,22 +1368,27 @@ def matrices(groups: dict, names: list[str], most: int = 3) -> list[dict]:
     plain = [n for n, members in groups.items() if members[0].get("robust", "none") == "none"]
     for recipe, attack in itertools.product(plain, names):
         values = defaultdict(list)
-        for row in [r for run in groups[recipe] for r in run["results"]]:
+        met = [m for m in groups[recipe] if any(r["attack"] == attack for r in m["results"])]
+        for row in [r for run in met for r in run["results"]]:
             if row["attack"] == attack and row["view"] != "pool" and row["mAP"] is not None:
                 values[row["query_lang"], row["passage_lang"]].append(row["mAP"])
         langs = sorted({a for a, _ in values})
         shown = sum(row["recipe"] == recipe for row in found)
         if any(a != b for a, b in values) and shown < most:
             mean = lambda a, b, v=values: mean_sd(v[a, b])[0] if (a, b) in v else None
-            found.append({"recipe": recipe, "attack": attack, "metric": "mAP", "langs": langs,
+            found.append({"recipe": recipe, "attack": attack, "n": len(met), "metric": "mAP",
+                          "langs": langs,
                           "values": [[mean(a, b) for b in langs] for a in langs]})  # fmt: skip
     return found
 
 
 def words_and_examples(groups: dict, reference: str) -> dict:
-    """Which word broke which language, summed over the reference's seeds, and attacked queries."""
+    """Which word broke which language, and attacked queries: of the reference's first seed.
+
+    A run keeps its worst three words a language; a sum over seeds would miss some.
+    """
     counts = defaultdict(Counter)
-    for run in groups[reference]:
+    for run in groups[reference][:1]:
         for w in run.get("words", ()):
             if w["view"] == "pool":
                 counts[w["attack"], w["lang"]][w["old"], w["new"]] += w["broken"]
@@ -1387,6 +1408,27 @@ def words_and_examples(groups: dict, reference: str) -> dict:
     return {"words": words, "examples": shown}
 
 
+def manifest_of(run: dict) -> dict:
+    """What a report says of a run: its manifest, in short."""
+    path = Path(run.get("run") or run["folder"]) / "run.json"
+    if not path.exists():
+        return {"folder": run["folder"]}
+    about = json.loads(path.read_text(encoding="utf-8"))
+    keys = ("commit", "data_sha256", "versions", "flags")
+    return {"folder": run["folder"], "seed": run["seed"], "device": about["flags"]["device"],
+            "seconds": about["seconds_training"], **{k: about[k] for k in keys}}  # fmt: skip
+
+
+def training_curve(recipe: str, run: dict) -> list[dict]:
+    """Loss over steps of one run, from its log."""
+    path = Path(run.get("run") or run["folder"]) / "log.jsonl"
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    points = [[x["step"], x["loss"]] for x in lines]
+    return [{"run": path.parent.name, "recipe": recipe, "points": points}] if points else []
+
+
 def make_study(runs: list[dict], command: str = "") -> dict:
     """Everything that the report says, from finished runs; what page.py draws.
 
@@ -1403,7 +1445,8 @@ def make_study(runs: list[dict], command: str = "") -> dict:
     for name, members in groups.items():
         each = [m | {"name": Path(m["folder"]).name} for m in map(manifest_of, members)]
         manifests += [m for m in each if "flags" in m]
-        minutes[name] = mean_sd([m["seconds"] / 60 for m in each if m.get("seconds")])[0]
+        spent = [m["seconds"] / 60 for m in each if m.get("seconds")]
+        minutes[name] = float(np.median(spent)) if spent else None
     comparisons = make_comparisons(scores, names) if len(groups) > 1 else []
     by_model = {run["model_sha256"][:8]: n for n, members in groups.items() for run in members}
     moved = [
@@ -1440,34 +1483,6 @@ def make_study(runs: list[dict], command: str = "") -> dict:
     }  # fmt: skip
 
 
-NOTE = (
-    "Means over seeds, macro-averaged over the queries' languages. Intervals: bootstrap over seeds "
-    "and questions (the translations of a question are one unit). p: paired randomisation test "
-    "over questions, Holm's correction over all comparisons of this page. Significant: both agree."
-)
-
-
-def manifest_of(run: dict) -> dict:
-    """What a report says of a run: its manifest, in short."""
-    path = Path(run.get("run") or run["folder"]) / "run.json"
-    if not path.exists():
-        return {"folder": run["folder"]}
-    about = json.loads(path.read_text(encoding="utf-8"))
-    keys = ("commit", "data_sha256", "versions", "flags")
-    return {"folder": run["folder"], "seed": run["seed"], "device": about["flags"]["device"],
-            "seconds": about["seconds_training"], **{k: about[k] for k in keys}}  # fmt: skip
-
-
-def training_curve(recipe: str, run: dict) -> list[dict]:
-    """Loss over steps of one run, from its log."""
-    path = Path(run.get("run") or run["folder"]) / "log.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    points = [[x["step"], x["loss"]] for x in lines]
-    return [{"run": path.parent.name, "recipe": recipe, "points": points}] if points else []
-
-
 def write_report(path: Path, study: dict) -> None:
     """report.html, and beside it the same numbers as .md, .tex and .json."""
     frame = (Path(__file__).parent / "data/report/page.html").read_text(encoding="utf-8")
@@ -1485,8 +1500,11 @@ def write_report(path: Path, study: dict) -> None:
 def about_run(run: dict) -> dict:
     """What the table needs to know about a run, from its manifest."""
     flags = run["flags"]
-    rest = {k: v for k, v in flags.items() if k not in ("seed", "device")}
-    seen = ["en"] if flags["batching"] == "en-en" else flags["train_langs"]
+    told = ("seed", "device", "batching", "alpha", "robust")  # the recipe tells the last three
+    rest = {k: v for k, v in flags.items() if k not in told}
+    # Code-switching shows words of all training languages to en-en as well
+    alone = flags["batching"] == "en-en" and "code-switch" not in flags.get("robust", "none")
+    seen = ["en"] if alone else flags["train_langs"]
     about = {"recipe": run["recipe"], "seed": flags["seed"], "train_langs": seen}
     about |= {"trained_on": run["eval_data_sha256"], "robust": flags.get("robust", "none")}
     about["batching"] = run["recipe"].removesuffix("-" + about["robust"].replace(":", "_"))
@@ -1556,6 +1574,7 @@ def conclude(runs: list[dict], report: Path | None) -> None:
     if len(kept) < len(runs):
         if report:
             raise ValueError("--report needs the single queries: give --out to keep them.")
+        print("no comparison: --out would keep the single queries it needs", file=sys.stderr)
         return
     if report or len({run["recipe"] for run in runs}) > 1:
         study = make_study(runs, shlex.join(["python", *sys.argv]))

@@ -136,11 +136,12 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults in the help, but for flags that are off or say themselves what happens without."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        empty = action.default in (None, False, [], ())
+        return action.help if empty else super()._get_help_string(action)
 
 
 def parse(argv=None) -> argparse.Namespace:
-    """The flags of train.py; --batching, --alpha and --seed take several values."""
+    """The flags of train.py; --batching, --alpha, --robust and --seed take several values."""
     first = __doc__.split("\n")[0]
     parser = argparse.ArgumentParser(description=first, allow_abbrev=False, formatter_class=Help)
     for name, flags in FLAGS.items():
@@ -153,6 +154,8 @@ def parse(argv=None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
     if not 0 <= args.warmup < 1:
         parser.error(f"--warmup {args.warmup}: a share of the steps, from 0 to below 1")
+    if any(r < 0 for r in args.lir):
+        parser.error("--lir: the number of directions taken out is at least 0")
     if wrong := [alpha for alpha in args.alpha if not 0 <= alpha <= 1]:
         parser.error(f"--alpha {wrong[0]}: the share of monolingual batches is from 0 to 1")
     return args
@@ -186,7 +189,7 @@ class Method:
     copies: int = 0  # fixed copies a text; 0: drawn anew each step
     sigma: float = 1.0  # rs-rp: norm of the noise on a token, in mean norms of a word embedding
     noise: str = "gaussian"  # or "uniform", in the ball
-    how: str = "fgm"  # adv: one step; or pgd, its last point; or freelb, all its points
+    how: str = "fgm"  # adv: one step; or pgd, its best point, from fgm's; or freelb, all points
     epsilon: float = 0.1  # adv: radius, in mean norms of a word embedding
     norm: str = "l2"
     ball: str = "token"  # or "sentence", as in FreeLB and Miyato et al.
@@ -452,7 +455,7 @@ def make_perturber(flags: dict, data: xlt.DataSet, encoder: Encoder | None = Non
         made.tables["synonyms"] = attacks.read_synonyms(data.folder)
     if "dictionary" in sources:
         made.tables["dictionary"] = attacks.read_dictionary(
-            data.folder / "dictionary.tsv", {"en", *flags["train_langs"]}
+            data.folder / "dictionary.tsv", flags["train_langs"]
         )
     for q, relevant in data.qrels["train"].items():
         asked = data.queries[q]
@@ -464,7 +467,7 @@ def make_perturber(flags: dict, data: xlt.DataSet, encoder: Encoder | None = Non
         if not any(made.of(t, source) for t in asked if t.lang in langs):
             raise ValueError(
                 f"--robust {flags['robust']}: no training query in {langs} has a word that "
-                f"{source} could replace. Add {data.folder}/synonyms/LANG.json, or take rs-rp."
+                f"{source} could replace. Add words to {data.folder}'s synonyms/ or dictionary.tsv."
             )
     return made
 
@@ -551,7 +554,7 @@ def self_teaching(q2, p2, q, p, tau: float, mask=None) -> torch.Tensor:
         KL(P' | P) = sum_j P'_j (log P'_j - log P_j),   P' = softmax(q2 @ p2.T / tau)
 
     *Shapes*: q2, p2 perturbed, q, p clean (B, D); mask (B, B) of false negatives -> scalar >= 0.
-    *Source*: Zhuang & Zuccon 2022, eq. 3, over the passages of the batch.
+    *Source*: Zhuang & Zuccon 2022, over the passages of the batch.
     """
     student, teacher = q2.float() @ p2.float().T / tau, (q.float() @ p.float().T / tau).detach()
     if mask is not None:  # SUBTLE: not -inf, whose difference is NaN; exp(-1e9) is 0 just as well
@@ -595,7 +598,9 @@ def batch_losses(
     texts["passage"] = [data.passages[i] for i in batch.passages]
     mask = false_negatives(batch.gold, batch.group).to(encoder.device)  # (B, B)
     used = None if flags["keep_false_negatives"] else mask
-    nce = partial(info_nce, tau=tau, mask=used, symmetric=flags["symmetric"])
+    # Scores and losses in fp32, whatever the precision of the forward pass
+    exact = torch.autocast(encoder.device.type, enabled=False)
+    nce = exact(partial(info_nce, tau=tau, mask=used, symmetric=flags["symmetric"]))
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flags["precision"] == "bf16"):
         found, q, p = {"loss": 0.0}, None, None
         if clean or any(m.perturb == "query" for m in methods):
@@ -606,17 +611,18 @@ def batch_losses(
             found["loss"] = share * found["clean"]
         # CHANGED vs plain training: each perturbation has queries (or both towers) of its own
         for m in methods:
-            losses = {"query": partial(row_loss, others=p, tau=tau, mask=used)}
+            losses = {"query": exact(partial(row_loss, others=p, tau=tau, mask=used))}
             if m.perturb == "both":
                 back = used if used is None else used.T
-                losses["passage"] = partial(row_loss, others=q, tau=tau, mask=back)
+                losses["passage"] = exact(partial(row_loss, others=q, tau=tau, mask=back))
             points = perturbed(encoder, texts, m, tools, step, losses)  # freelb: several, the mean
             points = [(a, p if b is None else b) for a, b in points]
             worse = sum(nce(a, b) for a, b in points) / len(points)
             found["loss"] = found["loss"] + m.weight * worse
             found["perturbed"] = found.get("perturbed", 0.0) + worse.detach() / len(methods)
             if c:
-                gap = sum(self_teaching(a, b, q, p, tau, used) for a, b in points) / len(points)
+                kl = exact(partial(self_teaching, q=q, p=p, tau=tau, mask=used))
+                gap = sum(kl(a, b) for a, b in points) / len(points)
                 found["loss"] = found["loss"] + c * gap
                 found["consistency"] = found.get("consistency", 0.0) + gap.detach() / len(methods)
     return found, mask
@@ -628,7 +634,8 @@ def probe(encoder: Encoder, data, batch, flags: dict) -> tuple[float, float]:
     Leaves no trace: no .grad, and dropout is drawn from a copy of the random state.
     """
     start, plain = time.perf_counter(), Perturber([], 0, 1.0)
-    counted = encoder.truncated.copy(), encoder.seen.copy()
+    counted = encoder.truncated, encoder.seen
+    encoder.truncated, encoder.seen = Counter(), Counter()
     with torch.random.fork_rng():
         loss = batch_losses(encoder, data, batch, flags, plain)[0]["loss"]
         weights = [w for w in encoder.parameters() if w.requires_grad]
@@ -707,14 +714,15 @@ def train(
             found, mask = batch_losses(encoder, data, batch, flags, tools, step)
             loss = found["loss"]
             loss.backward()
+            value = loss.item()  # waits for a GPU
             spent = time.perf_counter() - began
             norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags["clip"])
             if not (loss.isfinite() and norm.isfinite()):
                 raise FloatingPointError(
-                    f"{folder}: the loss is {loss.item()}, its gradient {norm.item()}, at step "
+                    f"{folder}: the loss is {value}, its gradient {norm.item()}, at step "
                     f"{step}. The last checkpoint stays; try an --lr below {flags['lr']:g}."
                 )
-            line = {"step": step, "loss": round(loss.item(), 4), "kind": batch.kind}
+            line = {"step": step, "loss": round(value, 4), "kind": batch.kind}
             line |= {"grad_norm": round(norm.item(), 3), "lr": schedule.get_last_lr()[0]}
             if logged and tools.methods:  # a second look at some batches, for what it costs
                 clean, plain = probe(encoder, data, batch, flags)
@@ -822,16 +830,21 @@ def main(argv=None) -> int:
         eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
         for flags in {(f["batching"], f["robust"]): f for f in runs}.values():
             make_perturber(flags, data)  # what a run will miss is said now, not hours later
-        found, start = [], time.time()
+        Pairs(data, args.train_langs)  # refuses data without training pairs, unknown languages
+        found, spent = [], []
         if args.attacks is None:
             known = any((eval_data.folder / "synonyms").glob("*.json"))
             args.attacks = ["clean", *(["random", "greedy:edits=2"] if known else [])]
+        how = evaluate.parse(["-", "--attacks", *args.attacks])
+        evaluate.make_adversary(how, eval_data, None)  # its tables, too
         for number, flags in enumerate(runs):
-            left = (time.time() - start) / max(1, number) * (len(runs) - number)
-            eta = f"; about {left / 60:.0f} min left" if number else ""
+            # The last few: what was complete before took no time
+            left = statistics.median(spent[-5:] or [0]) * (len(runs) - number)
+            eta, start = f"; about {left / 60:.0f} min left" if number else "", time.time()
             print(f"run {number + 1} of {len(runs)}: {recipe(flags)}, seed {flags['seed']}{eta}",
                   file=sys.stderr, flush=True)  # fmt: skip
             found.append(run(flags, args, data, eval_data))
+            spent.append(time.time() - start)
         print(evaluate.table(found))
         evaluate.conclude(found, args.report)
     except (ValueError, FloatingPointError, OSError, RuntimeError) as error:

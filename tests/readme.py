@@ -23,6 +23,7 @@ from data.report.page import MARKS, digits, pair
 STUDY, SEARCH = (ROOT / f"data/minifacts/{name}.json" for name in ("study", "search"))
 KEPT = ("question", "answer", "about", "recipes", "attacks", "table", "comparisons", "strength", "bias", "robust_r1")
 SEARCHED = ("about", "recipes", "attacks", "table")
+ROBUST = ("none", "rs-rp", "rs-da", "adv", "code-switch", "rs-da+self-teaching")
 BATCHES = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 SHORT = {"greedy:edits=2": "greedy", "pgd:steps=3,restarts=1": "PGD"}
 # Elmahdy et al. 2024, XLM-R on XQuAD-R: mono, cross, pool mAP, rank distance (read in the paper)
@@ -102,7 +103,8 @@ def robust_table(study: dict) -> str:
     """Recipes by attacks, for pool mAP, mono R@1 and the untrained languages; minutes of training."""
     cell, found = Cells(study), []
     names = [a for a in study["attacks"] if ":control" not in a and not a.startswith("lir:")]
-    recipes = [name for name in study["recipes"] if name.split("-none")[0] in BATCHES[2:] or "-none" not in name]
+    known = [f"{batch}-{robust}" for batch in BATCHES for robust in ROBUST]
+    recipes = [name for name in known if (name, names[-1], "all") in cell.rows]
     for column, langs, title in (
         ("pool mAP", "all", "pool mAP"), ("mono R@1", "all", "mono R@1"),
         ("pool mAP", "untrained", "pool mAP, el and vi (never trained on)"),
@@ -122,7 +124,7 @@ def attack_rows(study: dict) -> str:
     size = {(r["recipe"], r["attack"]): r for r in study["strength"]}
     rows = []
     for name in BATCHES:
-        for attack in [a for a in study["attacks"] if not a.startswith("lir:")]:
+        for attack in [a for a in study["attacks"] if (f"{name}-none", a, "all") in cell.rows]:
             s = size.get((f"{name}-none", attack), {})
             broken = [digits(s.get(f"broken_{view}")) for view in ("mono", "pool")]
             amount = digits(s.get("edits") or s.get("norm")) if s else "-"

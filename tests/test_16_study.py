@@ -235,7 +235,7 @@ def study(tmp_path_factory):
             "train_langs": ["en"], "model_sha256": f"{len(runs):08x}0", "results": rows,
             "own_share": {"de": 0.25, "en": 0.35}, "n_queries": 80, "n_passages": 9,
             "geometry": {"alignment_same": seed, "alignment_other": None}, "versions": {},
-            "words": [word | {"broken": seed}, word | {"view": "mono", "broken": 9}], "chance": {},
+            "words": [word | {"broken": seed + 1}, word | {"view": "mono", "broken": 9}], "chance": {},
         })  # fmt: skip
     def mean_sd(recipe, attack, view, some=slice(None)):  # over the recipe's seeds
         each = [fmean(ap[recipe, seed, attack, view][some]) for seed in SEEDS[recipe]]
@@ -281,7 +281,7 @@ def test_sentences_and_marks_say_above_below_and_undecided(study):
         f"Under {E1}: hybrid is above x-y by in the pool; no difference in mono.",
         f"Under {G}: hybrid is below x-y by in the pool.",
         f"pool: what hybrid is above what x-y by in {G}, and below it by in {E2} and in {E1}.",
-        f"pool: rs-da is above none by in {E2} and below it by in clean; no difference in {G}.",
+        f"pool: rs-da is above plain training by in {E2} and below it by in clean; no difference in {G}.",
     ]
     names = lambda row: " ".join(row[key] for key in ("recipe", "attack", "langs"))
     assert {f"{names(row)} {x} {row['marks'][x]}" for row in study.table for x in row["marks"]} == {
@@ -292,7 +292,7 @@ def test_sentences_and_marks_say_above_below_and_undecided(study):
 
 
 def test_every_other_part_of_the_page_agrees_with_loops(study):
-    """Number: 0, 1, 2 edits, though 2 ran first; seeds broke 0 + 1 + 2. Catches: R@1 = 1 for right,
+    """Number: 0, 1, 2 edits, though 2 ran first; the first seed broke 1. Catches: R@1 = 1 for right,
     the worst mean, a transposed matrix, mono words, a limit that the first recipe uses up."""
     some = {"all": slice(None), "trained": slice(1, None, 2), "untrained": slice(0, None, 2)}
     for row, name in ((r, name) for r in study.table for name in r["cells"]):
@@ -319,7 +319,7 @@ def test_every_other_part_of_the_page_agrees_with_loops(study):
         assert row["own_share@10"] == mean and row["foreign_rank"] / 9 == mean
         assert row["expected_share"] == pytest.approx(0.3) and "alignment_other" not in row
         assert row.get("alignment_same") == {"clean": fmean(SEEDS[recipe])}.get(attack)
-    assert [(w["broken"], w["used"]) for w in study.words] == [(3, 9)] and len(study.bias) == 11
+    assert [(w["broken"], w["used"]) for w in study.words] == [(1, 3)] and len(study.bias) == 11
     mean, _ = study.mean_sd("x-y:none", f"{E2}<00000002", "pool")  # from hybrid's seed 1
     assert [list(t.values()) for t in study.transfer] == [[E2, "pool", *plain, mean]]
     rows = [{"attack": n // 2, "view": "", "query_lang": 0, "passage_lang": n % 2, "mAP": 1}

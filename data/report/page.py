@@ -324,15 +324,6 @@ def part_table(study: dict) -> str:
     return "".join(found) * bool(study["table"])
 
 
-def part_comparisons(study: dict) -> str:
-    """Forest plots: batchings under plain training in sight, the many others behind a click."""
-    rows = list(zip(study.get("comparisons") or (), comparison_rows(study)[1:], strict=True))
-    first = [row for row in rows if row[0]["question"].endswith(", none")] or rows
-    rest = [row for row in rows if row not in first]
-    more = tag("details", tag("summary", f"{len(rest)} more: robust training"), forests(rest))
-    return forests(first) + more * bool(rest)
-
-
 def forests(rows: list) -> str:
     """A forest plot a metric, drawn in the rows of its table, grouped by attack and view."""
     found = []
@@ -353,13 +344,32 @@ def forests(rows: list) -> str:
     return "".join(found)
 
 
+def part_comparisons(study: dict) -> str:
+    """Forest plots: batchings under plain training in sight, the many others behind a click."""
+    rows = list(zip(study.get("comparisons") or (), comparison_rows(study)[1:], strict=True))
+    first = [row for row in rows if row[0]["question"].endswith(", none")] or rows
+    rest = [row for row in rows if row not in first]
+    more = tag("details", tag("summary", f"{len(rest)} more: robust training"), forests(rest))
+    return forests(first) + more * bool(rest)
+
+
 def part_matrices(study: dict) -> str:
     """Heat maps of query language by passage language, one scale a metric."""
     maps = {}
     for m in study.get("matrices") or ():
-        caption = tag("b", safe(m["recipe"])) + safe(f", {m['attack']}, {m['metric']}")
+        seeds = f", n = {m['n']}" if m.get("n") else ""
+        caption = tag("b", safe(m["recipe"])) + safe(f", {m['attack']}, {m['metric']}{seeds}")
         maps.setdefault(m["metric"], []).append((caption, m["langs"], m["langs"], m["values"]))
     return "".join(heats(group, metric) for metric, group in maps.items())
+
+
+def columns(rows: list[dict], caption: str) -> str:
+    """A table of recipes and attacks; columns: whatever numbers the rows hold."""
+    names = dict.fromkeys(k for r in rows for k, v in r.items() if v is not None)
+    names = [name for name in names if name not in ("recipe", "attack")]
+    line = lambda r: [safe(r["recipe"]), safe(r["attack"]), *(pair(r.get(k), k) for k in names)]
+    head = ["recipe", "attack", *(safe(name.replace("_", " ")) for name in names)]
+    return grid(tag("b", safe(caption)), head, [*map(line, rows)], "w2") * bool(rows)
 
 
 def part_bias(study: dict) -> str:
@@ -370,15 +380,6 @@ def part_bias(study: dict) -> str:
 def part_strength(study: dict) -> str:
     """What each attack changed and broke."""
     return columns(study.get("strength") or [], "Attacked queries")
-
-
-def columns(rows: list[dict], caption: str) -> str:
-    """A table of recipes and attacks; columns: whatever numbers the rows hold."""
-    names = dict.fromkeys(k for r in rows for k, v in r.items() if v is not None)
-    names = [name for name in names if name not in ("recipe", "attack")]
-    line = lambda r: [safe(r["recipe"]), safe(r["attack"]), *(pair(r.get(k), k) for k in names)]
-    head = ["recipe", "attack", *(safe(name.replace("_", " ")) for name in names)]
-    return grid(tag("b", safe(caption)), head, [*map(line, rows)], "w2") * bool(rows)
 
 
 def styles(study: dict) -> dict[str, int]:
@@ -409,7 +410,7 @@ def part_training(study: dict) -> str:
     """Loss over steps, a line a run, a name a recipe."""
     style, runs = styles(study), study.get("training") or ()
     series = [(r["recipe"], style[r["recipe"]], [[*p, None] for p in r["points"]]) for r in runs]
-    return chart("Training loss, a line a run", "step", "InfoNCE (nats)", series)
+    return chart("Training loss, a line a run", "step", "training loss (nats)", series)
 
 
 def change(old: str, new: str) -> str:
