@@ -218,3 +218,23 @@ def test_help_answers_before_torch_is_imported():
         done = subprocess.run([sys.executable, ROOT / program, "--help"], capture_output=True, text=True, check=True)
         assert "--data" in done.stdout
     assert time.time() - start < 4
+
+
+def test_scores_and_losses_are_fp32_when_the_encoder_runs_in_bf16(small, encoder):
+    """Claim: to the last bit info_nce of the same vectors. Catches: the loss inside autocast, whose
+    product of scores has 8 bits: at tau 0.05 the logits are then off by up to 0.1 (PITFALLS 3)."""
+    data, kept, real = xlt.load_data(small), [], encoder.forward
+    batch = next(xlt.batches(xlt.Pairs(data, LANGS), "x-y", 8, 1))
+    encoder.forward = lambda *a, **k: kept.append(real(*a, **k)) or kept[-1]
+    given = vars(train.parse(["--precision", "bf16"]))
+    for robust, n in (("none", 2), ("rs-da:weight=0.5+self-teaching", 3)):
+        tools, kept[:] = train.make_perturber(given | {"robust": "none", "batching": "x-y", "seed": 0}, data), []
+        tools.methods, tools.tables = train.parse_robust(robust), {"synonyms": {}}
+        found, mask = train.batch_losses(encoder, data, batch, given, tools)
+        p, q = kept[:2]
+        clean = xlt.info_nce(q, p, 0.05, mask)
+        assert len(kept) == n and found["clean"].equal(clean)
+        if n == 3:  # without a word to replace the third is the second, in other chunks maybe
+            gap = train.self_teaching(kept[2], p, q, p, 0.05, mask)
+            worse = xlt.info_nce(kept[2], p, 0.05, mask)
+            assert found["loss"].equal(0.5 * clean + 0.5 * worse + 0.5 * gap)
