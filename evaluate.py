@@ -1419,6 +1419,19 @@ def manifest_of(run: dict) -> dict:
             "seconds": about["seconds_training"], **{k: about[k] for k in keys}}  # fmt: skip
 
 
+def repeat(manifests: list[dict]) -> list[str]:
+    """A command for each recipe; flags that are no defaults stand in the runs' manifests."""
+    seeds = defaultdict(list)
+    for m in manifests:
+        f = m["flags"]
+        alpha = "" if f.get("alpha") in (None, 0.5) else f" --alpha {f['alpha']:g}"
+        text = (
+            f"python train.py --batching {f['batching']}{alpha} --robust {f.get('robust', 'none')}"
+        )
+        seeds[text].append(f["seed"])
+    return [f"{text} --seed {' '.join(map(str, some))}" for text, some in seeds.items()]
+
+
 def training_curve(recipe: str, run: dict) -> list[dict]:
     """Loss over steps of one run, from its log."""
     path = Path(run.get("run") or run["folder"]) / "log.jsonl"
@@ -1479,7 +1492,7 @@ def make_study(runs: list[dict], command: str = "") -> dict:
         "transfer": [
             dict(zip(keys, (*key, mean_sd(v)[0]), strict=True)) for key, v in sums.items()
         ],
-        "runs": manifests, "commands": [command] * bool(command),
+        "runs": manifests, "commands": [command] * bool(command) + repeat(manifests),
     }  # fmt: skip
 
 
