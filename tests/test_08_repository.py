@@ -14,6 +14,9 @@ import pytest
 from conftest import ROOT
 from readme import blocks, fill
 
+import attacks
+import train
+
 # Lines a file may have (DESIGN.md 2); a larger number needs its reason beside it
 BUDGETS = {
     "xlt.py": 550, "data/minifacts/prepare.py": 350, "data/xquad_r/prepare.py": 200,
@@ -99,7 +102,14 @@ def test_every_command_of_the_readme_runs(line, tmp_path):
     if program in heavy or "xquad_r" in line or " search" in line:
         pytest.skip("runs elsewhere, takes minutes, or needs files that are not shipped (the search: flags as in the study)")
     if program == "train.py":
-        rest = [*[r for r in rest if r != "--resume"], "--smoke", "--out", str(tmp_path)]
+        args = train.parse(rest)  # all values are read; of a long list the first and the last are run
+        assert train.single_runs(args) and all(map(attacks.parse_attack, (args.attacks or ["clean"])[1:]))
+        words, rest = [r for r in rest if r != "--resume"], []
+        for k, word in enumerate(words):
+            around = words[k - 1 : k + 2]
+            inside = len(around) == 3 and not any(w.startswith("--") for w in around)
+            rest += [] if inside else [word]
+        rest += ["--smoke", "--out", str(tmp_path)]
     elif program == "evaluate.py":
         flags = list(itertools.dropwhile(lambda word: not word.startswith("--"), rest))
         if "--report" in flags:
