@@ -78,7 +78,7 @@ def parse(argv=None):
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
     add("--out", type=Path, help="folder of metrics.json (default: the run's; none for a model)")
     add("--report", type=Path, metavar="FILE.html",
-        help="write what the runs say: .html, and .md, .tex, .json beside")
+        help="write what the runs say: .html, and .md, .json beside")
     add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
@@ -91,7 +91,6 @@ def parse(argv=None):
     add("--attack-seed", type=int, default=0, metavar="S", help="of all that is drawn")
     add("--show", type=int, default=0, metavar="N", help="list N queries an attack, changes marked")
     add("--attack-out", type=Path, metavar="DIR", help="freeze attacked queries as data sets")
-    add("--attacked-queries", type=Path, metavar="DIR", help="evaluate on frozen ones (transfer)")
     # fmt: on
     args = parser.parse_args(argv)
     if any(r < 0 for r in args.lir):
@@ -376,30 +375,6 @@ def own_share(data: DataSet, passages: list[int]) -> dict[str, float]:
     return {lang: round(n / len(passages), 6) for lang, n in sorted(spoken.items())}
 
 
-def geometry(q: Tensor, p: Tensor, data, queries: list[int], passages: list[int], split) -> dict:
-    """Alignment of queries with their answers, and uniformity of the passages on the sphere.
-
-        alignment = mean |q - p|^2 over relevant pairs      uniformity = log mean exp(-2 |p - p'|^2)
-
-    *Units*: alignment 0 to 4, lower is closer; uniformity <= 0, lower is more even; over at most
-    2,000 passages, spread over the file. *Source*: Wang & Isola 2020.
-    """
-    at, pairs = {p: i for i, p in enumerate(passages)}, {"same": [], "other": []}
-    for row, query in enumerate(queries):
-        for passage in data.qrels[split][query]:
-            same = data.passages[passage].lang == data.queries[query].lang
-            if passage in at:
-                pairs["same" if same else "other"].append((row, at[passage]))
-    found = {}
-    for name, both in pairs.items():
-        left, right = torch.tensor(both or [(0, 0)]).T
-        gap = float((q[left] - p[right]).square().sum(1).mean())
-        found[f"alignment_{name}"] = round(gap, 4) if both else None
-    some = p[:: math.ceil(len(p) / 2000)].double()
-    near = torch.pdist(some).square().mul(-2).exp().mean()
-    return found | {"uniformity": round(float(near.log()), 4)}
-
-
 def remove_language(q: Tensor, p: Tensor, data, queries, passages, r: int) -> tuple[Tensor, Tensor]:
     """LIR: take the r main directions of each language out of its vectors, then normalise again.
 
@@ -455,7 +430,7 @@ def evaluate(
         bare = rank(*remove_language(q, p, data, queries, passages, r))
         results += records(bare, data, queries, f"lir:r={r}", views)
         each |= each_query(bare, each["lang"], f"lir:r={r}", views)
-    about = {"words": [], "examples": []}
+    about = {"examples": []}
     if adversary:
         pools = attacks.make_pools(p, data, queries, passages, split)
         shown = adversary.views or views
@@ -464,13 +439,11 @@ def evaluate(
         for spec in adversary.specs:
             rows = under_attack(world, adversary, spec)
             results += [row | {"table": adversary.mark(spec)} for row in rows]
-        if adversary.frozen:
-            results += transfer(world, adversary.frozen)
     return identity(encoder, data, split, langs, limit) | {
         "n_queries": len(queries), "n_passages": len(passages),
         "ties": TIES, "versions": versions(), "dropped": dict(data.dropped),
         "truncated": cut_texts(encoder), "chance": chance_of_views(data, queries, passages, split),
-        "geometry": geometry(q, p, data, queries, passages, split), **about,
+        **about,
         "own_share": own_share(data, passages),
         "results": results,
     }, each  # fmt: skip
@@ -505,7 +478,6 @@ class Adversary:
     seed: int = 0
     show: int = 0
     out: Path | None = None
-    frozen: Path | None = None
     views: tuple = ()  # which to attack; none: all that are evaluated
 
     def label(self, spec: attacks.Attack) -> str:
@@ -541,7 +513,7 @@ def make_adversary(args, data: DataSet, encoder: Encoder) -> Adversary | None:
     *Errors*: ValueError for an unknown attack or setting, or a table that is missing or broken.
     """
     specs = [attacks.parse_attack(text) for text in dict.fromkeys(args.attacks) if text != "clean"]
-    if not specs and not args.attacked_queries:
+    if not specs:
         return None
     sources, tables = {attacks.ATTACKS[spec.name][0] for spec in specs}, {}
     if "synonyms" in sources and args.table == ["neighbours"]:
@@ -554,7 +526,7 @@ def make_adversary(args, data: DataSet, encoder: Encoder) -> Adversary | None:
     fixed = args.protect.read_text(encoding="utf-8").split("\n") if args.protect else []
     words, ways = [word.strip() for word in fixed if word.strip()], ("", "tr")  # Turkish I is ı
     fixed = frozenset(attacks.lower(word, lang) for word in words for lang in ways)
-    rest = args.attack_seed, args.show, args.attack_out, args.attacked_queries, args.attack_views
+    rest = args.attack_seed, args.show, args.attack_out, args.attack_views
     return Adversary(specs, tables, fixed, *rest)
 
 
@@ -608,7 +580,7 @@ def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[d
         )
         world.each |= each_query(found, world.each["lang"], label, [view])
         if view == "pool" and not label.endswith(":control"):
-            broken_words(world, mine, found, label, view)
+            deepest_falls(world, mine, found, label, view)
         for row in records(found, data, world.queries, label, [view]):
             pool = row["passage_lang"]
             own = [i for i, item in enumerate(mine) if item.source.lang == row["query_lang"]]
@@ -632,24 +604,15 @@ def attacked_records(world: World, items: list, v: Tensor, label: str) -> list[d
     return rows
 
 
-def broken_words(world: World, items: list, found: dict, label: str, view: str) -> None:
-    """Note which word broke which language, and an example of each language, for the report.
-
-    A replacement is counted once a query that it stands in: `used` of queries that were right
-    before, `broken` of those that are not any more. The three that broke most are kept.
-    """
-    used, broken, examples = Counter(), Counter(), {}
+def deepest_falls(world: World, items: list, found: dict, label: str, view: str) -> None:
+    """Note an example of each language for the report."""
+    examples = {}
     for n, item in enumerate(items):
         lang = item.source.lang
         pool = {"mono": lang, "pool": "*"}.get(view)
         if not item.edits or pool not in found:  # cross: eleven answers a query, no single rank
             continue
         before, after = (int(x[pool]["first_rank"][n]) for x in (world.clean, found))
-        lower, text = attacks.lower, item.source.text
-        swaps = {(lower(text[a:b], lang), lower(new, lang)) for (a, b), new in item.edits.items()}
-        for old, new in swaps:
-            used[lang, old, new] += before == 1
-            broken[lang, old, new] += before == 1 < after
         # Of each language the broken query with the fewest edits that falls the deepest
         best = (-len(item.edits), after)
         if before == 1 < after and best > examples.get(lang, ((-99, 0), None))[0]:
@@ -659,12 +622,6 @@ def broken_words(world: World, items: list, found: dict, label: str, view: str) 
                 "text": item.source.text, "edits": edits, "answer": item.source.answer,
                 "before": before, "after": after,
             }  # fmt: skip
-    for lang in sorted({key[0] for key in broken}):
-        mine = sorted((key for key in broken if key[0] == lang), key=lambda k: (-broken[k], k))
-        world.about["words"] += [
-            {"attack": label, "view": view, "lang": lang, "old": key[1], "new": key[2],
-             "broken": int(broken[key]), "used": int(used[key])} for key in mine[:3]
-        ]  # fmt: skip
     world.about["examples"] += [example for _, example in examples.values()]
 
 
@@ -723,38 +680,6 @@ def freeze(folder: Path, world: World, items: list, view: str, spec, label: str)
     })  # fmt: skip
 
 
-def transfer(world: World, folder: Path) -> list[dict]:
-    """Records of queries that --attack-out froze, perhaps against another model.
-
-    *Errors*: ValueError for a folder without any, changed queries, or another data set or split.
-    """
-    paths, rows = sorted(folder.glob("*/attack.json")), []
-    if not paths:
-        raise ValueError(f"{folder}: no */attack.json. Write one with --attack-out.")
-    for path in paths:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        content = (path.parent / "queries.jsonl").read_bytes()
-        if hashlib.sha256(content).hexdigest() != about["sha256"]:
-            raise ValueError(f"{path.parent}: queries.jsonl was changed. Freeze it again.")
-        if (about["data_sha256"], about["split"]) != (world.data.sha256, world.split):
-            raise ValueError(f"{path}: made from other data or split. Give its --data and --split.")
-        if about["view"] in world.views:
-            new = {r["_id"]: r for r in map(json.loads, content.decode().split("\n")[:-1])}
-            items = []
-            for row, q in enumerate(world.queries):
-                t = world.data.queries[q]
-                if t.id not in new:
-                    raise ValueError(f"{path.parent}/queries.jsonl: no {t.id!r}. Give its --langs.")
-                was = new[t.id]
-                edits = {(start, end): other for start, end, other in was.get("edits", ())}
-                slots = [()] * was.get("slots", 0)  # only their number is asked for
-                items.append(attacks.Item(row, about["view"], t, slots, was["text"], edits))
-            v = world.encoder.encode([replace(x.source, text=x.text) for x in items], "query")
-            name = f"{about['label']}<{about['model_sha256'][:8]}"
-            rows += attacked_records(replace(world, views=[about["view"]]), items, v, name)
-    return rows
-
-
 # ---- files ---------------------------------------------------------------------------------------
 
 
@@ -794,8 +719,8 @@ def add_metrics(path: Path, new: dict, each: dict[str, np.ndarray]) -> dict:
     key = lambda r: (r["attack"], r["view"], r["query_lang"], r["passage_lang"])
     merged = {key(r): r for rows in (old.get("results", ()), new["results"]) for r in rows}
     new["results"] = list(merged.values())  # a new record takes the place of the old one
-    done = {(r["attack"], r["view"]) for name in ("words", "examples") for r in new.get(name, ())}
-    for name in ("words", "examples"):
+    done = {(r["attack"], r["view"]) for r in new.get("examples", ())}
+    for name in ("examples",):
         kept = [r for r in old.get(name, ()) if (r["attack"], r["view"]) not in done]
         new[name] = kept + new.get(name, [])
     beside = path.with_suffix(".npz")
@@ -1274,30 +1199,6 @@ def study_table(groups: dict, names: list[str], comparisons: list[dict], minutes
     return found
 
 
-def curves(groups: dict, labels: list[str]) -> list[dict]:
-    """Pool mAP over the strength of an attack, where several strengths were tried; 0 is clean."""
-    # Another --attack-seed (label@3) is the same strength once more: not a point of its own
-    specs, found = {a: attacks.parse_attack(a) for a in labels if "@" not in a}, []
-    pool = lambda run, attack: summarise(run["results"], None, attack).get(("pool", "mAP"))
-    words = {"edits": "words changed at most", "epsilon": "radius, mean norms of a word embedding"}
-    for name, key in itertools.product({s.name: 0 for s in specs.values()}, words):
-        mine = [s for s in specs.values() if s.name == name and getattr(s, key) > 0]
-        for rest in dict.fromkeys(replace(s, label="", **{key: 0.0}) for s in mine):
-            same = [s for s in mine if replace(s, label="", **{key: 0.0}) == rest]
-            line = dict(sorted({getattr(s, key): s.label for s in same}.items()))
-            series = []
-            for recipe, members in groups.items() if len(line) > 1 else ():
-                values = [[pool(m, label) for label in ("clean", *line.values())] for m in members]
-                values = [v for v in values if None not in v]  # the seeds that met every strength
-                points = zip((0.0, *line), map(mean_sd, zip(*values, strict=True)), strict=True)
-                if values:
-                    series.append({"recipe": recipe, "points": [[x, *pair] for x, pair in points]})
-            if series:
-                found.append({"title": f"{name}, {key}", "x": words[key], "y": "pool mAP",
-                              "series": series})  # fmt: skip
-    return found
-
-
 def robust_r1(scores: Scores, names: list[str]) -> list[dict]:
     """R@1 clean, and of the queries that stay right under all attacks at once."""
     found = []
@@ -1341,7 +1242,7 @@ def strength_rows(groups: dict, names: list[str]) -> list[dict]:
 
 
 def bias_rows(groups: dict, names: list[str]) -> list[dict]:
-    """The query's own language in the pool, clean and attacked; the geometry of the vectors."""
+    """The query's own language in the pool, clean and attacked."""
     found = []
     for (recipe, members), attack in itertools.product(groups.items(), names):
         columns = defaultdict(list)
@@ -1352,8 +1253,6 @@ def bias_rows(groups: dict, names: list[str]) -> list[dict]:
                 columns[key] += [sum(values) / len(values)] if values else []
             share = [run["own_share"].get(r["query_lang"], 0.0) for r in rows]
             columns["expected_share"] += [sum(share) / len(share)] if share else []
-            for key, value in run["geometry"].items() if attack == "clean" else ():
-                columns[key] += [value] if value is not None else []
         if columns["foreign_rank"]:
             means = {key: mean_sd(values)[0] for key, values in columns.items() if values}
             found.append(
@@ -1382,30 +1281,15 @@ def matrices(groups: dict, names: list[str], most: int = 3) -> list[dict]:
     return found
 
 
-def words_and_examples(groups: dict, reference: str) -> dict:
-    """Which word broke which language, and attacked queries: of the reference's first seed.
-
-    A run keeps its worst three words a language; a sum over seeds would miss some.
-    """
-    counts = defaultdict(Counter)
-    for run in groups[reference][:1]:
-        for w in run.get("words", ()):
-            if w["view"] == "pool":
-                counts[w["attack"], w["lang"]][w["old"], w["new"]] += w["broken"]
-                counts[w["attack"], w["lang"], "used"][w["old"], w["new"]] += w["used"]
-    words = [
-        {"attack": key[0], "lang": key[1], "old": old, "new": new, "broken": n,
-         "used": counts[*key, "used"][old, new]}
-        for key in sorted(k for k in counts if len(k) == 2)
-        for (old, new), n in counts[key].most_common(2) if n
-    ]  # fmt: skip
+def examples_of(groups: dict, reference: str) -> list[dict]:
+    """Attacked queries of the reference's first seed."""
     shown, seen = [], Counter()
     for e in groups[reference][0].get("examples", ()):
         first = not seen or e["attack"] in list(seen)[:1]
         if e["view"] == "pool" and seen[e["attack"]] < (11 if first else 3):
             seen[e["attack"]] += 1
             shown.append(e | {"recipe": reference})
-    return {"words": words, "examples": shown}
+    return shown
 
 
 def manifest_of(run: dict) -> dict:
@@ -1432,16 +1316,6 @@ def repeat(manifests: list[dict]) -> list[str]:
     return [f"{text} --seed {' '.join(map(str, some))}" for text, some in seeds.items()]
 
 
-def training_curve(recipe: str, run: dict) -> list[dict]:
-    """Loss over steps of one run, from its log."""
-    path = Path(run.get("run") or run["folder"]) / "log.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    points = [[x["step"], x["loss"]] for x in lines]
-    return [{"run": path.parent.name, "recipe": recipe, "points": points}] if points else []
-
-
 def make_study(runs: list[dict], command: str = "") -> dict:
     """Everything that the report says, from finished runs; what page.py draws.
 
@@ -1449,7 +1323,7 @@ def make_study(runs: list[dict], command: str = "") -> dict:
     """
     groups = named_runs(runs)
     labels = [r["attack"] for run in runs for r in run["results"]]
-    every = [a for a in dict.fromkeys(labels) if "<" not in a]
+    every = [*dict.fromkeys(labels)]
     without = [a for a in every if a.startswith("lir:")]
     names = [a for a in every if not a.endswith(":control") and a not in without]
     plain = [n for n, m in groups.items() if m[0].get("robust") == "none"] or [*groups]
@@ -1461,17 +1335,6 @@ def make_study(runs: list[dict], command: str = "") -> dict:
         spent = [m["seconds"] / 60 for m in each if m.get("seconds")]
         minutes[name] = float(np.median(spent)) if spent else None
     comparisons = make_comparisons(scores, names) if len(groups) > 1 else []
-    by_model = {run["model_sha256"][:8]: n for n, members in groups.items() for run in members}
-    moved = [
-        {"attack": r["attack"].partition("<")[0], "view": r["view"], "mAP": r["mAP"], "onto": name,
-         "from": by_model.get(r["attack"].partition("<")[2], r["attack"].partition("<")[2])}
-        for name, members in groups.items() for run in members for r in run["results"]
-        if "<" in r["attack"] and r["query_lang"] and r["mAP"] is not None and r["view"] != "cross"
-    ]  # fmt: skip
-    sums = defaultdict(list)
-    for r in moved:
-        sums[tuple(r[k] for k in ("attack", "view", "from", "onto"))].append(r["mAP"])
-    keys = ("attack", "view", "from", "onto", "mAP")
     first = runs[0]
     return {
         "question": QUESTION, "answer": answer(comparisons, groups),
@@ -1486,23 +1349,17 @@ def make_study(runs: list[dict], command: str = "") -> dict:
         "table": study_table(groups, every, comparisons, minutes), "comparisons": comparisons,
         "matrices": matrices(groups, names), "bias": bias_rows(groups, [*names, *without]),
         "strength": strength_rows(groups, every),
-        "curves": curves(groups, names[1:]), "robust_r1": robust_r1(scores, names),
-        "training": [t for n, m in groups.items() for t in training_curve(n, m[0])],
-        **words_and_examples(groups, plain[0]),
-        "transfer": [
-            dict(zip(keys, (*key, mean_sd(v)[0]), strict=True)) for key, v in sums.items()
-        ],
+        "robust_r1": robust_r1(scores, names), "examples": examples_of(groups, plain[0]),
         "runs": manifests, "commands": [command] * bool(command) + repeat(manifests),
     }  # fmt: skip
 
 
 def write_report(path: Path, study: dict) -> None:
-    """report.html, and beside it the same numbers as .md, .tex and .json."""
+    """report.html, and beside it the same numbers as .md and .json."""
     frame = (Path(__file__).parent / "data/report/page.html").read_text(encoding="utf-8")
     write_json(path.with_suffix(".json"), study)
     for suffix, content in (
         (".html", page.render(study, frame)), (".md", page.markdown(study)),
-        (".tex", page.latex(study)),
     ):  # fmt: skip
         path.with_suffix(suffix).write_text(content, encoding="utf-8")
 
@@ -1537,8 +1394,8 @@ def open_run(path: Path) -> tuple[Path, dict, str]:
 def evaluate_path(path: Path, data: DataSet, args) -> dict:
     """Evaluate one model or run as the flags say; write its metrics.json and metrics.npz.
 
-    What is there already, of the same weights and data, is not computed again (but for frozen
-    queries, --trec, --show and --attack-out, which want something written).
+    What is there already, of the same weights and data, is not computed again (but for
+    --trec, --show and --attack-out, which want something written).
     *Errors*: ValueError for a run that is not complete, or was made with other data.
     """
     folder, about, own = open_run(path)
@@ -1562,11 +1419,11 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
                 raise ValueError(f"{home / name}: {label} is of another --table. Give an --out.")
     there = lambda label, views: is_there(home / name, old, label, views) if home else False
     if adversary:
-        wants = wants or bool(adversary.frozen or adversary.show or adversary.out)
+        wants = wants or bool(adversary.show or adversary.out)
         views = adversary.views or args.views
         left = [s for s in adversary.specs if wants or not there(adversary.label(s), views)]
         adversary = replace(adversary, specs=left)
-    left = adversary and (adversary.specs or adversary.frozen)
+    left = adversary and adversary.specs
     lir = [r for r in args.lir if not there(f"lir:r={r}", args.views)]
     about["model"] = "model" if own else str(folder)
     # Of this machine: not written
@@ -1594,7 +1451,7 @@ def conclude(runs: list[dict], report: Path | None) -> None:
         print("".join(f"\n- {text}" for text in study["answer"]) + "\n" * bool(study["answer"]))
         if report:
             write_report(report, study)
-            print(f"{report}, and .md, .tex, .json beside it", file=sys.stderr)
+            print(f"{report}, and .md, .json beside it", file=sys.stderr)
 
 
 def main(argv=None) -> int:

@@ -12,7 +12,7 @@ attacks.py the perturbations. evaluate.py makes the table that is printed at the
 Left out on purpose: a Trainer class, callbacks, experiment trackers, config files, early stopping.
 Differs from the papers: the hybrid-batch paper trains 100 pairs a step at 3e-5 on XLM-R; the
 bundled encoder is a thousandth of its size, so its learning rate is larger. Robust-XLT perturbs
-both inputs of a classifier; here the query is perturbed, as the adversary does (--perturb both).
+both inputs of a classifier; here the query is perturbed, as the adversary does (perturb=both).
 
     python train.py                                         hybrid batches, bundled world, one seed
     python train.py --batching x-y hybrid --seed 0 1 2      six runs, one table with mean and spread
@@ -49,8 +49,7 @@ METHODS = {
     "self-teaching": (),
 }
 SOURCES = {"rs-da": "synonyms", "code-switch": "dictionary", "typos": "typos"}
-ROBUST_KEYS = ("clean", "perturbed", "consistency", "edited", "edits", "norm", "cost")  # of the log
-SET_BY_FLAG = ("perturb", "sigma", "epsilon", "rate", "copies")
+ROBUST_KEYS = ("clean", "perturbed", "consistency", "edited", "edits", "norm")  # of the log
 
 
 # ---- flags ---------------------------------------------------------------------------------------
@@ -89,14 +88,7 @@ FLAGS = {
     "robust training": {
         "--robust": {"nargs": "+", "default": ["none"], "metavar": "NAME[:KEY=VALUE,...][+NAME]",
             "help": f"perturbations to train on: none or of {', '.join(METHODS)}; + joins several "
-                    "in one run; keys: Method in train.py. The flags below set a key of them all"},
-        "--perturb": {"choices": ["query", "both"],
-                      "help": "towers (default: query; Robust-XLT perturbs both inputs)"},
-        "--sigma": {"type": float, "help": "rs-rp: norm of the noise, in mean norms of a word"},
-        "--epsilon": {"type": float, "help": "adv: radius, in mean norms of a word embedding"},
-        "--rate": {"type": float, "help": "rs-da, code-switch, typos: share of the texts, 0 to 1"},
-        "--copies": {"type": int, "help": "rs-da, code-switch, typos: so many fixed copies a text "
-                     "(Robust-XLT: 10 or 3; default 0: drawn anew each step)"},
+                    "in one run; keys: Method in train.py."},
     },
     "optimisation": {
         "--batch-size": {"type": int, "default": 100, "metavar": "B",
@@ -270,22 +262,6 @@ def check_methods(methods: list[Method], text: str) -> None:
         )
 
 
-def full_robust(text: str, args: argparse.Namespace) -> str:
-    """--robust with --perturb, --sigma, --epsilon, --rate, --copies written into its text.
-
-    Only what a method knows and its text leaves open: so one name is one recipe.
-    """
-    parts = []
-    for part in text.split("+"):
-        name, _, settings = part.partition(":")
-        known = {"perturb", *METHODS[name]} if METHODS.get(name) else ()
-        wanted = {key: getattr(args, key) for key in SET_BY_FLAG if key in known}
-        given = [f"{key}={value}" for key, value in wanted.items() if value is not None]
-        given = [text for text in given if f",{text.split('=')[0]}=" not in f",{settings}"]
-        parts.append(":".join(filter(None, [name, ",".join(filter(None, [settings, *given]))])))
-    return "+".join(parts)
-
-
 def single_runs(args: argparse.Namespace) -> list[dict]:
     """The product of --batching, --alpha, --robust and --seed: the flags of each run.
 
@@ -295,7 +271,7 @@ def single_runs(args: argparse.Namespace) -> list[dict]:
     # These do not change what is trained
     machine = ("out", "resume", "overwrite", "smoke", "save_every", "log_every", "attacks",
                "attack_views", "lir", "report")  # fmt: skip
-    common = {k: v for k, v in vars(args).items() if k not in (*several, *machine, *SET_BY_FLAG)}
+    common = {k: v for k, v in vars(args).items() if k not in (*several, *machine)}
     if args.device == "auto":
         common["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     common |= {k: str(v.resolve()) for k, v in common.items() if isinstance(v, Path)}
@@ -305,14 +281,10 @@ def single_runs(args: argparse.Namespace) -> list[dict]:
         common |= {"steps": min(args.steps, 4), "batch_size": min(args.batch_size, 8)}
         common["test_langs"] = args.test_langs or args.train_langs[:2]
     runs, seeds = [], args.seed[:1] if args.smoke else args.seed
-    robusts = [full_robust(text, args) for text in args.robust]
-    methods = [m for text in robusts for m in parse_robust(text)]  # refused before the first run
-    for key in SET_BY_FLAG:
-        known = [m for m in methods if key in ("perturb", *METHODS[m.name])]
-        if getattr(args, key) is not None and not known:
-            raise ValueError(f"--{key}: no method of --robust {' '.join(args.robust)} has it.")
+    for text in args.robust:
+        parse_robust(text)  # refused before the first run
     # Seeds outermost: whenever one stops, all recipes have about as many of them
-    for seed, *each in itertools.product(seeds, args.batching, args.alpha, robusts):
+    for seed, *each in itertools.product(seeds, args.batching, args.alpha, args.robust):
         flags = common | dict(zip(several, (*each, seed), strict=True))
         flags["alpha"] = flags["alpha"] if flags["batching"] == "hybrid" else None
         if flags not in runs:
@@ -359,7 +331,7 @@ def save_checkpoint(folder: Path, modules: dict, state: dict) -> None:
 
 def load_checkpoint(folder: Path, modules: dict) -> dict:
     """Put everything back as it was, if there is a checkpoint; return the loop's own state."""
-    state = {"step": 0, "counts": Counter(), "logged": 0, "seconds": 0.0, "costs": []}
+    state = {"step": 0, "counts": Counter(), "logged": 0, "seconds": 0.0}
     state |= {name: Counter() for name in ("truncated", "seen", "done", "total")}
     if not (folder / "state.pt").exists():
         return state
@@ -628,37 +600,21 @@ def batch_losses(
     return found, mask
 
 
-def probe(encoder: Encoder, data, batch, flags: dict) -> tuple[float, float]:
-    """What plain training would do with this batch: its loss, and its seconds forward and back.
-
-    Leaves no trace: no .grad, and dropout is drawn from a copy of the random state.
-    """
-    start, plain = time.perf_counter(), Perturber([], 0, 1.0)
-    counted = encoder.truncated, encoder.seen
-    encoder.truncated, encoder.seen = Counter(), Counter()
-    with torch.random.fork_rng():
-        loss = batch_losses(encoder, data, batch, flags, plain)[0]["loss"]
-        weights = [w for w in encoder.parameters() if w.requires_grad]
-        torch.autograd.grad(loss, weights, allow_unused=True)
-    encoder.truncated, encoder.seen = counted
-    return loss.item(), time.perf_counter() - start
-
-
-def log_line(found: dict, tools: Perturber, clean: float, cost: float) -> dict:
+def log_line(found: dict, tools: Perturber) -> dict:
     """What robust training adds to a line of the log; counts since the last one are cleared.
 
     *Units*: edited: share of the texts that really changed; edits: words a text; norm: of the noise
-    on a token, in mean norms of a word embedding; cost: seconds of this step over a plain one's.
+    on a token, in mean norms of a word embedding.
     """
-    line = {"clean": round(clean, 4)}
-    line |= {k: round(float(found[k]), 4) for k in ("perturbed", "consistency") if k in found}
+    losses = ("clean", "perturbed", "consistency")
+    line = {k: round(float(found[k]), 4) for k in losses if k in found}
     done = tools.done
     if done["texts"]:
         line |= {k: round(done[k] / done["texts"], 3) for k in ("edited", "edits")}
     if done["tokens"]:
         line["norm"] = round(done["norm"] / done["tokens"], 4)
     done.clear()
-    return line | {"cost": round(cost, 2)}
+    return line
 
 
 def count_batch(counts: Counter, batch, mask: torch.Tensor, data) -> None:
@@ -710,12 +666,11 @@ def train(
         for step, batch in enumerate(plan, 1):
             if step <= state["step"]:
                 continue  # replay: which batch comes when is a function of the seed alone
-            logged, began = step % args.log_every == 0 or step == steps, time.perf_counter()
+            logged = step % args.log_every == 0 or step == steps
             found, mask = batch_losses(encoder, data, batch, flags, tools, step)
             loss = found["loss"]
             loss.backward()
             value = loss.item()  # waits for a GPU
-            spent = time.perf_counter() - began
             norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags["clip"])
             if not (loss.isfinite() and norm.isfinite()):
                 raise FloatingPointError(
@@ -724,10 +679,8 @@ def train(
                 )
             line = {"step": step, "loss": round(value, 4), "kind": batch.kind}
             line |= {"grad_norm": round(norm.item(), 3), "lr": schedule.get_last_lr()[0]}
-            if logged and tools.methods:  # a second look at some batches, for what it costs
-                clean, plain = probe(encoder, data, batch, flags)
-                state["costs"].append(spent / plain)
-                line |= log_line(found, tools, clean, spent / plain)
+            if logged and tools.methods:
+                line |= log_line(found, tools)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
@@ -740,7 +693,6 @@ def train(
                 save_checkpoint(folder / "ckpt", modules, state)
     made = {"seconds_training": round(time.time() - start, 1)}
     if tools.methods:
-        made["cost"] = round(statistics.median(state["costs"]), 2)  # of a step, over a plain one
         rates = {k[6:]: tools.total[f"edited {k[6:]}"] / n for k, n in tools.total.items()
                  if k.startswith("texts ")}  # fmt: skip
         made["edit_rate"] = {lang: round(rates[lang], 3) for lang in sorted(rates)}

@@ -1,6 +1,6 @@
-"""Draw a study as one page: tables, heat maps, curves, examples, in HTML without any script.
+"""Draw a study as one page: tables, heat maps, examples, in HTML without any script.
 
-    study (evaluate.make_study) -> render: one .html file; markdown, latex: its two main tables
+    study (evaluate.make_study) -> render: one .html file; markdown: its two main tables
 
 Where to look next: `render` puts the parts into page.html, which holds all prose and all colours.
 Left out on purpose: a plotting library, scripts, anything that is fetched from elsewhere.
@@ -85,32 +85,10 @@ def markdown(study: dict) -> str:
     return "\n\n".join(found) + "\n"
 
 
-def latex(study: dict) -> str:
-    """The main table and the comparisons as two plain tabulars; no package is needed."""
-    special = {c: f"\\{c}" for c in "{}$&#%_"} | {c: f"${c}$" for c in "<>|"}
-    special |= {c: f"{{{c}}}" for c in "[]*"}  # SUBTLE: "[" or "*" after \\ would be its argument
-    special |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$"}
-    special |= {"▲": "$^{+}$", "▼": "$^{-}$"}
-    plain = lambda text: "".join(special.get(c, c) for c in " ".join(text.split()))
-    found = []
-    for rows, words in ((main_rows(study), 3), (comparison_rows(study), 6)):
-        lines = [" & ".join(map(plain, row)) + r" \\" for row in rows]
-        columns = "l" * words + "r" * (len(rows[0]) - words)
-        begin, lines[0] = rf"\begin{{tabular}}{{{columns}}}", lines[0] + r" \hline"
-        found += ["\n".join([begin, *lines, r"\end{tabular}"])] * bool(rows[1:])
-    return "\n\n".join(found) + "\n"
-
-
 # ---- the report: elements ------------------------------------------------------------------------
 
 RIGHT_TO_LEFT = ("ar", "fa", "he", "ur")
 SHADES = ((247, 251, 255), (158, 202, 225), (49, 130, 189), (8, 48, 107))  # RGB, low to high
-COLOURS, DASHES = 6, 4  # classes c0.. and d0.. of page.html; with 5 markers 60 different lines
-# Marker paths around (0, 0): circle, square, triangle, diamond, plus
-MARKERS = (
-    "M-3,0a3,3 0 1 0 6,0a3,3 0 1 0 -6,0z", "M-3,-3h6v6h-6z", "M0,-4L4,3H-4z",
-    "M0,-4.5L4.5,0L0,4.5L-4.5,0z", "M-1,-4h2v3h3v2h-3v3h-2v-3h-3v-2h3z",
-)  # fmt: skip
 
 
 def safe(text) -> str:
@@ -218,68 +196,6 @@ def strip(low: float, high: float, bar=(None,), dots=(), labels: bool = False) -
     return tag("svg", *marks, viewBox="0 0 240 22", class_="strip", aria_hidden="true")
 
 
-def apart(places: list[float], gap: float, last: float) -> list[float]:
-    """Ascending heights of labels, moved to stand `gap` apart, the lowest at `last` at most."""
-    found = []
-    for y in places:
-        found.append(max(y, found[-1] + gap) if found else y)
-    return [min(y, last - gap * (len(found) - 1 - k)) for k, y in enumerate(found)]
-
-
-def axes(x, y, x_span, y_span, x_label: str, y_label: str, right: float, base: float) -> list[str]:
-    """Grid lines, ticks and labels of a chart; x and y map values to the picture."""
-    marks = [tag("line", x1=46, x2=right, y1=base, y2=base, class_="axis")]
-    for t, label in ticks(*y_span):
-        marks.append(tag("line", x1=46, x2=right, y1=y(t), y2=y(t), class_="rule"))
-        marks.append(tag("text", label, x=40, y=y(t) + 4, text_anchor="end"))
-    for t, label in ticks(*x_span, 5):
-        marks.append(tag("line", x1=x(t), x2=x(t), y1=base, y2=base + 4, class_="axis"))
-        marks.append(tag("text", label, x=x(t), y=base + 17, text_anchor="middle"))
-    middle = (46 + right) / 2
-    marks.append(tag("text", safe(x_label), x=middle, y=base + 35, text_anchor="middle"))
-    return [*marks, tag("text", safe(y_label), x=4, y=12)]
-
-
-def chart(title: str, x_label: str, y_label: str, series: list) -> str:
-    """Lines with whiskers, each named at its end. series: [(name, style number, points)].
-
-    *Shapes*: points [[x, mean, standard deviation or None], ...]; one name may have several lines.
-    """
-    series = [(name, s, [p for p in points if p[1] is not None]) for name, s, points in series]
-    series = [row for row in series if row[2]]
-    if not series:
-        return ""
-    every = [p for *_, points in series for p in points]
-    low, high = min(p[1] - (p[2] or 0) for p in every), max(p[1] + (p[2] or 0) for p in every)
-    x_span = min(p[0] for p in every), max(p[0] for p in every)
-    names = {name for name, *_ in series}
-    right, base = 446 - 6.2 * max(map(len, names)), max(240, 15 * len(names) + 24)
-    place = lambda v, span, a, b: round(a + (b - a) * (v - span[0]) / (span[1] - span[0] or 1), 1)
-    x = lambda v: place(v, x_span, 54, right - 6)
-    y = lambda v: place(v, (low, high), base - 8, 24)
-    marks, ends = axes(x, y, x_span, (low, high), x_label, y_label, right, base), {}
-    for name, style, points in series:
-        colour, shape = f"c{style % COLOURS}", MARKERS[style % len(MARKERS)]
-        path = "M" + "L".join(f"{x(p[0])},{y(p[1])}" for p in points)
-        marks.append(tag("path", d=path, class_=f"line {colour} d{style % DASHES}"))
-        for at, mean, spread in points if len(points) <= 12 else points[-1:]:
-            if spread:
-                ys = {"y1": y(mean - spread), "y2": y(mean + spread)}
-                marks.append(tag("line", x1=x(at), x2=x(at), class_=f"bar {colour}", **ys))
-            move = f"translate({x(at)},{y(mean)})"
-            marks.append(tag("path", d=shape, transform=move, class_=f"dot {colour}"))
-        ends[name] = y(points[-1][1]), x(points[-1][0]), shape, colour
-    order = sorted(ends, key=lambda name: ends[name][0])  # equal heights: as given
-    for name, to in zip(order, apart([ends[n][0] for n in order], 14, base), strict=True):
-        height, at, shape, colour = ends[name]
-        marks.append(tag("path", d=f"M{at + 6},{height}L{right + 6},{to}", class_="leader"))
-        move = f"translate({right + 13},{to})"
-        marks.append(tag("path", d=shape, transform=move, class_=f"dot {colour}"))
-        marks.append(tag("text", safe(name), x=right + 21, y=to + 4, class_=colour))
-    drawn = tag("svg", *marks, viewBox=f"0 0 480 {base + 42}", role="img", aria_label=title)
-    return tag("figure", tag("figcaption", safe(title)), drawn, class_="chart")
-
-
 # ---- the report: its parts, each "" without data -------------------------------------------------
 
 # One table each: recipes down, attacks across; every other number is in the table behind them
@@ -317,10 +233,6 @@ def part_table(study: dict) -> str:
         seeds = " to ".join(map(str, dict.fromkeys(counts[:1] + counts[-1:])))
         title = tag("b", safe(metric)) + f", queries of {langs} languages, n = {seeds} seeds"
         found += [grid(title, ["recipe", *map(safe, attacks)], lines)] * bool(rows)
-    head, *lines = main_rows(study)
-    cells = [[safe(t) for t in line[:3]] + [signed(t) for t in line[3:]] for line in lines]
-    long = grid("As in the Markdown and LaTeX tables.", [*map(safe, head)], cells, "w3")
-    found.append(tag("details", tag("summary", "All metrics, all sets of languages"), long))
     return "".join(found) * bool(study["table"])
 
 
@@ -382,19 +294,9 @@ def part_strength(study: dict) -> str:
     return columns(study.get("strength") or [], "Attacked queries")
 
 
-def styles(study: dict) -> dict[str, int]:
-    """A number for each recipe that a chart draws: the same colour, dash and marker in all."""
-    drawn = [s["recipe"] for c in study.get("curves") or () for s in c["series"]]
-    drawn += [run["recipe"] for run in study.get("training") or ()]
-    return {name: k for k, name in enumerate(dict.fromkeys(drawn))}
-
-
-def part_curves(study: dict) -> str:
-    """A metric over the strength of an attack; R@1 that no attack of the suite breaks."""
-    style, groups, charts = styles(study), {}, []
-    for c in study.get("curves") or ():
-        series = [(s["recipe"], style[s["recipe"]], s["points"]) for s in c["series"]]
-        charts.append(chart(c["title"], c["x"], c["y"], series))
+def part_robust(study: dict) -> str:
+    """R@1 that no attack of the suite breaks."""
+    groups = {}
     for r in study.get("robust_r1") or ():
         ends = [(r[key] or [None])[0] for key in ("robust", "clean")]
         plot = strip(0, 1, ends, [(ends[1], False), (ends[0], True)])
@@ -402,33 +304,13 @@ def part_curves(study: dict) -> str:
         groups.setdefault(r["view"], []).append(cells)
     lines = [line for group, members in groups.items() for line in (safe(group), *members)]
     head = ["recipe", "clean (ring)", "robust (dot)", strip(0, 1, labels=True)]
-    table = grid(tag("b", "R@1") + ", clean and robust", head, lines, "w1 forest") if lines else ""
-    return tag("div", *charts, class_="many") * any(charts) + table
-
-
-def part_training(study: dict) -> str:
-    """Loss over steps, a line a run, a name a recipe."""
-    style, runs = styles(study), study.get("training") or ()
-    series = [(r["recipe"], style[r["recipe"]], [[*p, None] for p in r["points"]]) for r in runs]
-    return chart("Training loss, a line a run", "step", "training loss (nats)", series)
+    return grid(tag("b", "R@1") + ", clean and robust", head, lines, "w1 forest") if lines else ""
 
 
 def change(old: str, new: str) -> str:
     """A word taken out and the word put in, which may be of another script."""
     gone, come = tag("del", safe(old)) * bool(old), tag("ins", safe(new), dir="auto") * bool(new)
     return gone + come
-
-
-def part_words(study: dict) -> str:
-    """Which replaced word went with how many broken queries."""
-    lines = []
-    for w in study.get("words") or ():
-        share = digits(w["broken"] / w["used"]) if w["used"] else "-"
-        swap = speech(change(w["old"], w["new"]), w["lang"])
-        numbers = [str(w["broken"]), str(w["used"]), share]
-        lines.append([safe(w["attack"]), safe(w["lang"]), swap, *numbers])
-    head = ["attack", "language", "word", "broken", "used", "share"]
-    return grid("Of the queries that were right before", head, lines, "w3") * bool(lines)
 
 
 def part_examples(study: dict) -> str:
@@ -447,19 +329,6 @@ def part_examples(study: dict) -> str:
         below = tag("p", f"{safe(about)}; rank\xa0{rank}", *answer, class_="note")
         found.append(tag("article", text, below))
     return "".join(found)
-
-
-def part_transfer(study: dict) -> str:
-    """Heat maps: queries broken against one recipe (rows), read by another (columns)."""
-    groups = {}
-    for t in study.get("transfer") or ():
-        groups.setdefault((t["attack"], t["view"]), {})[t["from"], t["onto"]] = t["mAP"]
-    maps = []
-    for (attack, view), known in groups.items():
-        down, across = (list(dict.fromkeys(key[k] for key in known)) for k in (0, 1))
-        values = [[known.get((a, b)) for b in across] for a in down]
-        maps.append((tag("b", safe(attack)) + safe(f", {view} mAP"), down, across, values))
-    return heats(maps, "mAP") if maps else ""
 
 
 def part_runs(study: dict) -> str:
@@ -488,9 +357,7 @@ def render(study: dict, template: str) -> str:
     parts = {
         "answer": part_answer, "table": part_table, "comparisons": part_comparisons,
         "matrices": part_matrices, "bias": part_bias, "strength": part_strength,
-        "curves": part_curves,
-        "training": part_training, "words": part_words, "examples": part_examples,
-        "transfer": part_transfer, "runs": part_runs,
+        "robust": part_robust, "examples": part_examples, "runs": part_runs,
     }  # fmt: skip
     if lost := [name for name in parts if f"${name}" not in template]:
         raise ValueError(f"page.html: no place for {lost}. Write ${lost[0]} in a section.")
