@@ -8,7 +8,7 @@ One encode serves three views: `mono` (candidates in the query's language), `cro
 language, for every pair of languages) and `pool` (candidates in all languages at once; every
 translation is relevant).
 Where to look next: `relevant_ranks` is all of the evaluation, `records` is what metrics.json holds,
-`compare` is the statistics, `make_study` the report (drawn by data/report/page.py).
+study.py compares many of them.
 Left out on purpose: approximate search, full rankings in memory, a metrics library.
 Differs from common practice: non-relevant passages win every tie; scores are summed in fp64 and
 rounded to fp32, so that neither a constant scorer nor another block size can change a metric.
@@ -22,14 +22,31 @@ import itertools
 import json
 import math
 import os
-import platform
-import shlex
+import re
 import shutil
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import NormalDist
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import attacks
+from xlt import (
+    DataSet,
+    Encoder,
+    Help,
+    all_langs,
+    cut_texts,
+    load_data,
+    load_encoder,
+    versions,
+    weights_hash,
+    write_json,
+)
 
 VIEWS = ("mono", "cross", "pool")
 METRICS = ("mAP", "mAP@20", "R@1", "R@10", "MRR@10", "nDCG@10", "rank_distance")
@@ -44,14 +61,6 @@ COLUMNS = (
 
 
 # ---- flags ---------------------------------------------------------------------------------------
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults in the help, but for flags that are off or say themselves what happens without."""
-
-    def _get_help_string(self, action):
-        empty = action.default in (None, False, [], ())
-        return action.help if empty else super()._get_help_string(action)
 
 
 def parse(argv=None):
@@ -77,8 +86,6 @@ def parse(argv=None):
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
     add("--out", type=Path, help="folder of metrics.json (default: the run's; none for a model)")
-    add("--report", type=Path, metavar="FILE.html",
-        help="write what the runs say: .html, and .md, .json beside")
     add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
@@ -97,19 +104,6 @@ def parse(argv=None):
         parser.error("--lir: the number of directions taken out is at least 0")
     return args
 
-
-if __name__ == "__main__":  # before torch is imported: --help answers at once
-    parse()
-
-import numpy as np
-import torch
-import transformers
-from torch import Tensor
-from tqdm import tqdm
-
-import attacks
-from data.report import page
-from xlt import DataSet, Encoder, load_data, load_encoder
 
 # ---- ranks ---------------------------------------------------------------------------------------
 
@@ -201,11 +195,6 @@ def relevant_table(
     columns = [[c for c, _ in row] + [-1] * (width - len(row)) for row in rows]
     gains = [[s for _, s in row] + [0.0] * (width - len(row)) for row in rows]
     return torch.tensor(columns), torch.tensor(gains)
-
-
-def all_langs(data: DataSet) -> list[str]:
-    """Languages of queries or passages: in Mewsli-X, say, they are not the same."""
-    return sorted({text.lang for text in (*data.queries, *data.passages)})
 
 
 def rank_queries(
@@ -395,20 +384,6 @@ def remove_language(q: Tensor, p: Tensor, data, queries, passages, r: int) -> tu
     return q, p
 
 
-def weights_hash(encoder: Encoder) -> str:
-    """SHA-256 of the weights, which name a model better than its path."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """What the numbers depend on besides our code."""
-    mine = {"python": platform.python_version(), "torch": torch.__version__}
-    return mine | {"numpy": np.__version__, "transformers": transformers.__version__}
-
-
 def evaluate(
     encoder: Encoder, data: DataSet, split: str = "test", langs: list[str] | None = None,
     views=VIEWS, trec: Path | None = None, adversary: "Adversary | None" = None, lir=(),
@@ -457,12 +432,6 @@ def identity(encoder: Encoder, data: DataSet, split: str, langs, limit: int) -> 
         "data": str(data.folder), "data_sha256": data.sha256, "split": split,
         "langs": sorted(langs or all_langs(data)),
     }  # fmt: skip
-
-
-def cut_texts(encoder: Encoder) -> dict[str, str]:
-    """How many texts lost their end, of how many, by side and language."""
-    cut = sorted(encoder.truncated.items())
-    return {f"{kind} {lang}": f"{n} of {encoder.seen[kind, lang]}" for (kind, lang), n in cut}
 
 
 # ---- under attack --------------------------------------------------------------------------------
@@ -683,14 +652,6 @@ def freeze(folder: Path, world: World, items: list, view: str, spec, label: str)
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write aside and rename, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
-
-
 def metrics_name(data: DataSet, own: str, split: str) -> str:
     """metrics.json for the test split of the data that a run is about, else a name that says so."""
     if split == "test" and data.folder.resolve() == Path(own).resolve():
@@ -786,6 +747,32 @@ def summarise(results: list[dict], langs: list[str] | None = None, attack: str =
     return {key: sum(v) / len(v) for key, v in values.items()}
 
 
+def align(lines: list[list[str]]) -> str:
+    """Rows of cells -> a Markdown table with aligned columns."""
+    width = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = (" | ".join(map(str.ljust, line, width)) for line in lines)
+    return "\n".join(f"| {row} |" for row in rows)
+
+
+DIGITS = {"rank_distance": 0, "foreign_rank": 1, "minutes": 1, "seconds": 0}  # all others 3
+
+
+def digits(value, metric: str = "") -> str:
+    """A number as all tables print it: .463, -.012, 1496 for a rank distance, "-" for None."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    places = DIGITS.get(metric.rpartition(" ")[2], 3)
+    text = f"{round(value, places) + 0.0:.{places}f}"  # + 0.0: no "-.000"
+    return re.sub(r"^(-?)0\.", r"\1.", text)  # SUBTLE: replace("0.", ".") turns 10.5 into 1.5
+
+
+def pair(value, metric: str = "") -> str:
+    """[mean, standard deviation] or a bare number -> ".463 ±.004", ".463", "-"."""
+    mean, spread = value if isinstance(value, (list, tuple)) else (value, None)
+    text, more = digits(mean, metric), digits(spread, metric)
+    return text if "-" in (text, more) else f"{text} ±{more}"
+
+
 def mean_sd(values) -> list[float | None]:
     """[mean, standard deviation over seeds], None where there is none."""
     values = [v for v in values if v is not None and not math.isnan(v)]
@@ -795,7 +782,7 @@ def mean_sd(values) -> list[float | None]:
 
 def cell(values: list[float], metric: str) -> str:
     """Mean, and the standard deviation if there are several seeds."""
-    return page.pair(mean_sd(values), metric)
+    return pair(mean_sd(values), metric)
 
 
 def named_runs(runs: list[dict]) -> dict[str, list[dict]]:
@@ -845,7 +832,7 @@ def table(runs: list[dict]) -> str:
             lines.append([name, str(len(members)), label, *cells])
     luck = runs[0]["chance"]
     lines.append(["chance", "", "all"] + [cell([luck[v].get(m)], m) for v, m in COLUMNS])
-    return page.align(lines)
+    return align(lines)
 
 
 def attack_table(runs: list[dict]) -> str:
@@ -873,495 +860,7 @@ def attack_table(runs: list[dict]) -> str:
             safe = [row["certified R@1"] for row in rows if row.get("certified R@1") is not None]
             lines.append([*cells, f"{sum(safe) / len(safe):.3f}" if safe else "-"])
     head = "run|attack|view|broken of right|success|edits|norm|calls|not attacked|least changed"
-    return page.align([f"{head}|certified R@1".split("|"), ["---"] * 11, *lines]) if lines else ""
-
-
-# ---- statistics: is the difference real? ---------------------------------------------------------
-# S seeds, Q queries, G groups, N resamples. A group is a question in all its languages: they share
-# the answer and most mistakes, so they are one observation and not eleven.
-
-
-def by_group(values: np.ndarray, groups) -> np.ndarray:
-    """Mean of a per-query metric over the queries of each group; groups are sorted by name.
-
-    *Shapes*: values (Q,) or (S, Q), groups (Q,) -> (G,) or (S, G). NaN (nothing relevant) is left
-    out; a group of only NaN is NaN.
-    *Errors*: ValueError if there is not one group a query.
-    """
-    values, groups = np.asarray(values, dtype=float), np.asarray(groups)
-    if values.shape[-1:] != groups.shape:
-        raise ValueError(f"values {values.shape}, groups {groups.shape}: give each query a group.")
-    member = (groups[:, None] == np.unique(groups)).astype(float)  # (Q, G)
-    real = ~np.isnan(values)
-    count = real @ member  # (S, Q) @ (Q, G) -> (S, G)
-    return np.where(count, np.where(real, values, 0) @ member / np.maximum(count, 1), np.nan)
-
-
-def widening(n: int, level: float = 0.95) -> float:
-    """The factor by which a percentile interval from n units is too narrow.
-
-        sqrt(n / (n - 1)) * t_{n-1} / z        n = 3: 2.69, n = 5: 1.58, n = 200: 1.01
-
-    The root: deviations from a mean fitted to them are too small. t for z: their size is uncertain.
-    *Source*: Hesterberg 2015, "narrowness bias"; he moves the percentiles, we the deviations.
-    """
-    angle = np.linspace(0, math.pi / 2, 10_001)  # t = sqrt(n - 1) tan(angle), so that
-    density = np.cos(angle) ** (n - 2)  # t's density is this: a quantile without scipy
-    area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])  # trapezia
-    t = math.sqrt(n - 1) * math.tan(np.interp(level, area / area[-1], angle))
-    return math.sqrt(n / (n - 1)) * t / NormalDist().inv_cdf((1 + level) / 2)
-
-
-def bootstrap(
-    difference: np.ndarray, rng: np.random.Generator, resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Interval of the mean difference if other seeds and other questions had been drawn.
-
-        difference[s, g] = mean + seed[s] + group[g] + rest[s, g];  resample s and g, crossed
-
-    *Shapes*: (S, G), paired by seed and group. S = 1: about other questions for this one seed.
-    *Errors*: ValueError for NaN, or fewer than two groups.
-    *Source*: Owen 2007, the pigeonhole bootstrap. It counts `rest` three times and few units too
-    little; so we widen both, and the seeds only by what `rest` does not explain. Simulated with
-    normal effects, S 1 to 5, G 30 and 200, it covers the truth in .93 to .99 of cases (plain: .82).
-    """
-    if difference.ndim != 2 or difference.shape[1] < 2 or not np.isfinite(difference).all():
-        raise ValueError(f"{difference.shape}: need (seeds, at least 2 groups), none of them NaN.")
-    seeds, groups = difference.shape
-    mean = difference.mean()
-    seed = difference.mean(1, keepdims=True) - mean  # (S, 1)
-    group = difference.mean(0, keepdims=True) - mean  # (1, G)
-    rest = difference - mean - seed - group  # (S, G)
-    if seeds > 1:
-        noise = (rest**2).sum() / (groups - 1) / groups  # the part of seed ** 2 that is rest's
-        net = max(0.0, 1 - noise / max((seed**2).sum(), 1e-30))
-        seed = seed * math.sqrt(net) * widening(seeds, level)
-    wide = mean + seed + group * widening(groups, level) + rest
-    # How often each unit is drawn, in place of the draws: one product instead of N copies
-    s = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds  # (N, S)
-    g = rng.multinomial(groups, np.full(groups, 1 / groups), resamples) / groups  # (N, G)
-    means = (s * (g @ wide.T)).sum(1)  # (N, G) @ (G, S) -> (N, S) -> (N,)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def randomisation_test(
-    difference: np.ndarray, rng: np.random.Generator, rounds: int = 10_000, exact: int = 12
-) -> float:
-    """How often chance alone gives a mean difference this large, on either side.
-
-        p = share of sign patterns with |mean_g(sign_g * d_g)| >= |mean_g(d_g)|
-
-    Recipes that do not differ may be swapped for a question, in all its seeds and languages at
-    once. These seeds are taken as given: if seeds add as much noise as questions, p <= .05 comes
-    by chance in .15 of cases. Call a difference real only if the interval excludes 0 as well.
-    *Shapes*: (S, G). *Units*: p in (0, 1]; up to `exact` groups all 2^G patterns are counted, else
-    (hits + 1) / (rounds + 1): the pattern seen is one of them. *Source*: Smucker et al. 2007.
-    """
-    d = difference.mean(0)  # (S, G) -> (G,)
-    if len(d) <= exact:
-        flip = np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1  # (2^G, G), the bits
-    else:
-        flip = rng.integers(0, 2, (rounds, len(d)), dtype=np.int8)  # (rounds, G)
-    means = np.abs((1 - 2 * flip) @ d) / len(d)
-    # SUBTLE: equal means differ in their last bits; without the slack rounding breaks the tie
-    hits = int((means >= abs(d.mean()) - 1e-9 * np.abs(d).mean()).sum())
-    return hits / len(flip) if len(d) <= exact else (hits + 1) / (rounds + 1)
-
-
-def holm(p_values) -> list[float]:
-    """p values of m tests, adjusted so that the chance of any false alarm stays at the level.
-
-        adjusted_(i) = max over j <= i of min(1, (m - j + 1) * p_(j)),   p_(1) <= ... <= p_(m)
-
-    *Source*: Holm 1979.
-    """
-    p = np.asarray(p_values, dtype=float)
-    assert ((p >= 0) & (p <= 1)).all(), p  # NaN fails as well
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(np.minimum(1, p[order] * (len(p) - np.arange(len(p)))))
-    return steps[np.argsort(order)].tolist()  # back into the order given
-
-
-def compare(a, b, groups, rng, resamples: int = 2000, rounds: int = 10_000) -> dict:
-    """Recipe a minus recipe b: mean over groups and seeds, its interval and its p value.
-
-    *Shapes*: a, b (S, Q), the same seeds and queries in the same order; groups (Q,). A query that
-    is NaN in one leaves both; a group that is NaN for one seed leaves all.
-    *Errors*: ValueError for unequal shapes, or fewer than two groups.
-    """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.ndim != 2 or a.shape != b.shape:
-        raise ValueError(f"{a.shape} and {b.shape}: give both the same seeds and queries, (S, Q).")
-    d = by_group(a - b, groups)  # (S, G); differences first: a pair is one query of one seed
-    d = d[:, ~np.isnan(d).any(0)]
-    low, high = bootstrap(d, rng, resamples)
-    return {
-        "difference": float(d.mean()), "low": low, "high": high,
-        "p": randomisation_test(d, rng, rounds), "n_seeds": d.shape[0], "n_groups": d.shape[1],
-    }  # fmt: skip
-
-
-def sentence(subject: str, other: str, cells: list[dict]) -> str:
-    """What comparisons of two recipes say, in one sentence; `below` states absolute differences."""
-    assert cells, "nothing to say"
-    said = {"above": [], "below": [], "open": []}
-    number = lambda x, form=".3f": format(round(x, 3) + 0.0, form)  # + 0.0: no "-0.000"
-    for cell in cells:
-        d, low, high = cell["difference"], cell["low"], cell["high"]
-        place = "the pool" if cell["where"] == "pool" else cell["where"]
-        if cell["significant"] and d:
-            low, high = (low, high) if d > 0 else (-high, -low)
-            text = f"{number(abs(d))} [{number(low)}, {number(high)}] in {place}"
-            said["above" if d > 0 else "below"].append(text)
-        else:
-            said["open"].append(f"{place} ({number(d, '+.3f')} [{number(low)}, {number(high)}])")
-    join = lambda some, word: f" {word} ".join(filter(None, [", ".join(some[:-1]), some[-1]]))
-    if len(said["open"]) == len(cells):
-        open_cells = join(said["open"], "or")
-        return f"{subject} does not differ significantly from {other} in {open_cells}."
-    found = [w for w in ("above", "below") if said[w]]
-    names = [other, "it"]
-    claims = [f"{w} {name} by {join(said[w], 'and')}" for w, name in zip(found, names)]
-    # A comma where a list of its own stands on either side of "and"
-    text = (", and " if any(len(said[w]) > 1 for w in found) else " and ").join(claims)
-    tail = f"; no significant difference in {join(said['open'], 'or')}" if said["open"] else ""
-    return f"{subject} is {text}{tail}."
-
-
-# ---- the study: which recipe, under which attack, with what certainty ----------------------------
-
-QUESTION = (
-    "How does hybrid-batch training affect the robustness of the encoder against adversarial "
-    "queries in zero-shot cross-lingual retrieval, compared with contrastive training on "
-    "monolingual or cross-lingual batches?"
-)
-
-
-NOTE = (
-    "Differences are in mAP. Means over seeds, macro-averaged over the queries' languages. "
-    "Intervals: bootstrap over seeds "
-    "and questions (the translations of a question are one unit). p: paired randomisation test "
-    "over questions, Holm's correction over all comparisons of this page. Significant: both agree."
-)
-
-
-def questions(groups: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
-    """What is compared: (question, recipe a, recipe b).
-
-    Hybrid against each other batching with the same robust training, and each robust training
-    against none on the same batches. Without such pairs, the first recipe against each other one.
-    """
-    variants, found = defaultdict(dict), []  # other flags: never in one comparison
-    for name, members in groups.items():
-        key = members[0].get("batching"), members[0].get("robust")
-        variants[members[0].get("variant", "")][key] = name
-    for named in variants.values():
-        batchings, robusts = (list(dict.fromkeys(key[i] for key in named)) for i in (0, 1))
-        hybrid = next((b for b in batchings if b and b.startswith("hybrid")), batchings[0])
-        found += [
-            (f"{hybrid} against {b}, {r}", named[hybrid, r], named[b, r])
-            for r in robusts for b in batchings
-            if b != hybrid and (hybrid, r) in named and (b, r) in named
-        ]  # fmt: skip
-        found += [
-            (f"{r} against none, {b}", named[b, r], named[b, "none"])
-            for b in batchings for r in robusts
-            if r != "none" and (b, r) in named and (b, "none") in named
-        ]  # fmt: skip
-    names = list(groups)
-    return found or [(f"{names[0]} against {b}", names[0], b) for b in names[1:]]
-
-
-class Scores:
-    """The single queries of all runs: (recipe, attack, view, metric) -> (S, Q), read once."""
-
-    def __init__(self, groups: dict[str, list[dict]]):
-        self.groups, self.files, self.known = groups, {}, {}
-        for members in groups.values():
-            for run in members:
-                path = Path(run["folder"]) / run["file"]
-                if not path.with_suffix(".npz").exists():
-                    raise ValueError(f"{path.parent}: no {path.stem}.npz. Evaluate it once more.")
-                self.files[id(run)] = np.load(path.with_suffix(".npz"))
-        first = next(iter(self.files.values()))
-        self.ids, self.lang = first["id"], first["lang"]
-        self.group = np.unique(first["group"], return_inverse=True)[1]  # (Q,)
-
-    def runs(self, name: str, seeds=None) -> list[dict]:
-        return [r for r in self.groups[name] if seeds is None or r["seed"] in seeds]
-
-    def has(self, name: str, attack: str, view: str, seeds=None) -> bool:
-        """Did every run meet this attack in this view, where at least two groups have an answer?"""
-        key = f"{attack}|{view}|{KEPT[0]}"
-        if not all(key in self.files[id(run)].files for run in self.runs(name, seeds)):
-            return False
-        known = np.isfinite(self(name, attack, view, KEPT[0], seeds)).all(0)  # (S, Q) -> (Q,)
-        return len(set(self.group[known])) > 1
-
-    def __call__(self, name: str, attack: str, view: str, metric: str, seeds=None) -> np.ndarray:
-        rows, key = [], f"{attack}|{view}|{metric}"
-        for run in self.runs(name, seeds):
-            if (id(run), key) not in self.known:
-                file = self.files[id(run)]
-                if not np.array_equal(file["id"], self.ids):
-                    raise ValueError(f"{run['folder']}: other queries. Evaluate it once more.")
-                self.known[id(run), key] = file[key]
-            rows.append(self.known[id(run), key])
-        return np.stack(rows)  # (S, Q)
-
-
-def make_comparisons(scores: Scores, names: list[str]) -> list[dict]:
-    """Every question under every attack and view, paired by seed and group; Holm over all of them.
-
-    Besides mAP, between batchings also what an attack takes away: mAP lost = clean - attacked.
-    Significant: the adjusted p is below .05 (about these seeds) and the interval, which also
-    resamples the seeds, leaves out 0.
-    """
-    jobs = []
-    for question, a, b in questions(scores.groups):
-        seeds = {run["seed"] for run in scores.groups[a]} & {r["seed"] for r in scores.groups[b]}
-        for attack, view in itertools.product(names if seeds else (), VIEWS):
-            if scores.has(a, attack, view, seeds) and scores.has(b, attack, view, seeds):
-                job = {"question": question, "a": a, "b": b, "attack": attack, "view": view}
-                jobs.append((job | {"metric": "mAP"}, seeds))
-                if attack != "clean" and "against none" not in question:
-                    jobs.append((job | {"metric": "mAP lost"}, seeds))
-    rounds = max(10_000, 40 * len(jobs))  # or the smallest p possible could not survive Holm
-    rng, found = np.random.default_rng(0), []
-    for job, seeds in jobs:
-        pair = []
-        for name in (job["a"], job["b"]):
-            values = scores(name, job["attack"], job["view"], "mAP", seeds)
-            if job["metric"] == "mAP lost":
-                values = scores(name, "clean", job["view"], "mAP", seeds) - values
-            pair.append(values)
-        found.append(job | compare(*pair, scores.group, rng, rounds=rounds))
-    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
-        apart = row["low"] > 0 or row["high"] < 0
-        row |= {"holm": p, "significant": bool(p < 0.05 and apart)}
-    return found
-
-
-def answer(comparisons: list[dict], groups: dict[str, list[dict]]) -> list[str]:
-    """The comparisons in sentences: batchings without robust training, then robust training."""
-    short = lambda name, key: groups[name][0].get(key) or name
-    cells = lambda rows, where: [row | {"where": row[where]} for row in rows]
-    by_question, said = defaultdict(list), []
-    for row in comparisons:
-        by_question[row["question"], row["metric"]].append(row)
-    ends = [question.rpartition(", ")[2] for question, _ in by_question if "none," not in question]
-    first = "none" if "none" in ends or not ends else ends[0]  # the training that is told
-    for (question, metric), rows in by_question.items():
-        a, b, about = rows[0]["a"], rows[0]["b"], question.rpartition(", ")[2]
-        if "against none" in question:
-            pool = [row for row in rows if row["view"] == "pool"]
-            hybrid = groups[a][0].get("batching", "").startswith("hybrid")
-            if hybrid and pool:
-                text = sentence(short(a, "robust"), "plain training", cells(pool, "attack"))
-                said.append(f"{about.capitalize()} batches, pool: {text}")
-        elif metric == "mAP" and about in (first, question):
-            for attack in dict.fromkeys(row["attack"] for row in rows):
-                own = [row for row in rows if row["attack"] == attack]
-                text = sentence(short(a, "batching"), short(b, "batching"), cells(own, "view"))
-                said.append(("Clean: " if attack == "clean" else f"Under {attack}: ") + text)
-        elif about in (first, question):
-            pool = [row for row in rows if row["view"] == "pool"]
-            if pool:
-                lost = (f"what {short(name, 'batching')} loses" for name in (a, b))
-                text = sentence(*lost, cells(pool, "attack"))
-                said.append(f"Lost to the attack, pool: {text}")
-    if any(row["n_seeds"] == 1 for row in comparisons):
-        said.append("One seed only: the intervals speak of other questions, not of other seeds.")
-    return said
-
-
-def study_table(groups: dict, names: list[str], comparisons: list[dict], minutes: dict) -> list:
-    """Rows of the report's main table; marks: above or below plain training, or hybrid's for it."""
-    marks, found = defaultdict(dict), []
-    for row in comparisons:
-        if row["significant"] and row["metric"] == "mAP":
-            up, robust = row["difference"] > 0, "against none" in row["question"]
-            name = row["a"] if robust else row["b"] if row["question"].endswith(", none") else None
-            marks[name, row["attack"]][f"{row['view']} mAP"] = "+" if up == robust else "-"
-    for (name, runs), attack in itertools.product(groups.items(), names):
-        members = [run for run in runs if any(r["attack"] == attack for r in run["results"])]
-        for label, langs in language_sets(runs[0]) if members else ():
-            sums = [summarise(m["results"], langs, attack) for m in members]
-            cells = {f"{v} {m}": mean_sd([s.get((v, m)) for s in sums]) for v, m in COLUMNS}
-            if any(mean is not None for mean, _ in cells.values()):
-                found.append({
-                    "recipe": name, "attack": attack, "langs": label, "n": len(members),
-                    "cells": {k: c for k, c in cells.items() if c[0] is not None},
-                    "marks": marks[name, attack] if langs is None else {},
-                    "minutes": minutes.get(name),
-                })  # fmt: skip
-    return found
-
-
-def robust_r1(scores: Scores, names: list[str]) -> list[dict]:
-    """R@1 clean, and of the queries that stay right under all attacks at once."""
-    found = []
-    for name, view in itertools.product(scores.groups, ("mono", "pool")):
-        met = {n: [a for a in names if scores.has(n, a, view)] for n in scores.groups}
-        rich = [n for n, own in met.items() if len(own) > 2]  # others were not attacked
-        suite = [a for a in names if all(a in met[n] for n in rich)]  # one for all of them
-        if name in rich and len(suite) > 2:
-            ranks = np.stack([scores(name, a, view, "R@1") for a in suite])  # (A, S, Q)
-            right = ranks[..., ~np.isnan(ranks).any((0, 1))] > 0
-            found.append({
-                "recipe": name, "view": view, "clean": mean_sd(right[suite.index("clean")].mean(1)),
-                "robust": mean_sd(right.all(0).mean(1)), "attacks": len(suite) - 1,
-            })  # fmt: skip
-    return found
-
-
-def strength_rows(groups: dict, names: list[str]) -> list[dict]:
-    """What each attack did: share of the right queries that it broke, its size, what it changed.
-
-    *Units*: means over seeds and languages, in the pool unless a name says mono; least_changed: the
-    smallest share of really changed queries in a language, so that none passes for robust.
-    """
-    found = []
-    for (recipe, members), attack in itertools.product(groups.items(), names):
-        met = [[r for r in run["results"] if r["attack"] == attack] for run in members]
-        row = {"recipe": recipe, "attack": attack, "n": sum(map(bool, met))}
-        by_view = defaultdict(list)
-        for r in [r for rows in met for r in rows if "n_broken" in r]:
-            by_view[r["view"]].append(r)
-        for view in ("mono", "pool"):
-            right = sum(r["n_right"] for r in by_view[view])
-            broken = sum(r["n_broken"] for r in by_view[view])
-            row[f"broken_{view}"] = broken / right if right else None
-        mine = by_view["pool"] or by_view["mono"]
-        for key in ("edits", "norm", "calls") if mine else ():
-            row[key] = sum(r[key] for r in mine) / len(mine)
-        share = [r["n_changed"] / r["n_queries"] for r in mine if r["n_queries"]]
-        found += [row | {"least_changed": min(share)}] if share else []
-    return found
-
-
-def bias_rows(groups: dict, names: list[str]) -> list[dict]:
-    """The query's own language in the pool, clean and attacked."""
-    found = []
-    for (recipe, members), attack in itertools.product(groups.items(), names):
-        columns = defaultdict(list)
-        for run in members:
-            rows = [r for r in run["results"] if (r["attack"], r["view"]) == (attack, "pool")]
-            for key in ("own_share@10", "foreign_rank", "rank_distance") if rows else ():
-                values = [r[key] for r in rows if r.get(key) is not None]
-                columns[key] += [sum(values) / len(values)] if values else []
-            share = [run["own_share"].get(r["query_lang"], 0.0) for r in rows]
-            columns["expected_share"] += [sum(share) / len(share)] if share else []
-        if columns["foreign_rank"]:
-            means = {key: mean_sd(values)[0] for key, values in columns.items() if values}
-            found.append(
-                {"recipe": recipe, "attack": attack, "n": len(columns["rank_distance"])} | means
-            )
-    return found
-
-
-def matrices(groups: dict, names: list[str], most: int = 3) -> list[dict]:
-    """mAP of query language by passage language, of the plain recipes, where an attack saw all."""
-    found = []
-    plain = [n for n, members in groups.items() if members[0].get("robust", "none") == "none"]
-    for recipe, attack in itertools.product(plain, names):
-        values = defaultdict(list)
-        met = [m for m in groups[recipe] if any(r["attack"] == attack for r in m["results"])]
-        for row in [r for run in met for r in run["results"]]:
-            if row["attack"] == attack and row["view"] != "pool" and row["mAP"] is not None:
-                values[row["query_lang"], row["passage_lang"]].append(row["mAP"])
-        langs = sorted({a for a, _ in values})
-        shown = sum(row["recipe"] == recipe for row in found)
-        if any(a != b for a, b in values) and shown < most:
-            mean = lambda a, b, v=values: mean_sd(v[a, b])[0] if (a, b) in v else None
-            found.append({"recipe": recipe, "attack": attack, "n": len(met), "metric": "mAP",
-                          "langs": langs,
-                          "values": [[mean(a, b) for b in langs] for a in langs]})  # fmt: skip
-    return found
-
-
-def examples_of(groups: dict, reference: str) -> list[dict]:
-    """Attacked queries of the reference's first seed."""
-    shown, seen = [], Counter()
-    for e in groups[reference][0].get("examples", ()):
-        first = not seen or e["attack"] in list(seen)[:1]
-        if e["view"] == "pool" and seen[e["attack"]] < (11 if first else 3):
-            seen[e["attack"]] += 1
-            shown.append(e | {"recipe": reference})
-    return shown
-
-
-def manifest_of(run: dict) -> dict:
-    """What a report says of a run: its manifest, in short."""
-    path = Path(run.get("run") or run["folder"]) / "run.json"
-    if not path.exists():
-        return {"folder": run["folder"]}
-    about = json.loads(path.read_text(encoding="utf-8"))
-    keys = ("commit", "data_sha256", "versions", "flags")
-    return {"folder": run["folder"], "seed": run["seed"], "device": about["flags"]["device"],
-            "seconds": about["seconds_training"], **{k: about[k] for k in keys}}  # fmt: skip
-
-
-def repeat(manifests: list[dict]) -> list[str]:
-    """A command for each recipe; flags that are no defaults stand in the runs' manifests."""
-    seeds = defaultdict(list)
-    for m in manifests:
-        f = m["flags"]
-        alpha = "" if f.get("alpha") in (None, 0.5) else f" --alpha {f['alpha']:g}"
-        text = (
-            f"python train.py --batching {f['batching']}{alpha} --robust {f.get('robust', 'none')}"
-        )
-        seeds[text].append(f["seed"])
-    return [f"{text} --seed {' '.join(map(str, some))}" for text, some in seeds.items()]
-
-
-def make_study(runs: list[dict], command: str = "") -> dict:
-    """Everything that the report says, from finished runs; what page.py draws.
-
-    *Errors*: ValueError for runs that cannot be compared.
-    """
-    groups = named_runs(runs)
-    labels = [r["attack"] for run in runs for r in run["results"]]
-    every = [*dict.fromkeys(labels)]
-    without = [a for a in every if a.startswith("lir:")]
-    names = [a for a in every if not a.endswith(":control") and a not in without]
-    plain = [n for n, m in groups.items() if m[0].get("robust") == "none"] or [*groups]
-    plain = [n for n in plain if n.startswith("hybrid")] or plain
-    scores, manifests, minutes = Scores(groups), [], {}
-    for name, members in groups.items():
-        each = [m | {"name": Path(m["folder"]).name} for m in map(manifest_of, members)]
-        manifests += [m for m in each if "flags" in m]
-        spent = [m["seconds"] / 60 for m in each if m.get("seconds")]
-        minutes[name] = float(np.median(spent)) if spent else None
-    comparisons = make_comparisons(scores, names) if len(groups) > 1 else []
-    first = runs[0]
-    return {
-        "question": QUESTION, "answer": answer(comparisons, groups),
-        "about": {
-            "data": Path(first["data"]).name, "split": first["split"], "languages": first["langs"],
-            "n_queries": first["n_queries"], "n_passages": first["n_passages"],
-            "n_groups": len(set(scores.group.tolist())), "versions": first["versions"],
-            "chance": first["chance"], "note": NOTE,
-            "baseline_rule": "plain training on the same batches (plain rows: hybrid batches)",
-        },
-        "recipes": list(groups), "attacks": every,
-        "table": study_table(groups, every, comparisons, minutes), "comparisons": comparisons,
-        "matrices": matrices(groups, names), "bias": bias_rows(groups, [*names, *without]),
-        "strength": strength_rows(groups, every),
-        "robust_r1": robust_r1(scores, names), "examples": examples_of(groups, plain[0]),
-        "runs": manifests, "commands": [command] * bool(command) + repeat(manifests),
-    }  # fmt: skip
-
-
-def write_report(path: Path, study: dict) -> None:
-    """report.html, and beside it the same numbers as .md and .json."""
-    frame = (Path(__file__).parent / "data/report/page.html").read_text(encoding="utf-8")
-    write_json(path.with_suffix(".json"), study)
-    for suffix, content in (
-        (".html", page.render(study, frame)), (".md", page.markdown(study)),
-    ):  # fmt: skip
-        path.with_suffix(suffix).write_text(content, encoding="utf-8")
+    return align([f"{head}|certified R@1".split("|"), ["---"] * 11, *lines]) if lines else ""
 
 
 # ---- the program ---------------------------------------------------------------------------------
@@ -1438,20 +937,14 @@ def evaluate_path(path: Path, data: DataSet, args) -> dict:
     return (add_metrics(home / name, found, each) if home else found) | where
 
 
-def conclude(runs: list[dict], report: Path | None) -> None:
-    """Print the answer in sentences if there is something to compare, and write the report."""
-    kept = [run for run in runs if run["folder"]]
-    if len(kept) < len(runs):
-        if report:
-            raise ValueError("--report needs the single queries: give --out to keep them.")
-        print("no comparison: --out would keep the single queries it needs", file=sys.stderr)
-        return
-    if report or len({run["recipe"] for run in runs}) > 1:
-        study = make_study(runs, shlex.join(["python", *sys.argv]))
-        print("".join(f"\n- {text}" for text in study["answer"]) + "\n" * bool(study["answer"]))
-        if report:
-            write_report(report, study)
-            print(f"{report}, and .md, .json beside it", file=sys.stderr)
+def read_metrics(path: Path, name: str) -> dict:
+    """The metrics.json of a run, with what a study needs to know of the run."""
+    _, about, _ = open_run(path)
+    if not (path / name).exists():
+        raise ValueError(f"{path}: no {name}. Evaluate it first.")
+    return json.loads((path / name).read_text(encoding="utf-8")) | about | {
+        "folder": str(path), "file": name, "run": str(path)
+    }  # fmt: skip
 
 
 def main(argv=None) -> int:
@@ -1462,7 +955,6 @@ def main(argv=None) -> int:
         runs = [evaluate_path(path, data, args) for path in args.models]
         print(table(runs))
         print("\n" + done + "\n" if (done := attack_table(runs)) else "", end="")
-        conclude(runs, args.report)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1

@@ -34,8 +34,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import attacks
+import evaluate
+import study
+import xlt
+from xlt import BATCHINGS, Encoder, Help, Pairs, batches, false_negatives, info_nce
+
 HERE = Path(__file__).parent
-BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")  # xlt.BATCHINGS; a test compares them
 # The hybrid-batch paper's training languages; el and vi are never trained on: they are the
 # zero-shot test
 TRAIN_LANGS = ["en", "ar", "zh", "de", "es", "ru", "th", "tr", "hi"]
@@ -124,14 +133,6 @@ FLAGS = {
 # fmt: on
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults in the help, but for flags that are off or say themselves what happens without."""
-
-    def _get_help_string(self, action):
-        empty = action.default in (None, False, [], ())
-        return action.help if empty else super()._get_help_string(action)
-
-
 def parse(argv=None) -> argparse.Namespace:
     """The flags of train.py; --batching, --alpha, --robust and --seed take several values."""
     first = __doc__.split("\n")[0]
@@ -152,18 +153,6 @@ def parse(argv=None) -> argparse.Namespace:
         parser.error(f"--alpha {wrong[0]}: the share of monolingual batches is from 0 to 1")
     return args
 
-
-if __name__ == "__main__":  # before torch is imported: --help answers at once
-    parse()
-
-import torch
-import torch.nn.functional as F
-from tqdm import tqdm
-
-import attacks
-import evaluate
-import xlt
-from xlt import Encoder, Pairs, batches, false_negatives, info_nce
 
 
 @dataclass(frozen=True)
@@ -270,7 +259,7 @@ def single_runs(args: argparse.Namespace) -> list[dict]:
     several = ("batching", "alpha", "robust", "seed")
     # These do not change what is trained
     machine = ("out", "resume", "overwrite", "smoke", "save_every", "log_every", "attacks",
-               "attack_views", "lir", "report")  # fmt: skip
+               "attack_views", "lir")  # fmt: skip
     common = {k: v for k, v in vars(args).items() if k not in (*several, *machine)}
     if args.device == "auto":
         common["device"] = "cuda" if torch.cuda.is_available() else "cpu"
@@ -719,7 +708,7 @@ def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
     encoder = xlt.load_encoder(flags["model"], flags["device"], **changes)
     manifest = {"flags": flags, "recipe": recipe(flags), "complete": False, "commit": commit()}
     manifest |= {"data_sha256": data.sha256, "eval_data_sha256": eval_data.sha256}
-    manifest |= {"init_sha256": evaluate.weights_hash(encoder), "versions": evaluate.versions()}
+    manifest |= {"init_sha256": xlt.weights_hash(encoder), "versions": xlt.versions()}
     state = prepare_folder(folder, manifest, args)
     if state == "done":
         print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
@@ -742,15 +731,15 @@ def fit(folder: Path, state: str, manifest: dict, encoder: Encoder, data, args) 
     manifest |= {"threads": torch.get_num_threads()}
     if state == "new":
         shutil.rmtree(folder, ignore_errors=True)
-        evaluate.write_json(folder / "run.json", manifest)
+        xlt.write_json(folder / "run.json", manifest)
     print(json.dumps({folder.name: manifest}, default=str), file=sys.stderr)
     manifest |= train(encoder, data, plan, flags, folder, args, tools)
     counts = manifest["counts"]
     manifest["false_negative_rate"] = round(counts["masked rows"] / counts["rows"], 4)
-    manifest["truncated"] = evaluate.cut_texts(encoder)
+    manifest["truncated"] = xlt.cut_texts(encoder)
     xlt.save_encoder(encoder, folder / "model")
     manifest["complete"] = True
-    evaluate.write_json(folder / "run.json", manifest)
+    xlt.write_json(folder / "run.json", manifest)
     shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete: nothing to resume
     print(
         f"{folder.name}: {manifest['seconds_training']} s training, "
@@ -798,7 +787,7 @@ def main(argv=None) -> int:
             found.append(run(flags, args, data, eval_data))
             spent.append(time.time() - start)
         print(evaluate.table(found))
-        evaluate.conclude(found, args.report)
+        study.conclude(found, None)
     except (ValueError, FloatingPointError, OSError, RuntimeError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

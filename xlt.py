@@ -13,16 +13,21 @@ temperature is fixed at tau, where LAReQA learns a scale and the hybrid-batch pa
 Shapes: B batch, T tokens, D embedding, Q queries, P passages, K gold groups of a query.
 """
 
+import argparse
 import hashlib
 import json
+import os
+import platform
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
@@ -548,3 +553,47 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(content, indent=1) + "\n")
+
+
+# ---- what every program needs ---------------------------------------------------------------------
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults in the help, but for flags that are off or say themselves what happens without."""
+
+    def _get_help_string(self, action):
+        empty = action.default in (None, False, [], ())
+        return action.help if empty else super()._get_help_string(action)
+
+
+def all_langs(data: DataSet) -> list[str]:
+    """Languages of queries or passages: in Mewsli-X, say, they are not the same."""
+    return sorted({text.lang for text in (*data.queries, *data.passages)})
+
+
+def weights_hash(encoder: Encoder) -> str:
+    """SHA-256 of the weights, which name a model better than its path."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on besides our code."""
+    mine = {"python": platform.python_version(), "torch": torch.__version__}
+    return mine | {"numpy": np.__version__, "transformers": transformers.__version__}
+
+
+def cut_texts(encoder: Encoder) -> dict[str, str]:
+    """How many texts lost their end, of how many, by side and language."""
+    cut = sorted(encoder.truncated.items())
+    return {f"{kind} {lang}": f"{n} of {encoder.seen[kind, lang]}" for (kind, lang), n in cut}
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write aside and rename, so that no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
