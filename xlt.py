@@ -1,16 +1,18 @@
 """Cross-lingual retrieval in one file: folder -> texts -> tokens -> vectors -> scores -> loss.
 
-    q = encoder("Query: Was ist die Hauptstadt Frankreichs?")       (B, D), length 1
-    p = encoder("Passage: The capital of France is Paris.")         (B, D), length 1
-    loss = -log softmax(q @ p.T / tau) on the diagonal              InfoNCE over the batch
+    q = encoder(encoder.tokenize(queries, "query"))       "Query: Was ist ...?"   -> (B, D)
+    p = encoder(encoder.tokenize(passages, "passage"))    "Passage: Paris is ..." -> (B, D)
+    loss = -log softmax(q @ p.T / tau) on the diagonal    InfoNCE over the batch
 
-Where to look next: `info_nce` is the formula, `batches` is the experiment (which languages meet in
-a batch), `Encoder` is the model. train.py puts the three together, evaluate.py ranks the vectors.
+Where to look next: `Encoder` is the model, `info_nce` is the formula, `batches` is the experiment
+(which languages meet in a batch). train.py looks up the texts of a batch, encodes them as above
+and steps; evaluate.py ranks the vectors.
 Left out on purpose: approximate search, learned pooling, a registry of losses, mined negatives.
 Differs from the papers: false negatives are masked by gold group (the papers name no mask); the
 temperature is fixed at tau, where LAReQA learns a scale and the hybrid-batch paper names none.
 
-Shapes: B batch, T tokens, D embedding, Q queries, P passages, K gold groups of a query.
+Shapes: B batch (b of a chunk), T tokens (t of one text), D embedding, Q queries, P passages, K gold
+groups of a query. A position is a place in the data set's list of queries or of passages.
 """
 
 import argparse
@@ -21,23 +23,22 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 SPLITS = ("train", "dev", "test")
 BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 
 
-# ---- random streams ------------------------------------------------------------------------------
+# ---- what every program needs --------------------------------------------------------------------
 
 
 def derive_seed(seed: int, *names) -> int:
@@ -45,7 +46,8 @@ def derive_seed(seed: int, *names) -> int:
 
     *Units*: 0 to 2**63 - 1. The same on every machine (Python's own hash() is not).
     """
-    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    text = "/".join(str(part) for part in (seed, *names))
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -54,12 +56,40 @@ def generator(seed: int, *names) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 
+def choose(items: list, rng: torch.Generator):
+    """One item, uniformly."""
+    return items[int(torch.randint(len(items), (), generator=rng))]
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write aside and rename, so that no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on besides our code."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "transformers")}
+    return {"python": platform.python_version(), **packages}
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag, but not None, False or nothing."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
 # ---- data: one folder, one format ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A query or a passage; `group` ties translations together, `context` is the paragraph."""
+    """A query or a passage, as `load_data` describes its rows; a title is in `text` already."""
 
     id: str
     lang: str
@@ -76,17 +106,19 @@ class DataSet:
     folder: Path
     queries: list[Text]
     passages: list[Text]
-    qrels: dict[str, dict[int, dict[int, float]]]  # split -> query -> passage -> relevance > 0
+    # split -> position of the query -> position of the passage -> relevance > 0
+    qrels: dict[str, dict[int, dict[int, float]]]
     sha256: str = ""
-    dropped: Counter = field(default_factory=Counter)  # split -> qrels rows of score 0
+    dropped: dict[str, int] = field(default_factory=dict)  # split -> qrels rows of score 0
 
-    def langs(self) -> list[str]:
-        """Languages of the passages, sorted."""
-        return sorted({p.lang for p in self.passages})
+
+def all_langs(data: DataSet) -> list[str]:
+    """Languages of the queries or of the passages (in Mewsli-X, say, queries have others)."""
+    return sorted({text.lang for text in (*data.queries, *data.passages)})
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number, line) of a UTF-8 file, split at "\\n" alone.
+    """Yield (line number, line) of a UTF-8 file, split at "\\n" alone; blank lines are passed over.
 
     *Errors*: ValueError for a file that is missing or not UTF-8.
     """
@@ -95,7 +127,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     # SUBTLE: not splitlines(): texts hold U+2028 and other characters that it takes for line ends
     with open(path, encoding="utf-8", newline="\n") as lines:
         try:
-            yield from ((n, x.rstrip("\r\n")) for n, x in enumerate(lines, 1) if x.strip())
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from None
 
@@ -112,16 +146,20 @@ def read_text(line: str) -> Text:
     for key in ("_id", "text"):
         if key not in row:
             raise ValueError(f'"{key}" is missing. Every line needs "_id" and "text".')
-    texts = ("_id", "lang", "text", "title", "context", "group", "answer")
-    if wrong := [key for key in texts if not isinstance(row.get(key, ""), str)]:
-        raise ValueError(f'"{wrong[0]}" is {row[wrong[0]]!r}, not a string. Put it in quotes.')
-    title, lang = row.get("title", ""), row.get("lang", "und")
-    text = f"{title} {row['text']}" if title else row["text"]  # as BEIR encodes a titled passage
+    for key in ("_id", "lang", "text", "title", "context", "group", "answer"):
+        if not isinstance(row.get(key, ""), str):
+            raise ValueError(f'"{key}" is {row[key]!r}, not a string. Put it in quotes.')
+    text = row["text"]
+    if row.get("title"):
+        text = f"{row['title']} {text}"  # as BEIR encodes a titled passage
     if not text.strip():
         raise ValueError('"text" is empty. Give it words or delete the line.')
+    lang = row.get("lang", "und")
     if not re.fullmatch("[a-z]{2,3}(-[a-z]+)*", lang):
         raise ValueError(f'unknown language {lang!r}. Write a lower-case ISO code such as "de".')
-    group = row.get("group") or row["_id"]
+    group = row.get("group")
+    if not group:
+        group = row["_id"]
     return Text(row["_id"], lang, text, group, row.get("context", ""), row.get("answer", ""))
 
 
@@ -130,67 +168,93 @@ def read_texts(path: Path) -> list[Text]:
 
     *Errors*: ValueError with file, line, value and remedy.
     """
-    texts, seen = [], {}
+    texts, line_of = [], {}
     for number, line in read_lines(path):
         try:
             text = read_text(line)
-            if text.id in seen:
-                raise ValueError(f"duplicate id {text.id!r}, see line {seen[text.id]}. Rename it.")
+            if text.id in line_of:
+                first_line = line_of[text.id]
+                raise ValueError(f"duplicate id {text.id!r}, see line {first_line}. Rename it.")
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error} Row: {line[:120]}") from None
-        seen[text.id] = number
+        line_of[text.id] = number
         texts.append(text)
     if not texts:
         raise ValueError(f"{path}: no rows. The file is empty; run the folder's prepare.py again.")
     return texts
 
 
-def read_qrels(path: Path, query_at: dict, passage_at: dict) -> tuple[dict, int]:
-    """Read qrels/SPLIT.tsv: query -> passage -> score; rows of score 0 are only counted."""
-    found, dropped = {}, 0
+def read_qrels(
+    path: Path, query_at: dict[str, int], passage_at: dict[str, int]
+) -> tuple[dict[int, dict[int, float]], int]:
+    """Read qrels/SPLIT.tsv -> (query -> passage -> relevance, how many rows had the score 0)."""
+    qrels, dropped, pairs = {}, 0, set()
     for number, line in read_lines(path):
         if number == 1 and line.startswith("query-id\t"):
             continue
+        where = f"{path}:{number}"
         try:
             query, passage, score = line.split("\t")
-            value = float(score)
+            relevance = float(score)
         except ValueError:
-            shown = f"{path}:{number}: {line!r}"
-            raise ValueError(f"{shown} is not query-id, corpus-id, score with tabs.") from None
-        for name, table, key in (("queries", query_at, query), ("corpus", passage_at, passage)):
-            if key not in table:
-                raise ValueError(f"{path}:{number}: unknown id {key!r}. Add it to {name}.jsonl.")
-        row = found.setdefault(query_at[query], {})
-        if passage_at[passage] in row:
-            raise ValueError(f"{path}:{number}: {query!r}, {passage!r} stands twice. Delete a row.")
-        if value > 0:
-            row[passage_at[passage]] = value
-        dropped += value <= 0
-    return found, dropped
+            wanted = "query-id, corpus-id, score with tabs"
+            raise ValueError(f"{where}: {line!r} is not {wanted}.") from None
+        if query not in query_at:
+            raise ValueError(f"{where}: unknown id {query!r}. Add it to queries.jsonl.")
+        if passage not in passage_at:
+            raise ValueError(f"{where}: unknown id {passage!r}. Add it to corpus.jsonl.")
+        if (query, passage) in pairs:
+            raise ValueError(f"{where}: {query!r}, {passage!r} stands twice. Delete a row.")
+        pairs.add((query, passage))
+        relevant = qrels.setdefault(query_at[query], {})
+        if relevance > 0:
+            relevant[passage_at[passage]] = relevance
+        else:
+            dropped += 1
+    return qrels, dropped
 
 
 def load_data(folder: str | Path) -> DataSet:
-    """Load a data set folder (BEIR's layout plus language and group).
+    """Load a data set folder: BEIR's layout plus language and group.
 
+        corpus.jsonl       {"_id": "p12.de", "lang": "de", "text": "Paris ist ...", "group": "p12"}
+        queries.jsonl      {"_id": "q7.de", "lang": "de", "text": "Was ist ...?", "group": "q7"}
+        qrels/SPLIT.tsv    query-id  corpus-id  score       with tabs; SPLIT is train, dev or test
+
+    Of a row of the first two files:
+
+        _id       unique in its file; a query and a passage may share one
+        text      what is encoded
+        title     optional, put before the text
+        lang      optional, ISO 639 in lower case ("de", "zh"); "und" without
+        group     optional, the same for all translations of one text; the id without
+        context   optional, the paragraph around a passage
+        answer    optional, the words of a query's answer, which no attack replaces
+
+    A score above 0 says "relevant", 0 is counted and dropped. Beside these files may lie
+    synonyms/LANG.json {"word": ["replacement", ...]} and dictionary.tsv (en LANG word translation),
+    which attacks.py reads.
     *Errors*: ValueError for anything that is missing, broken or inconsistent, with file and line.
     *Source*: BEIR (Thakur et al. 2021) for the layout.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder. --data takes one such as data/minifacts.")
-    queries, passages = (read_texts(folder / f"{name}.jsonl") for name in ("queries", "corpus"))
-    # SUBTLE: a query and a passage may share an id, so each has its own table
-    query_at = {t.id: i for i, t in enumerate(queries)}
-    passage_at = {t.id: i for i, t in enumerate(passages)}
-    paths = [folder / "qrels" / f"{split}.tsv" for split in SPLITS]
-    paths = [path for path in paths if path.exists()]
-    if not paths:
+    data = DataSet(
+        folder, read_texts(folder / "queries.jsonl"), read_texts(folder / "corpus.jsonl"), {}
+    )
+    # A query and a passage may share an id, so each has its own table
+    query_at = {text.id: i for i, text in enumerate(data.queries)}
+    passage_at = {text.id: i for i, text in enumerate(data.passages)}
+    digest = hashlib.sha256((folder / "corpus.jsonl").read_bytes())
+    digest.update((folder / "queries.jsonl").read_bytes())
+    for split in SPLITS:
+        path = folder / "qrels" / f"{split}.tsv"
+        if path.exists():
+            data.qrels[split], data.dropped[split] = read_qrels(path, query_at, passage_at)
+            digest.update(path.read_bytes())
+    if not data.qrels:
         raise ValueError(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. Run prepare.py.")
-    data, digest = DataSet(folder, queries, passages, {}), hashlib.sha256()
-    for path in paths:
-        data.qrels[path.stem], data.dropped[path.stem] = read_qrels(path, query_at, passage_at)
-    for path in [folder / "corpus.jsonl", folder / "queries.jsonl", *paths]:
-        digest.update(path.read_bytes())
     data.sha256 = digest.hexdigest()
     return data
 
@@ -211,364 +275,200 @@ class Settings:
 
 
 def length_chunks(lengths: list[int], max_tokens: int = 8192, waste: float = 1.5) -> list[list]:
-    """Cut positions, shortest first, into chunks of similar length, so that padding costs little.
+    """Positions, shortest text first, in chunks of similar length, so that padding costs little.
 
-    *Units*: max_tokens bounds rows x longest of a chunk, `waste` its longest / shortest (plus 4).
+        length_chunks([3, 50, 4, 5]) -> [[0, 2, 3], [1]]
+
+    *Units*: in a chunk, texts * longest <= max_tokens and longest <= waste * shortest + 4 (so that
+    very short texts share one).
     """
     chunks = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        longest = lengths[i]
-        fits = chunks and (len(chunks[-1]) + 1) * longest <= max_tokens
-        if fits and longest <= waste * lengths[chunks[-1][0]] + 4:
+        fits = False
+        if chunks:
+            shortest = lengths[chunks[-1][0]]
+            tokens = (len(chunks[-1]) + 1) * lengths[i]
+            fits = tokens <= max_tokens and lengths[i] <= waste * shortest + 4
+        if fits:
             chunks[-1].append(i)
         else:
             chunks.append([i])
     return chunks
 
 
-class Encoder(nn.Module):
-    """Any Hugging Face encoder with pooling and normalisation: texts in, unit vectors out."""
+def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """Token states -> one vector a text: the mean over real tokens, or the first token.
 
-    def __init__(self, model: nn.Module, tokenizer, settings: Settings = Settings()):
+    *Shapes*: hidden (B, T, D), attention_mask (B, T) of 0 and 1 -> (B, D).
+    """
+    if pooling == "cls":
+        return hidden[:, 0]  # (B, T, D) -> (B, D)
+    weight = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, T) -> (B, T, 1)
+    return (hidden * weight).sum(1) / weight.sum(1)  # (B, T, D) -> (B, D)
+
+
+class Encoder(nn.Module):
+    """Any Hugging Face encoder with pooling and normalisation: texts in, unit vectors out.
+
+    A `tower` is "query" or "passage": one model, but each has its own prefix and length.
+    """
+
+    def __init__(self, model, tokenizer, settings: Settings = Settings(), precision: str = "fp32"):
         super().__init__()
         if settings.pooling not in ("mean", "cls"):
             raise ValueError(f"pooling {settings.pooling!r} is unknown. Take mean or cls.")
         if tokenizer.pad_token_id is None:
             raise ValueError(f"{tokenizer.name_or_path!r} has no padding token. Take an encoder's.")
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.truncated = Counter()  # (kind, lang) -> texts that lost their end
-        self.seen = Counter()  # (kind, lang) -> texts tokenized
+        self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
+        # (tower, lang) -> texts that lost their end, of all texts, each time one is tokenized
+        self.texts_cut, self.texts_seen = Counter(), Counter()
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def tokenize(self, texts: list[Text], kind: str) -> list[dict[str, list[int]]]:
+    def tokenize(self, texts: list[Text], tower: str) -> list[dict[str, list[int]]]:
         """Texts -> unpadded token rows with prefix and special tokens; truncation is counted.
 
-        *Units*: kind is "query" or "passage"; settings.context makes a passage a pair (below).
+        With settings.context a passage is the pair (sentence, paragraph).
         """
-        s, tokenizer = self.settings, self.tokenizer
-        is_query = kind == "query"
-        prefix, limit = (
-            (s.query_prefix, s.query_length) if is_query else (s.passage_prefix, s.passage_length)
-        )
-        first = [prefix + t.text for t in texts]
-        second = [t.context for t in texts] if s.context and not is_query else None
-        tokenizer.model_max_length = 10**9  # no warnings: we cut and count by ourselves
-        how = {"return_token_type_ids": "token_type_ids" in tokenizer.model_input_names}
-        how["return_attention_mask"] = False
-        full = tokenizer(first, second, **how)
-        rows = [{k: full[k][i] for k in full} for i in range(len(texts))]
-        for i in [i for i, row in enumerate(rows) if len(row["input_ids"]) > limit]:
-            # Only the paragraph is cut, unless the sentence is too long by itself
-            pair = second and len(tokenizer(first[i])["input_ids"]) + 3 < limit
-            how |= {"truncation": "only_second" if pair else True, "max_length": limit}
-            rows[i] = dict(tokenizer(first[i], second[i] if pair else None, **how))
-            self.truncated[kind, texts[i].lang] += 1
-        self.seen.update((kind, t.lang) for t in texts)
+        prefix, limit = self.settings.passage_prefix, self.settings.passage_length
+        if tower == "query":
+            prefix, limit = self.settings.query_prefix, self.settings.query_length
+        sentences = [prefix + text.text for text in texts]
+        paragraphs = None
+        if self.settings.context and tower == "passage":
+            paragraphs = [text.context for text in texts]
+        self.tokenizer.model_max_length = 10**9  # no warnings: we cut and count by ourselves
+        columns = self._call_tokenizer(sentences, paragraphs)
+        rows = []
+        for i, text in enumerate(texts):
+            row = {name: column[i] for name, column in columns.items()}
+            if len(row["input_ids"]) > limit:
+                paragraph = None
+                if paragraphs:
+                    paragraph = paragraphs[i]
+                row = self._cut(sentences[i], paragraph, limit)
+                self.texts_cut[tower, text.lang] += 1
+            self.texts_seen[tower, text.lang] += 1
+            rows.append(row)
         return rows
+
+    def _call_tokenizer(self, sentences, paragraphs, **more) -> dict:
+        """The tokenizer's columns, of one text or of many: input ids, and token types if any."""
+        types = "token_type_ids" in self.tokenizer.model_input_names
+        return dict(
+            self.tokenizer(
+                sentences,
+                paragraphs,
+                return_token_type_ids=types,
+                return_attention_mask=False,
+                **more,
+            )
+        )
+
+    def _cut(self, sentence: str, paragraph: str | None, limit: int) -> dict[str, list[int]]:
+        """The first `limit` tokens: only the paragraph is cut, unless the sentence is too long."""
+        whole = len(self.tokenizer(sentence)["input_ids"])
+        if paragraph and whole + 3 < limit:  # two special tokens more, and some of the paragraph
+            return self._call_tokenizer(
+                sentence, paragraph, truncation="only_second", max_length=limit
+            )
+        return self._call_tokenizer(sentence, None, truncation=True, max_length=limit)
 
     def pad(self, rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
         """Token rows -> tensors (B, T) padded to the longest row, with the attention mask."""
-        lengths = [len(row["input_ids"]) for row in rows]
-        longest = max(lengths)
-        fill = dict.fromkeys(rows[0], 0) | {"input_ids": self.tokenizer.pad_token_id}
-        batch = {k: [r[k] + [v] * (longest - len(r[k])) for r in rows] for k, v in fill.items()}
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch = {}  # name -> B lists of T numbers
+        for name in rows[0]:
+            filler = 0
+            if name == "input_ids":
+                filler = self.tokenizer.pad_token_id
+            batch[name] = [row[name] + [filler] * (longest - len(row[name])) for row in rows]
         # SUBTLE: from the lengths; XLM-R pads with id 1, so `ids != 0` would not be a mask
+        lengths = [len(row["input_ids"]) for row in rows]
         batch["attention_mask"] = [[1] * n + [0] * (longest - n) for n in lengths]
-        return {k: torch.tensor(v, device=self.device) for k, v in batch.items()}
+        return {name: torch.tensor(lists, device=self.device) for name, lists in batch.items()}
 
-    def words(self, ids: Tensor) -> Tensor:
-        """Word embeddings, before positions are added: where noise enters. (B, T) -> (B, T, D)"""
+    def word_embeddings(self, ids: Tensor) -> Tensor:
+        """Token ids -> word embeddings, before positions are added: where noise enters.
+
+        *Shapes*: (B, T) -> (B, T, D).
+        """
         return self.model.get_input_embeddings()(ids)
 
-    def from_words(self, words: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def from_embeddings(self, embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Word embeddings -> unit vectors. (B, T, D) -> (B, D)
 
-        The model numbers positions 0..T-1 from its padding id on, as it does for right-padded ids.
+        Half precision ends here: what follows, scores and losses, is fp32. Given embeddings, the
+        model cannot see which tokens are padding and numbers positions 0..T-1; for texts that are
+        padded on the right that is what it does with ids as well.
         """
-        extra = {k: v for k, v in batch.items() if k != "input_ids"}  # mask, and token types if any
-        hidden = self.model(inputs_embeds=words, **extra).last_hidden_state  # (B, T, D)
-        pooled = pool(hidden, extra["attention_mask"], self.settings.pooling)  # (B, D)
-        return F.normalize(pooled, dim=-1)
+        inputs = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
+        is_half = self.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
+            hidden = self.model(inputs_embeds=embeddings, **inputs).last_hidden_state  # (B, T, D)
+        pooled = pool_tokens(hidden.float(), batch["attention_mask"], self.settings.pooling)
+        return F.normalize(pooled, dim=-1)  # (B, D)
 
-    def forward(self, rows: list[dict[str, list[int]]], max_tokens: int = 8192, perturb=None):
+    def forward(
+        self, rows: list[dict], noise: list[Tensor] | None = None, max_tokens: int = 8192
+    ) -> Tensor:
         """Token rows -> unit vectors (B, D), with gradient, in length-sorted chunks.
 
-        A 300-token text then pads its own chunk only; the gradient is that of the whole batch.
-        perturb(words, batch, chunk) -> words may add noise. *Source*: PITFALLS.md 7.
+        A 300-token text then pads its own chunk only. All chunks stay in the graph, so the gradient
+        is that of the whole batch: this saves padding, not memory.
+        *Shapes*: noise holds one (t, D) tensor a row, t its tokens, added to the word embeddings.
         """
-        chunks, vectors = length_chunks([len(r["input_ids"]) for r in rows], max_tokens), []
-        for chunk in chunks:
+        vectors, order = [], []
+        for chunk in length_chunks([len(row["input_ids"]) for row in rows], max_tokens):
             batch = self.pad([rows[i] for i in chunk])
-            words = self.words(batch["input_ids"])  # (b, T) -> (b, T, D)
-            words = perturb(words, batch, chunk) if perturb else words
-            vectors.append(self.from_words(words, batch).float())
-        back = torch.tensor([i for chunk in chunks for i in chunk], device=self.device).argsort()
+            embeddings = self.word_embeddings(batch["input_ids"])  # (b, T) -> (b, T, D)
+            if noise is not None:
+                padded = pad_sequence([noise[i] for i in chunk], batch_first=True)  # (b, T, D)
+                embeddings = embeddings + padded
+            vectors.append(self.from_embeddings(embeddings, batch))  # (b, D)
+            order += chunk
+        back = torch.tensor(order, device=self.device).argsort()  # undoes the order
         return torch.cat(vectors)[back]  # (B, D), in the order of `rows`
 
     @torch.no_grad()
-    def encode(self, texts: list[Text], kind: str, progress=lambda rows: rows) -> Tensor:
+    def encode(self, texts: list[Text], tower: str, bar: str = "") -> Tensor:
         """Texts -> unit vectors (B, D) on the CPU, in eval mode, without gradient.
 
-        `progress` wraps the list of blocks, e.g. tqdm.
+        `bar` names a progress bar on a terminal; "" shows none.
         """
-        was_training = self.training
-        self.eval()
-        rows = self.tokenize(texts, kind)
+        rows = self.tokenize(texts, tower)
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["input_ids"]), i))
-        blocks = [order[i : i + 2048] for i in range(0, len(order), 2048)]
-        vectors = [self([rows[i] for i in block]).cpu() for block in progress(blocks)]
-        self.train(was_training)
+        starts = range(0, len(order), 2048)  # blocks, for the bar and the GPU's memory
+        disable = None if bar else True  # tqdm: None is off unless on a terminal
+        vectors = []
+        with eval_mode(self):
+            for start in tqdm(starts, desc=bar, disable=disable, leave=False):
+                block = [rows[i] for i in order[start : start + 2048]]
+                vectors.append(self(block).cpu())
         return torch.cat(vectors)[torch.tensor(order).argsort()]  # (B, D)
 
 
-def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Token states -> one vector a text: the mean over real tokens, or the first token.
-
-    *Shapes*: hidden (B, T, D), mask (B, T) of 0 and 1 -> (B, D).
-    """
-    if pooling == "cls":
-        return hidden[:, 0]  # (B, T, D) -> (B, D)
-    weight = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T) -> (B, T, 1)
-    return (hidden * weight).sum(1) / weight.sum(1)  # (B, T, D) -> (B, D)
-
-
-# ---- scores and loss -----------------------------------------------------------------------------
-
-
-def false_negatives(gold: Tensor, group: Tensor) -> Tensor:
-    """True at [i, j], i != j, where passage j of the batch answers query i as well.
-
-    *Shapes*: gold (B, K) the groups that answer query i, padded with -1; group (B,) of passage j ->
-    (B, B).
-    *Source*: PITFALLS.md 1: at batch 128 about 11 % of XQuAD-R's English rows hold one.
-    """
-    known = (gold.unsqueeze(2) == group).any(1)  # (B, K, 1) == (B,) -> (B, K, B) -> (B, B)
-    return known.fill_diagonal_(False)
-
-
-def info_nce(
-    q: Tensor, p: Tensor, tau: float, mask: Tensor | None = None, symmetric: bool = False
-) -> Tensor:
-    """InfoNCE: cross-entropy of query i picking passage i among all passages of the batch.
-
-        L = mean_i [ -s_ii / tau + log sum_{j not masked} exp(s_ij / tau) ],   s = q @ p.T
-
-    *Shapes*: q, p (B, D); mask (B, B), True where j is a false negative of i -> scalar.
-    *Units*: tau > 0 divides the scores; a "scale" elsewhere is 1 / tau. A row whose negatives are
-    all masked adds 0. `symmetric` averages with the loss of passages picking queries.
-    *Errors*: ValueError for tau <= 0.
-    *Source*: van den Oord et al. 2018, eq. 4, with in-batch negatives.
-    """
-    if not tau > 0:
-        raise ValueError(f"tau is {tau}; it divides the scores and must be above 0, e.g. 0.05.")
-    # In fp32 whatever the encoder's precision: 16 bits are too few for -inf and log-sum-exp
-    scores = q.float() @ p.float().T / tau  # (B, D) @ (D, B) -> (B, B)
-    if mask is not None:
-        scores = scores.masked_fill(mask, float("-inf"))
-    target = torch.arange(len(q), device=q.device)
-    loss = F.cross_entropy(scores, target)
-    if symmetric:
-        # SUBTLE: mask[i, j] is about query i and passage j; transposed it masks the other direction
-        loss = (loss + F.cross_entropy(scores.T, target)) / 2
-    return loss
-
-
-# ---- how a batch is composed ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Positions of B queries and their passages, and what is needed to mask false negatives."""
-
-    kind: str  # "mono" (one language), "mixed" (same-language pairs) or "cross"
-    queries: list[int]
-    passages: list[int]
-    gold: Tensor  # (B, K)
-    group: Tensor  # (B,)
-
-
-class Pairs:
-    """Training pairs: the queries and passages that a group has in each language."""
-
-    def __init__(self, data: DataSet, langs: list[str], split: str = "train"):
-        if split not in data.qrels:
-            raise ValueError(f"{data.folder}/qrels/{split}.tsv: no such file. Training needs it.")
-        known = {data.queries[q].lang for q in data.qrels[split]}
-        if unknown := sorted(set(langs) - known):
-            raise ValueError(f"unknown language {unknown[0]!r}: queries are in {sorted(known)}.")
-        self.langs, self.queries, self.passages, gold = list(langs), {}, {}, {}
-        for query, relevant in data.qrels[split].items():
-            group, lang = data.queries[query].group, data.queries[query].lang
-            # What answers the question in one language is gold for it in all
-            gold.setdefault(group, set()).update(data.passages[p].group for p in relevant)
-            self.queries.setdefault(group, {}).setdefault(lang, []).append(query)
-            passages = self.passages.setdefault(group, {})
-            for p in relevant:
-                passages.setdefault(data.passages[p].lang, {})[p] = True  # a dict is an ordered set
-        number = {name: i for i, name in enumerate(sorted({p.group for p in data.passages}))}
-        self.group_of = torch.tensor([number[p.group] for p in data.passages])  # (P,)
-        self.gold_of = {g: sorted(number[x] for x in names) for g, names in gold.items()}
-
-    def ways(self, group: str, fits) -> list[tuple[str, str]]:
-        """(query language, passage language) of a group's pairs for which fits(a, b) is true."""
-        ours = [[a for a in self.langs if a in x[group]] for x in (self.queries, self.passages)]
-        return [(a, b) for a in ours[0] for b in ours[1] if fits(a, b)]
-
-    def batch(self, kind: str, rows: list[tuple[str, str, str]], rng: torch.Generator) -> Batch:
-        """Rows of (group, query language, passage language) -> a batch."""
-        queries = [choose(self.queries[g][a], rng) for g, a, _ in rows]
-        passages = [choose(list(self.passages[g][b]), rng) for g, _, b in rows]
-        gold = [self.gold_of[g] for g, _, _ in rows]
-        width = max(map(len, gold))
-        padded = torch.tensor([row + [-1] * (width - len(row)) for row in gold])  # (B, K)
-        return Batch(kind, queries, passages, padded, self.group_of[passages])
-
-
-def choose(items: list, rng: torch.Generator):
-    """One item, uniformly."""
-    return items[int(torch.randint(len(items), (), generator=rng))]
-
-
-def stream(groups: list[str], size: int, rng: torch.Generator) -> Iterator[list[str]]:
-    """Endless batches of `size` groups: every epoch in a new order, no group twice in a batch."""
-    waiting = []
-    while True:
-        if len(waiting) < size:
-            order = [groups[i] for i in torch.randperm(len(groups), generator=rng)]
-            # SUBTLE: the rest of the last epoch goes first, its groups last in the new one, or a
-            # batch across the border could hold a question twice, as its own false negative
-            rest = set(waiting)
-            waiting += [g for g in order if g not in rest] + [g for g in order if g in rest]
-        yield waiting[:size]
-        waiting = waiting[size:]
-
-
-def batches(
-    pairs: Pairs, batching: str, size: int, steps: int, alpha: float = 0.5, seed: int = 0
-) -> Iterator[Batch]:
-    """Yield exactly `steps` batches, a function of the arguments alone: resuming can replay.
-
-        en-en      English queries with English passages
-        x-x        each pair in one language, languages mixed inside the batch
-        x-x-mono   one language for the whole batch, drawn uniformly
-        x-y        query and passage in different languages, languages mixed
-        hybrid     with probability alpha an x-x-mono batch, otherwise an x-y batch
-
-    *Units*: alpha in [0, 1], the share of monolingual batches.
-    *Errors*: ValueError, at once, for an unknown batching, alpha, or too little data for one batch.
-    *Source*: LAReQA (Roy et al. 2020, section 4); hybrid: Elmahdy et al. 2024, section 3.
-    """
-    if batching not in BATCHINGS:
-        raise ValueError(f"--batching {batching!r} is unknown. Take one of {', '.join(BATCHINGS)}.")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"--alpha {alpha}: the share of monolingual batches is from 0 to 1.")
-    langs = ["en"] if batching == "en-en" else pairs.langs
-    share = {"hybrid": alpha, "x-x": 0.0, "x-y": 0.0}.get(batching, 1.0)  # of one-language batches
-    fits = {lang: lambda a, b, lang=lang: a == b == lang for lang in langs if share > 0}
-    if share < 1:
-        fits["mixed"] = (lambda a, b: a == b) if batching == "x-x" else (lambda a, b: a != b)
-    orders = {}
-    for name, fit in fits.items():
-        groups = sorted(g for g in pairs.queries if pairs.ways(g, fit))
-        if len(groups) < size:
-            raise ValueError(
-                f"--batch-size {size} is larger than the data: {len(groups)} pairs fit {batching} "
-                f"({name}) in the training languages {pairs.langs}."
-            )
-        orders[name] = stream(groups, size, generator(seed, "order", name))
-    draw = generator(seed, "batches")
-
-    def plan():
-        for _ in range(steps):
-            # One draw a step whatever the batching: alpha 1 and 0 are x-x-mono and x-y bit for bit
-            mono = float(torch.rand((), generator=draw)) < share
-            name = choose(langs, draw) if mono else "mixed"
-            rows = [(g, *choose(pairs.ways(g, fits[name]), draw)) for g in next(orders[name])]
-            kind = "mono" if mono else "mixed" if batching == "x-x" else "cross"
-            yield pairs.batch(kind, rows, draw)
-
-    return plan()
-
-
-# ---- loading and saving --------------------------------------------------------------------------
-
-
-def load_encoder(path: str | Path, device: str = "cpu", **changes) -> Encoder:
-    """Open a Hugging Face encoder (folder or name) with the settings saved beside it, if any.
-
-    `changes` override single settings.
-    *Errors*: ValueError for a folder without model or tokenizer, weights that are missing, lengths
-    that the model has no positions for, and XLM checkpoints that want a language id a token.
-    """
-    folder = Path(path)
-    for name, needed in (("config.json", "a model"), ("tokenizer_config.json", "a tokenizer")):
-        if folder.is_dir() and not (folder / name).exists():
-            raise ValueError(f"{folder}: no {name}. --model takes a folder that holds {needed}.")
-    logging.set_verbosity_error()  # missing weights are refused below: no report, no bars
-    logging.disable_progress_bar()
+@contextmanager
+def eval_mode(encoder: Encoder):
+    """No dropout inside the `with`; afterwards the encoder is as it was, also after an error."""
+    was_training = encoder.training
+    encoder.eval()
     try:
-        how = {"dtype": torch.float32, "output_loading_info": True}
-        model, info = AutoModel.from_pretrained(path, **how)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"--model {path}: no folder and no hub name that opens. {error}") from None
-    # SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike
-    model.pooler = None
-    if missing := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
-        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
-    saved = json.loads((folder / "xlt.json").read_text()) if (folder / "xlt.json").exists() else {}
-    settings, config = Settings(**(saved | changes)), model.config
-    room = config.max_position_embeddings
-    room -= config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    if max(settings.query_length, settings.passage_length) > room:
-        raise ValueError(f"--model {path}: texts have at most {room} tokens. Take smaller lengths.")
-    if getattr(config, "use_lang_emb", False):
-        raise ValueError(f"--model {path}: wants a language id a token. Take one without.")
-    return Encoder(model, tokenizer, settings).to(device)
+        yield
+    finally:
+        encoder.train(was_training)
 
 
-def save_encoder(encoder: Encoder, folder: str | Path) -> None:
-    """Write weights, tokenizer, settings; SentenceTransformer(folder) then gives our vectors.
-
-    (But for longer queries than query_length: it knows the passage's length alone; and `context`.)
-    """
-    folder, s = Path(folder), encoder.settings
-    encoder.model.save_pretrained(folder)
-    encoder.tokenizer.model_max_length = s.passage_length
-    encoder.tokenizer.save_pretrained(folder)
-    prompts = {"query": s.query_prefix, "passage": s.passage_prefix}
-    kind, size = "sentence_transformers.models", encoder.model.config.hidden_size
-    stages = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    numbered = [(i, path, f"{kind}.{name}") for i, (path, name) in enumerate(stages)]
-    for name, content in {
-        "xlt.json": vars(s),
-        "modules.json": [{"idx": i, "name": str(i), "path": p, "type": t} for i, p, t in numbered],
-        "sentence_bert_config.json": {"max_seq_length": s.passage_length, "do_lower_case": False},
-        "config_sentence_transformers.json": {"prompts": prompts, "similarity_fn_name": "cosine"},
-        "1_Pooling/config.json": {"embedding_dimension": size, "pooling_mode": s.pooling},
-        "2_Normalize/config.json": {},
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n")
-
-
-# ---- what every program needs ---------------------------------------------------------------------
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults in the help, but for flags that are off or say themselves what happens without."""
-
-    def _get_help_string(self, action):
-        empty = action.default in (None, False, [], ())
-        return action.help if empty else super()._get_help_string(action)
-
-
-def all_langs(data: DataSet) -> list[str]:
-    """Languages of queries or passages: in Mewsli-X, say, they are not the same."""
-    return sorted({text.lang for text in (*data.queries, *data.passages)})
+def truncated_texts(encoder: Encoder) -> list[dict]:
+    """How many texts lost their end, by tower and language: [{"tower": "query", "cut": 3, ...}]."""
+    rows = []
+    for (tower, lang), cut in sorted(encoder.texts_cut.items()):
+        total = encoder.texts_seen[tower, lang]
+        rows.append({"tower": tower, "lang": lang, "cut": cut, "of": total})
+    return rows
 
 
 def weights_hash(encoder: Encoder) -> str:
@@ -579,21 +479,303 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """What the numbers depend on besides our code."""
-    mine = {"python": platform.python_version(), "torch": torch.__version__}
-    return mine | {"numpy": np.__version__, "transformers": transformers.__version__}
+# ---- scores and loss -----------------------------------------------------------------------------
 
 
-def cut_texts(encoder: Encoder) -> dict[str, str]:
-    """How many texts lost their end, of how many, by side and language."""
-    cut = sorted(encoder.truncated.items())
-    return {f"{kind} {lang}": f"{n} of {encoder.seen[kind, lang]}" for (kind, lang), n in cut}
+def false_negatives(gold: Tensor, passage_group: Tensor) -> Tensor:
+    """True at [i, j], i != j, where passage j of the batch answers query i as well.
+
+    *Shapes*: gold (B, K) the groups that answer query i, padded with -1; passage_group (B,) ->
+    (B, B). K is mostly 1: the translations of a passage are one group.
+    It matters: 51 to 75 % of XQuAD-R's questions share their gold sentence with another one, and in
+    a batch of 128 English pairs 11 % of the queries meet such a passage.
+    """
+    answers = gold.unsqueeze(2) == passage_group  # (B, K, 1) == (B,) -> (B, K, B)
+    return answers.any(1).fill_diagonal_(False)  # (B, K, B) -> (B, B)
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write aside and rename, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+def info_nce(
+    q: Tensor, p: Tensor, tau: float, mask: Tensor | None = None, symmetric: bool = False
+) -> Tensor:
+    """InfoNCE: cross-entropy of query i picking passage i among all passages of the batch.
+
+        L = mean_i [ -s_ii / tau + log sum_{j not masked} exp(s_ij / tau) ],   s = q @ p.T
+
+    *Shapes*: q, p (B, D); mask (B, B), True where j is a false negative of i, never on the
+    diagonal -> scalar.
+    *Units*: tau > 0 divides the scores; a "scale" elsewhere is 1 / tau. A row whose negatives are
+    all masked adds 0. `symmetric` averages with the loss of passages picking queries.
+    *Errors*: ValueError for tau <= 0.
+    *Source*: van den Oord et al. 2018, eq. 4, with in-batch negatives.
+    """
+    if not tau > 0:
+        raise ValueError(f"tau is {tau}; it divides the scores and must be above 0, e.g. 0.05.")
+    # In fp32 whatever is given: 16 bits are too few for -inf and log-sum-exp
+    scores = q.float() @ p.float().T / tau  # (B, D) @ (D, B) -> (B, B)
+    if mask is not None:
+        scores = scores.masked_fill(mask, float("-inf"))
+    target = torch.arange(len(q), device=q.device)
+    loss = F.cross_entropy(scores, target)
+    if symmetric:
+        # SUBTLE: mask[i, j] is about query i and passage j; the transposed scores carry it along
+        loss = (loss + F.cross_entropy(scores.T, target)) / 2
+    return loss
+
+
+# ---- how a batch is composed ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which languages a query and its passage may have in a batch."""
+
+    kind: str  # see `allows`
+    lang: str = ""  # of "mono" alone
+
+    def allows(self, query_lang: str, passage_lang: str) -> bool:
+        if self.kind == "mono":  # all of the batch in one language
+            return query_lang == passage_lang == self.lang
+        if self.kind == "mixed":  # each pair in one language, which may be another in the next row
+            return query_lang == passage_lang
+        return query_lang != passage_lang  # "cross"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pair of a batch, before its texts are drawn."""
+
+    group: str
+    query_lang: str
+    passage_lang: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Positions of B queries and their passages, and what is needed to mask false negatives.
+
+    Groups of passages are numbered in the order of their names.
+    """
+
+    kind: str  # of its pairing: "mono", "mixed" or "cross"
+    queries: list[int]  # B positions
+    passages: list[int]  # B positions, each answers the query in the same place
+    gold: Tensor  # (B, K) the groups that answer each query, padded with -1
+    passage_group: Tensor  # (B,) each passage's group
+
+
+class TrainingPairs:
+    """The queries and passages that each question has in each language.
+
+    A question is a group of queries, known by the group's name; its answers are groups of passages.
+    *Errors*: ValueError for a data set without the split, or a language that no query has.
+    """
+
+    def __init__(self, data: DataSet, langs: list[str], split: str = "train"):
+        if split not in data.qrels:
+            raise ValueError(f"{data.folder}/qrels/{split}.tsv: no such file. Training needs it.")
+        spoken = {data.queries[query].lang for query in data.qrels[split]}
+        for lang in langs:
+            if lang not in spoken:
+                raise ValueError(f"unknown language {lang!r}: queries are in {sorted(spoken)}.")
+        self.langs = list(langs)
+        self.queries = {}  # question -> lang -> positions of queries
+        self.passages = {}  # question -> lang -> positions of passages that answer it
+        self.gold = {}  # question -> numbers of the passage groups that answer it, in any language
+        names = sorted({passage.group for passage in data.passages})
+        number = {name: i for i, name in enumerate(names)}
+        self.group_number = torch.tensor([number[p.group] for p in data.passages])  # (P,)
+        for query, relevant in data.qrels[split].items():
+            group, lang = data.queries[query].group, data.queries[query].lang
+            self.queries.setdefault(group, {}).setdefault(lang, []).append(query)
+            by_lang = self.passages.setdefault(group, {})
+            answers = self.gold.setdefault(group, set())
+            for passage in relevant:
+                # What answers the question in one language is gold for it in all
+                answers.add(number[data.passages[passage].group])
+                positions = by_lang.setdefault(data.passages[passage].lang, [])
+                if passage not in positions:
+                    positions.append(passage)
+
+    def lang_pairs(self, group: str, pairing: Pairing) -> list[tuple[str, str]]:
+        """(query language, passage language) of the group's pairs that the pairing allows."""
+        pairs = []
+        for query_lang in self.langs:
+            for passage_lang in self.langs:
+                exist = query_lang in self.queries[group] and passage_lang in self.passages[group]
+                if exist and pairing.allows(query_lang, passage_lang):
+                    pairs.append((query_lang, passage_lang))
+        return pairs
+
+    def make_batch(self, kind: str, rows: list[Row], rng: torch.Generator) -> Batch:
+        """Draw a query and a passage for each row (a question may have several in a language)."""
+        queries = [choose(self.queries[row.group][row.query_lang], rng) for row in rows]
+        passages = [choose(self.passages[row.group][row.passage_lang], rng) for row in rows]
+        gold = [torch.tensor(sorted(self.gold[row.group])) for row in rows]  # B of (K_i,)
+        padded = pad_sequence(gold, batch_first=True, padding_value=-1)  # (B, K), K the longest
+        passage_group = self.group_number[passages]  # (P,) -> (B,)
+        return Batch(kind, queries, passages, padded, passage_group)
+
+
+def endless_groups(groups: list[str], size: int, rng: torch.Generator) -> Iterator[list[str]]:
+    """Batches of `size` groups without end: every epoch in a new order, no group twice in a batch.
+
+    size 3, [a, b] are left of one epoch, the next order is [a, d, c, b]: a b d | c a b, and not
+    a b a | d c b.
+    """
+    waiting = []  # groups in the order in which they will be used
+    while True:
+        if len(waiting) < size:
+            order = [groups[i] for i in torch.randperm(len(groups), generator=rng)]
+            # SUBTLE: the rest of the last epoch goes first, its groups last in the new one, or a
+            # batch across the border could hold a question twice, as its own false negative
+            rest = set(waiting)
+            waiting += [group for group in order if group not in rest]
+            waiting += [group for group in order if group in rest]
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+def batches(
+    pairs: TrainingPairs, batching: str, size: int, steps: int, alpha: float = 0.5, seed: int = 0
+) -> Iterator[Batch]:
+    """Yield exactly `steps` batches, a function of the arguments alone: resuming can replay.
+
+        batching   share of "mono" batches         the others
+        en-en      1, English
+        x-x        0                               "mixed": each pair in one language
+        x-x-mono   1, language drawn uniformly
+        x-y        0                               "cross": query and passage in two languages
+        hybrid     alpha, as x-x-mono              "cross", as x-y
+
+    *Units*: alpha in [0, 1].
+    *Errors*: ValueError, at once, for an unknown batching, alpha, or too little data for one batch.
+    *Source*: LAReQA (Roy et al. 2020, section 4); hybrid: Elmahdy et al. 2024, section 3.
+    """
+    if batching not in BATCHINGS:
+        raise ValueError(f"--batching {batching!r} is unknown. Take one of {', '.join(BATCHINGS)}.")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"--alpha {alpha}: the share of monolingual batches is from 0 to 1.")
+    mono_share = {"en-en": 1.0, "x-x": 0.0, "x-x-mono": 1.0, "x-y": 0.0, "hybrid": alpha}[batching]
+    mono_langs, others = pairs.langs, Pairing("cross")
+    if batching == "en-en":
+        mono_langs = ["en"]
+    if batching == "x-x":
+        others = Pairing("mixed")
+    pairings = []
+    if mono_share > 0:
+        pairings += [Pairing("mono", lang) for lang in mono_langs]
+    if mono_share < 1:
+        pairings.append(others)
+
+    orders = {}  # pairing -> an endless stream of groups
+    for pairing in pairings:
+        groups = sorted(group for group in pairs.queries if pairs.lang_pairs(group, pairing))
+        if len(groups) < size:
+            raise ValueError(
+                f"--batch-size {size} is larger than the data: {len(groups)} pairs fit {batching} "
+                f"({pairing.kind} {pairing.lang}) in the training languages {pairs.langs}."
+            )
+        order_rng = generator(seed, "order", pairing.lang or "mixed")  # x-x and x-y share an order
+        orders[pairing] = endless_groups(groups, size, order_rng)
+
+    rng = generator(seed, "batches")
+
+    def draw_batches():  # a function of its own, so that the errors above come at once
+        for _ in range(steps):
+            # Drawn also where the share is 0 or 1, so that all that follows is drawn the same:
+            # alpha 1 and 0 are x-x-mono and x-y bit for bit
+            pairing = others
+            if float(torch.rand((), generator=rng)) < mono_share:
+                pairing = Pairing("mono", choose(mono_langs, rng))
+            rows = []
+            for group in next(orders[pairing]):
+                query_lang, passage_lang = choose(pairs.lang_pairs(group, pairing), rng)
+                rows.append(Row(group, query_lang, passage_lang))
+            yield pairs.make_batch(pairing.kind, rows, rng)
+
+    return draw_batches()
+
+
+# ---- loading and saving --------------------------------------------------------------------------
+
+
+def room_for_tokens(config) -> int:
+    """How many tokens the model has positions for."""
+    room = config.max_position_embeddings
+    if "roberta" in config.model_type:
+        room -= config.pad_token_id + 1  # it numbers positions from there on
+    return room
+
+
+def load_encoder(
+    path: str | Path, device: str = "cpu", precision: str = "fp32", **changes
+) -> Encoder:
+    """Open a Hugging Face encoder (folder or name) with the settings saved beside it, if any.
+
+    `changes` override single settings.
+    *Errors*: ValueError for a folder without model or tokenizer, weights that are missing, lengths
+    that the model has no positions for, and XLM checkpoints that want a language id a token.
+    """
+    # Imported here: it takes longer than all the rest, and --help does without
+    from safetensors import SafetensorError
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    folder = Path(path)
+    for name, needed in (("config.json", "a model"), ("tokenizer_config.json", "a tokenizer")):
+        if folder.is_dir() and not (folder / name).exists():
+            raise ValueError(f"{folder}: no {name}. --model takes a folder that holds {needed}.")
+    logging.set_verbosity_error()  # missing weights are refused below: no report, no bars
+    logging.disable_progress_bar()
+    try:
+        model, info = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"--model {path}: no folder and no hub name that opens. {error}") from None
+    model.pooler = None  # we pool by ourselves
+    # SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
+    saved = {}
+    if (folder / "xlt.json").exists():
+        saved = json.loads((folder / "xlt.json").read_text(encoding="utf-8"))
+    settings = Settings(**(saved | changes))
+    room = room_for_tokens(model.config)
+    if max(settings.query_length, settings.passage_length) > room:
+        raise ValueError(f"--model {path}: texts have at most {room} tokens. Take smaller lengths.")
+    if getattr(model.config, "use_lang_emb", False):
+        raise ValueError(f"--model {path}: wants a language id a token. Take one without.")
+    return Encoder(model, tokenizer, settings, precision).to(device)
+
+
+def save_encoder(encoder: Encoder, folder: str | Path) -> None:
+    """Write weights, tokenizer, settings; SentenceTransformer(folder) then gives our vectors.
+
+    But for two things: it cuts queries at passage_length, too, and it does not know `context`.
+    """
+    folder, settings = Path(folder), encoder.settings
+    encoder.model.save_pretrained(folder)
+    encoder.tokenizer.model_max_length = settings.passage_length
+    encoder.tokenizer.save_pretrained(folder)
+    kind = "sentence_transformers.models"
+    stages = [
+        {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{kind}.Normalize"},
+    ]
+    prompts = {"query": settings.query_prefix, "passage": settings.passage_prefix}
+    size = encoder.model.config.hidden_size
+    files = {
+        "xlt.json": vars(settings),
+        "modules.json": stages,
+        "sentence_bert_config.json": {
+            "max_seq_length": settings.passage_length,
+            "do_lower_case": False,
+        },
+        "config_sentence_transformers.json": {"prompts": prompts, "similarity_fn_name": "cosine"},
+        "1_Pooling/config.json": {"embedding_dimension": size, "pooling_mode": settings.pooling},
+        "2_Normalize/config.json": {},
+    }
+    for name, content in files.items():
+        write_json(folder / name, content)
