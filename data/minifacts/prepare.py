@@ -6,8 +6,8 @@
       -> queries.jsonl   "Was ist die Hauptstadt Frankreichs?"     one a fact and language
       -> corpus.jsonl    "Die Hauptstadt Frankreichs ist Paris."   one a fact and language
 
-Where to look next: lexicon/ is the source, `world` renders it, `check_sentences` and `check_words`
-say what a good world is.
+Where to look next: lexicon/ is the source, `render` fills a wording, `render_language` makes all
+texts of a language, `check_sentences` and `check_words` say what a good world is.
 Left out on purpose: random numbers. Every choice (split, wording, order) is a hash of a name.
 
     python data/minifacts/prepare.py                          write the data-set folder (15 seconds)
@@ -21,6 +21,9 @@ import re
 import sys
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,20 +31,33 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from attacks import find_words, lower, match_case
+from xlt import SPLITS
 
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
 # A language's letters must be in its script; symbols such as Fe and .fr are constants and exempt
-SCRIPTS = {"ar": "ARABIC", "el": "GREEK", "hi": "DEVANAGARI", "ru": "CYRILLIC"}
-SCRIPTS |= {"th": "THAI", "zh": "CJK"}  # the others are written in Latin letters
+SCRIPTS = {  # the others are written in Latin letters
+    "ar": "ARABIC",
+    "el": "GREEK",
+    "hi": "DEVANAGARI",
+    "ru": "CYRILLIC",
+    "th": "THAI",
+    "zh": "CJK",
+}
 STATEMENT_ENDS = {"hi": "।", "th": "", "zh": "。"}  # elsewhere "."
 QUESTION_ENDS = {"ar": "؟", "el": ";", "th": "", "zh": "？"}  # elsewhere "?"
 SHARES = {"test": 0.125, "dev": 0.08}  # of the facts of each relation, rounded, at least one
-MIN_WORDINGS, MIN_SYNONYMS = 3, 150
+MIN_WORDINGS = 3  # questions of a relation and language, and as many statements
+MIN_SYNONYMS = 150  # words of a language with a replacement, and words with a translation
+# Relations whose entities have proper names: no words for a dictionary
+PROPER_NAMES = ("country", "city", "planet", "invention", "book", "month")
+
+SLOT = re.compile(r"\{([ev])(?:\.(\w+))?\}")  # {e} or {e.gen}
+CHOICE = re.compile(r"\[([ev])(?:\.(\w+))? ([^\]]*)\]")  # [e.g m:был|*:была]
 
 
 class Fact(NamedTuple):
     id: str  # entity.relation, the group that ties all languages together
-    entity: str
+    entity: str  # a term id
     relation: str  # domain.relation
     value: str  # a term id, or =constant, or #number
     split: str = ""
@@ -49,101 +65,176 @@ class Fact(NamedTuple):
 
 class Lexicon(NamedTuple):
     lang: str
-    terms: dict  # id -> {column: form}
-    wordings: dict  # (relation, "q" or "s") -> templates
-    synonyms: dict  # word -> replacements
-    words: dict  # English word -> translation
+    terms: dict[str, dict[str, str]]  # id -> column -> form
+    wordings: dict[tuple[str, str], list[str]]  # (relation, "q" or "s") -> templates
+    synonyms: dict[str, list[str]]  # word -> replacements
+    words: dict[str, str]  # English word -> translation
 
 
 # ---- reading the lexicon -------------------------------------------------------------------------
 
 
-def rows(path):
-    """Yield (line number, cells) of a tab-separated file without comments and empty lines."""
+def stable_hash(*names) -> int:
+    """A number that is the same on every machine (Python's own hash() is not).
+
+    *Units*: 0 to 2**64 - 1.
+    """
+    text = "/".join(str(name) for name in names)
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of a tab-separated file without comments and empty lines.
+
+    *Errors*: ValueError for a file that is missing.
+    """
     if not path.exists():
         raise ValueError(
             f"{path}: no such file. Every language needs it: see data/minifacts/readme.md"
         )
-    # Only "\n" ends a line: splitlines() would also cut at U+2028 and friends inside a text.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    text = path.read_text(encoding="utf-8")
+    # SUBTLE: not splitlines(): it would also cut at U+2028 and friends inside a text
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip() and not line.startswith("#"):
             yield number, [cell.strip() for cell in line.split("\t")]
+
+
+def held_out_splits(count):
+    """The splits that facts of a relation are held out for: 16 facts -> test, test, dev."""
+    splits = []
+    for split, share in SHARES.items():
+        splits += [split] * max(1, round(share * count))
+    return splits
+
+
+def assign_splits(facts):
+    """Give every fact its split; the entity of a held-out fact stays in training."""
+    by_relation = {}
+    for fact in facts:
+        by_relation.setdefault(fact.relation, []).append(fact)
+    in_training = Counter(fact.entity for fact in facts)  # facts that are not held out
+    split_of = {}
+    for members in by_relation.values():
+        wanted = held_out_splits(len(members))
+        hashes = {fact: stable_hash(fact.id) for fact in members}
+        for fact in sorted(members, key=hashes.get):
+            # SUBTLE: an entity keeps one fact in training, or the test asks for an unknown name
+            if wanted and in_training[fact.entity] > 1:
+                split_of[fact] = wanted.pop(0)
+                in_training[fact.entity] -= 1
+    return [fact._replace(split=split_of.get(fact, "train")) for fact in facts]
 
 
 def read_facts(path: Path = HERE / "lexicon" / "facts.tsv") -> list[Fact]:
     """Read the domain tables and give every fact its split.
 
+        @ country   capital   phone
+        france      paris     =+33     -> france.capital, france.phone
+
     *Errors*: ValueError for a ragged row or an entity that is listed twice.
     """
-    facts, seen, domain, relations = [], set(), "", []
-    for number, cells in rows(path):
-        if cells[0].startswith("@"):
-            domain, relations = cells[0][1:].strip(), cells[1:]
+    facts = []
+    entities = set()
+    domain, relations = "", []
+    for number, cells in read_rows(path):
+        entity, *values = cells
+        if entity.startswith("@"):
+            domain, relations = entity[1:].strip(), values
             continue
-        if len(cells) != len(relations) + 1 or cells[0] in seen:
-            raise ValueError(f"{path}:{number}: {cells[0]!r} stands twice or has not {relations}.")
-        seen.add(cells[0])
-        for name, value in zip(relations, cells[1:]):
+        if len(values) != len(relations) or entity in entities:
+            raise ValueError(f"{path}:{number}: {entity!r} stands twice or has not {relations}.")
+        entities.add(entity)
+        for relation, value in zip(relations, values, strict=True):
             if value != "-":  # "-" marks a fact that is disputed, unstable or not unique
-                facts.append(Fact(f"{cells[0]}.{name}", cells[0], f"{domain}.{name}", value))
-    return split(facts)
+                facts.append(Fact(f"{entity}.{relation}", entity, f"{domain}.{relation}", value))
+    return assign_splits(facts)
 
 
-def split(facts):
-    """Assign train, dev and test by fact; the entity of a held-out fact stays in training."""
-    left = Counter(fact.entity for fact in facts)  # facts of an entity that are not held out yet
-    where = {}
-    for relation in dict.fromkeys(fact.relation for fact in facts):
-        own = sorted((f for f in facts if f.relation == relation), key=lambda f: pick(f.id))
-        wanted = {name: max(1, round(share * len(own))) for name, share in SHARES.items()}
-        for fact in own:
-            name = next((s for s in wanted if wanted[s]), "train")
-            # SUBTLE: an entity keeps one fact in training, or the test asks for an unknown name
-            if name != "train" and left[fact.entity] > 1:
-                wanted[name] -= 1
-                left[fact.entity] -= 1
-                where[fact.id] = name
-    return [fact._replace(split=where.get(fact.id, "train")) for fact in facts]
+def read_terms(path):
+    """Term id -> column -> form; an empty cell repeats the first column."""
+    table = list(read_rows(path))
+    _, header = table[0]
+    columns = header[1:]
+    terms = {}
+    for number, (term, *forms) in table[1:]:
+        if term in terms or not forms or not forms[0] or len(forms) > len(columns):
+            raise ValueError(f"{path}:{number}: {term!r} is double, empty or too wide.")
+        terms[term] = dict.fromkeys(columns, forms[0])
+        for column, form in zip(columns, forms, strict=False):  # short rows end in empty cells
+            if form:
+                terms[term][column] = form
+    return terms
+
+
+def read_wordings(path):
+    """(relation, "q" or "s") -> its templates."""
+    wordings = {}
+    for number, cells in read_rows(path):
+        if len(cells) != 3 or cells[1] not in ("q", "s"):
+            raise ValueError(f"{path}:{number}: {cells} is not relation, q|s, text.")
+        relation, kind, template = cells
+        wordings.setdefault((relation, kind), []).append(template)
+    return wordings
+
+
+def read_synonyms(path):
+    """Word -> its replacements."""
+    synonyms = {}
+    for _, (word, *replacements) in read_rows(path):
+        synonyms[word] = [replacement for replacement in replacements if replacement]
+    return synonyms
 
 
 def read_lexicon(lang: str) -> Lexicon:
-    """Read one language's four files; an empty cell of terms.tsv repeats the first column."""
+    """Read one language's files.
+
+    *Errors*: ValueError for a file that is missing, and for a row that says nothing or too much.
+    """
     folder = HERE / "lexicon" / lang
-    table = list(rows(folder / "terms.tsv"))
-    header = table[0][1]
-    terms = {}
-    for number, (key, *forms) in table[1:]:
-        if key in terms or not forms or not forms[0] or len(forms) >= len(header):
-            raise ValueError(f"{folder}/terms.tsv:{number}: {key!r} is double, empty or too wide.")
-        forms += [""] * (len(header) - 1 - len(forms))
-        terms[key] = {name: form or forms[0] for name, form in zip(header[1:], forms)}
-    wordings = {}
-    for number, cells in rows(folder / "wordings.tsv"):
-        if len(cells) != 3 or cells[1] not in ("q", "s"):
-            raise ValueError(f"{folder}/wordings.tsv:{number}: {cells} is not relation, q|s, text.")
-        wordings.setdefault((cells[0], cells[1]), []).append(cells[2])
-    synonyms = {cells[0]: [c for c in cells[1:] if c] for _, cells in rows(folder / "synonyms.tsv")}
-    words = [] if lang == "en" else rows(folder / "words.tsv")
-    return Lexicon(lang, terms, wordings, synonyms, {c[0]: c[1] for _, c in words})
+    terms = read_terms(folder / "terms.tsv")
+    wordings = read_wordings(folder / "wordings.tsv")
+    synonyms = read_synonyms(folder / "synonyms.tsv")
+    words = {}
+    if lang != "en":
+        words = {cells[0]: cells[1] for _, cells in read_rows(folder / "words.tsv")}
+    return Lexicon(lang, terms, wordings, synonyms, words)
 
 
 # ---- from a template to a sentence ---------------------------------------------------------------
 
 
-def pick(*names):
-    """A number that is the same on every machine: the hash of the names."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, names)).encode()).digest()[:8], "big")
+def first_form(forms):
+    """A term's form in the first column."""
+    return next(iter(forms.values()))
 
 
-def form(letter, column, fact, lexicon):
-    """What a slot stands for: a constant as it is, else the lexicon's form (default: the first)."""
-    term = fact.entity if letter == "e" else fact.value
+def slot_text(slot: str, column: str | None, fact: Fact, lexicon: Lexicon) -> str:
+    """What stands in a slot: a constant as it is, else a form of the entity or the value.
+
+        slot_text("e", "gen", FRANCE_CAPITAL, GERMAN) -> "Frankreichs"     no column: the first
+
+    *Errors*: ValueError for a term or a column that the lexicon lacks.
+    """
+    term = fact.value
+    if slot == "e":
+        term = fact.entity
     if term[0] in "=#":
         return term[1:]
     forms = lexicon.terms.get(term, {})
-    if not forms or (column and column not in forms):
+    if forms and not column:
+        return first_form(forms)
+    if column not in forms:
         raise ValueError(f"{lexicon.lang}/terms.tsv: {term!r} has no column {column!r}.")
-    return forms[column] if column else next(iter(forms.values()))
+    return forms[column]
+
+
+def capitalize(text, lang):
+    """A capital at the first letter or digit, e.g. behind an opening "¿"."""
+    start = 0
+    while start < len(text) and not text[start].isalnum():
+        start += 1
+    return text[:start] + match_case("A", text[start:], lang)
 
 
 def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
@@ -155,167 +246,324 @@ def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
     *Errors*: ValueError that names language, relation, template and the slot that cannot be filled.
     """
 
-    def choice(match):
-        options = dict(part.split(":", 1) for part in match[3].split("|"))
-        key = form(match[1], match[2], fact, lexicon)
-        if key not in options and "*" not in options:
-            raise ValueError(f"{lexicon.lang} {fact.id}: {key!r} has no choice in {template!r}")
-        return options.get(key, options.get("*", ""))
+    def fill_choice(match):
+        slot, column, content = match.groups()
+        options = dict(option.split(":", 1) for option in content.split("|"))
+        key = slot_text(slot, column, fact, lexicon)
+        if key in options:
+            return options[key]
+        if "*" in options:
+            return options["*"]
+        raise ValueError(f"{lexicon.lang} {fact.id}: {key!r} has no choice in {template!r}")
 
-    text = re.sub(r"\[([ev])(?:\.(\w+))? ([^\]]*)\]", choice, template)  # first: may hold a slot
-    text = re.sub(r"\{([ev])(?:\.(\w+))?\}", lambda m: form(m[1], m[2], fact, lexicon), text)
-    at = next((i for i, c in enumerate(text) if c.isalnum()), 0)  # past an opening "¿"
-    return text[:at] + match_case("A", text[at:], lexicon.lang)
+    def fill_slot(match):
+        slot, column = match.groups()
+        return slot_text(slot, column, fact, lexicon)
+
+    text = CHOICE.sub(fill_choice, template)  # first: an option may hold a slot
+    text = SLOT.sub(fill_slot, text)
+    return capitalize(text, lexicon.lang)
 
 
-def sentence(fact, kind, lexicon):
+def sentence(fact: Fact, kind: str, lexicon: Lexicon) -> str:
     """The one wording that the data set uses for this fact and language."""
-    options = lexicon.wordings[fact.relation, kind]
-    return render(options[pick(fact.id, kind, lexicon.lang) % len(options)], fact, lexicon)
+    templates = lexicon.wordings[fact.relation, kind]
+    number = stable_hash(fact.id, kind, lexicon.lang)
+    return render(templates[number % len(templates)], fact, lexicon)
 
 
-def world(facts: list[Fact], lexicon: Lexicon) -> tuple[list[dict], list[dict]]:
-    """Render one language: passages with their paragraphs, and queries."""
-    lang, passages, queries = lexicon.lang, [], []
-    said = {fact.id: sentence(fact, "s", lexicon) for fact in facts}
+def paragraph(fact, entity_facts, statement_of, lang):
+    """The statements about the fact's entity that stand around its own, in an order of hashes."""
+    # SUBTLE: a training fact's paragraph must not tell a held-out one: it holds the entity's
+    # training facts alone, that of a test fact those and the entity's other test facts
+    told = [other for other in entity_facts if other.split in ("train", fact.split)]
+    hashes = {other: stable_hash("order", other.id, lang) for other in told}
+    blank = " "
+    if lang == "zh":
+        blank = ""
+    return blank.join(statement_of[other] for other in sorted(told, key=hashes.get))
+
+
+def render_language(facts: list[Fact], lexicon: Lexicon) -> tuple[list[dict], list[dict]]:
+    """One language's rows of corpus.jsonl and of queries.jsonl, in the order of the facts."""
+    lang = lexicon.lang
+    statement_of = {fact: sentence(fact, "s", lexicon) for fact in facts}
     by_entity = {}
     for fact in facts:
         by_entity.setdefault(fact.entity, []).append(fact)
+    passages = []
+    queries = []
     for number, fact in enumerate(facts):
-        # SUBTLE: a training fact's paragraph must not tell a held-out one: it holds the entity's
-        # training facts alone, that of a test fact those and the entity's other test facts
-        near = [f for f in by_entity[fact.entity] if f.split in ("train", fact.split)]
-        near.sort(key=lambda f: pick("order", f.id, lang))
-        context = ("" if lang == "zh" else " ").join(said[f.id] for f in near)
-        row = {"_id": f"p{number}.{lang}", "lang": lang, "text": said[fact.id], "context": context}
-        passages.append(row | {"group": fact.id})
-        row = {"_id": f"q{number}.{lang}", "lang": lang, "text": sentence(fact, "q", lexicon)}
-        queries.append(row | {"group": fact.id, "answer": form("v", "", fact, lexicon)})
+        passage = {
+            "_id": f"p{number}.{lang}",
+            "lang": lang,
+            "text": statement_of[fact],
+            "context": paragraph(fact, by_entity[fact.entity], statement_of, lang),
+            "group": fact.id,
+        }
+        query = {
+            "_id": f"q{number}.{lang}",
+            "lang": lang,
+            "text": sentence(fact, "q", lexicon),
+            "group": fact.id,
+            "answer": slot_text("v", "", fact, lexicon),
+        }
+        passages.append(passage)
+        queries.append(query)
     return passages, queries
 
 
 # ---- what a good world is ------------------------------------------------------------------------
 
 
-def fixed_text(template):
-    """A template's words without its slots, choices spelled out, e.g. for looking up synonyms."""
-    spell = lambda m: re.sub(r"(?:^|\|)[^:|]*:", " ", m[1])
-    text = re.sub(r"\[[ev](?:\.\w+)? ([^\]]*)\]", spell, template)
-    return re.sub(r"\{[^}]*\}", " | ", text)  # a bar, so that no word is found across a slot
-
-
-def foreign(text, lang):
+def foreign_letters(text, lang):
     """The letters of a text that are not in the language's script."""
     script = SCRIPTS.get(lang, "LATIN")
-    return [c for c in text if c.isalpha() and not unicodedata.name(c, "?").startswith(script)]
+    letters = [char for char in text if char.isalpha()]
+    return [char for char in letters if not unicodedata.name(char, "?").startswith(script)]
 
 
-def check_sentences(facts, lexicon):
+def check_slots(template, fact, kind, lang):
+    """A question names the entity, a statement entity and value; choices come on top of that."""
+    expected = ["e", "v"]
+    if kind == "q":
+        expected = ["e"]
+    outside = re.sub(r"\[[^\]]*\]", "", template)
+    slots = sorted(re.findall(r"\{([ev])[.\w]*\}", outside))
+    if slots != expected:
+        yield f"{lang} {fact.relation} {kind}: slots {slots} in {template!r}"
+
+
+def check_text(text, fact, kind, lang):
+    """A sentence is in its script, has all slots filled, no double blank, and ends as it should."""
+    end = STATEMENT_ENDS.get(lang, ".")
+    if kind == "q":
+        end = QUESTION_ENDS.get(lang, "?")
+    without_symbol = text
+    if fact.value[0] == "=":
+        without_symbol = text.replace(fact.value[1:], "")  # it is the same in every script
+    letters = foreign_letters(without_symbol, lang)
+    if letters or re.search(r"[{}\[\]|]|  ", text) or not text.endswith(end):
+        yield f"{lang} {fact.id}: letters {letters}, a {{, blanks or no {end!r}: {text!r}"
+
+
+def check_sentences(facts: list[Fact], lexicon: Lexicon) -> Iterator[str]:
     """Render every wording of every fact; yield what is wrong with it."""
-    asked, lang = {}, lexicon.lang
+    lang = lexicon.lang
+    asker_of = {}  # question -> id of the first fact that asks it
     for fact in facts:
-        for kind in "qs":
-            options = lexicon.wordings.get((fact.relation, kind), [])
-            if len(options) < MIN_WORDINGS:
-                yield f"{lang} {fact.relation}: {len(options)} wordings, needs {MIN_WORDINGS}"
-            end = QUESTION_ENDS.get(lang, "?") if kind == "q" else STATEMENT_ENDS.get(lang, ".")
-            for template in options:
-                slots = sorted(re.findall(r"\{([ev])[.\w]*\}", re.sub(r"\[[^\]]*\]", "", template)))
-                if slots != (["e"] if kind == "q" else ["e", "v"]):
-                    yield f"{lang} {fact.relation} {kind}: slots {slots} in {template!r}"
+        for kind in ("q", "s"):
+            templates = lexicon.wordings.get((fact.relation, kind), [])
+            if len(templates) < MIN_WORDINGS:
+                yield f"{lang} {fact.relation}: {len(templates)} wordings, needs {MIN_WORDINGS}"
+            for template in templates:
+                yield from check_slots(template, fact, kind, lang)
                 try:
                     text = render(template, fact, lexicon)
                 except ValueError as error:
                     yield str(error)
                     continue
-                symbol = fact.value[1:] if fact.value[0] == "=" else "\0"
-                wrong = foreign(text.replace(symbol, ""), lang)
-                if wrong or re.search(r"[{}\[\]|]|  ", text) or not text.endswith(end):
-                    yield f"{lang} {fact.id}: letters {wrong}, a {{, blanks or no {end!r}: {text!r}"
-                if kind == "q" and asked.setdefault(text, fact.id) != fact.id:
-                    yield f"{lang}: {text!r} asks for {asked[text]} and for {fact.id}"
+                yield from check_text(text, fact, kind, lang)
+                if kind == "q" and asker_of.setdefault(text, fact.id) != fact.id:
+                    yield f"{lang}: {text!r} asks for {asker_of[text]} and for {fact.id}"
 
 
-def check_words(facts, lexicon):
+def spell_choices(match):
+    """All options of a choice, without their keys: "[e.g m:был|*:была]" -> " был была"."""
+    return re.sub(r"(?:^|\|)[^:|]*:", " ", match[3])
+
+
+def fixed_text(template):
+    """A template's words without its slots, choices spelled out: for looking up synonyms."""
+    text = CHOICE.sub(spell_choices, template)
+    return re.sub(r"\{[^}]*\}", " | ", text)  # a bar, so that no word is found across a slot
+
+
+def occurs(word, texts, lang):
+    """Does one of the texts hold the word as a whole?"""
+    for text in texts:
+        # The first condition is cheap, and mostly false
+        if word in text and find_words(text, {word}, lang):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What the synonyms of a language are looked up in, in lower case."""
+
+    templates: list[str]
+    names: set[str]  # all forms of all terms
+    entity_names: set[str]  # of the entities among them
+
+
+def lower_all(facts, lexicon):
+    """The language's templates and names in lower case."""
+    templates = [lower(fixed_text(text)) for text in chain(*lexicon.wordings.values())]
+    entities = {fact.entity for fact in facts}
+    names = set()
+    entity_names = set()
+    for term, forms in lexicon.terms.items():
+        lowered_forms = [lower(form) for form in forms.values()]
+        names.update(lowered_forms)
+        if term in entities:
+            entity_names.update(lowered_forms)
+    return Lowered(templates, names, entity_names)
+
+
+def check_synonym(word, replacements, lang, lowered):
+    """Yield what is wrong with one word of the synonyms."""
+    repeats = len(set(replacements)) < len(replacements)
+    if not replacements or word in replacements or word != lower(word) or repeats:
+        yield f"{lang} synonym {word!r}: not lower case, or bad replacements {replacements}"
+    if not occurs(word, lowered.templates, lang):
+        yield f"{lang} synonym {word!r} occurs in no wording"
+    if word in lowered.names or occurs(word, lowered.entity_names, lang):
+        yield f"{lang} synonym {word!r} is part of a name or a value"
+    letters = foreign_letters("".join(replacements), lang)
+    if letters:
+        yield f"{lang} synonym {word!r}: foreign letters {letters}"
+
+
+def check_words(facts: list[Fact], lexicon: Lexicon) -> Iterator[str]:
     """Yield what is wrong with the synonyms and the dictionary words of one language."""
-    lang, templates = lexicon.lang, [t for ts in lexicon.wordings.values() for t in ts]
-    entities = {fact.entity for fact in facts} & set(lexicon.terms)
-    parts = lower(" | ".join(text for k in entities for text in lexicon.terms[k].values()))
-    names = {lower(text) for forms in lexicon.terms.values() for text in forms.values()}
-    texts = [lower(fixed_text(t)) for t in templates]
-    found = lambda word: any(word in t and find_words(t, {word: []}, lang) for t in texts)
-    replacements = [r for rs in lexicon.synonyms.values() for r in rs]
+    lang = lexicon.lang
     if len(lexicon.synonyms) < MIN_SYNONYMS:
         yield f"{lang}: {len(lexicon.synonyms)} synonyms, needs {MIN_SYNONYMS}"
-    for word, others in lexicon.synonyms.items():
-        if not others or word in others or word != lower(word) or len(set(others)) < len(others):
-            yield f"{lang} synonym {word!r}: not lower case, or bad replacements {others}"
-        if not found(word):
-            yield f"{lang} synonym {word!r} occurs in no wording"
-        if word in names or (word in parts and find_words(parts, {word: []}, lang)):
-            yield f"{lang} synonym {word!r} is part of a name or a value"
-        if wrong := [c for other in others for c in foreign(other, lang)]:
-            yield f"{lang} synonym {word!r}: foreign letters {wrong}"
-    new = sum(not found(r) for r in replacements)
-    if new < 0.6 * len(replacements):
-        yield f"{lang}: only {new} of {len(replacements)} replacements occur in no wording"
+    lowered = lower_all(facts, lexicon)
+    for word, replacements in lexicon.synonyms.items():
+        yield from check_synonym(word, replacements, lang, lowered)
+    replacements = list(chain(*lexicon.synonyms.values()))
+    unseen = sum(not occurs(word, lowered.templates, lang) for word in replacements)
+    if unseen < 0.6 * len(replacements):
+        yield f"{lang}: only {unseen} of {len(replacements)} replacements occur in no wording"
     if lang != "en" and len(lexicon.words) < MIN_SYNONYMS:
         yield f"{lang}: {len(lexicon.words)} words, needs {MIN_SYNONYMS}"
 
 
 def verify(facts: list[Fact], lexicon: Lexicon) -> list[str]:
     """All that is wrong with one language, as sentences; an empty list is a good language."""
-    english = {cells[0] for _, cells in rows(HERE / "lexicon" / "en" / "terms.tsv")} - {"id"}
-    differ = sorted(english ^ set(lexicon.terms))
-    problems = [f"{lexicon.lang}: {t!r} is missing in terms.tsv or in en/terms.tsv" for t in differ]
+    english = {cells[0] for _, cells in read_rows(HERE / "lexicon" / "en" / "terms.tsv")}
+    english.discard("id")  # of the header
+    problems = []
+    for term in sorted(english ^ set(lexicon.terms)):
+        problems.append(f"{lexicon.lang}: {term!r} is missing in terms.tsv or in en/terms.tsv")
     problems += check_sentences(facts, lexicon)
-    return list(dict.fromkeys(problems + list(check_words(facts, lexicon))))
+    problems += check_words(facts, lexicon)
+    return list(dict.fromkeys(problems))
 
 
 # ---- writing the data-set folder -----------------------------------------------------------------
 
 
-def dictionary(facts, lexicons):
+def common_nouns(facts, english):
+    """English name -> entity, for names that are words: "tiger", but not "France"."""
+    entities_of = {}
+    for fact in facts:
+        if not fact.relation.startswith(PROPER_NAMES):
+            name = english.terms[fact.entity]["name"]
+            entities_of.setdefault(name, set()).add(fact.entity)
+    nouns = {}
+    for name, entities in entities_of.items():
+        is_homonym = len(entities) > 1
+        if name.islower() and " " not in name and not is_homonym:
+            nouns[name] = entities.pop()
+    return nouns
+
+
+def dictionary_lines(facts, lexicons):
     """English word -> word of another language: question words, and names that are common nouns."""
-    proper = ("country", "city", "planet", "invention", "book", "month")
-    names = {}
-    for term in dict.fromkeys(f.entity for f in facts if not f.relation.startswith(proper)):
-        names.setdefault(lexicons["en"].terms[term]["name"], []).append(term)
-    for lang in [code for code in LANGS if code != "en"]:
+    nouns = common_nouns(facts, lexicons["en"])
+    lines = []
+    for lang in LANGS:
+        if lang == "en":
+            continue
         table = dict(lexicons[lang].words)
-        for name, ids in names.items():
-            if len(ids) == 1 and name.islower() and " " not in name:  # two ids are a homonym
-                table.setdefault(name, next(iter(lexicons[lang].terms[ids[0]].values())))
-        for word, other in sorted(table.items()):
-            if word != other:
-                yield f"en\t{lang}\t{word}\t{other}\n"
+        for noun, entity in nouns.items():
+            table.setdefault(noun, first_form(lexicons[lang].terms[entity]))
+        for word, translation in sorted(table.items()):
+            if word != translation:
+                lines.append(f"en\t{lang}\t{word}\t{translation}\n")
+    return lines
 
 
-def write(out: Path) -> dict:
-    """Render, verify, write; return counts. *Errors*: ValueError with all problems."""
+def qrels_lines(facts, split):
+    """Each question of the split, in each language, is answered by its fact in every language."""
+    lines = ["query-id\tcorpus-id\tscore\n"]
+    for number, fact in enumerate(facts):
+        if fact.split != split:
+            continue
+        for query_lang in LANGS:
+            for passage_lang in LANGS:
+                lines.append(f"q{number}.{query_lang}\tp{number}.{passage_lang}\t1\n")
+    return lines
+
+
+def json_lines(rows):
+    """One row a line, unescaped: a reader sees Thai."""
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+
+
+def world_size(facts):
+    """What the readme tells: facts of each split, and how many of everything there are."""
+    counts = Counter(fact.split for fact in facts)
+    size = {split: counts[split] for split in SPLITS}
+    size["domains"] = len({fact.relation.split(".")[0] for fact in facts})
+    size["entities"] = len({fact.entity for fact in facts})
+    size["relations"] = len({fact.relation for fact in facts})
+    size["facts"] = len({fact.id for fact in facts})
+    return size
+
+
+def world_files(facts: list[Fact], lexicons: dict[str, Lexicon]) -> dict[str, list[str]]:
+    """The data-set folder: file name -> its lines."""
+    corpus = []
+    queries = []
+    files = {"corpus.jsonl": corpus, "queries.jsonl": queries}
+    files["dictionary.tsv"] = dictionary_lines(facts, lexicons)
+    for lang, lexicon in lexicons.items():
+        passage_rows, query_rows = render_language(facts, lexicon)
+        corpus += json_lines(passage_rows)
+        queries += json_lines(query_rows)
+        table = json.dumps(lexicon.synonyms, ensure_ascii=False, indent=1, sort_keys=True)
+        files[f"synonyms/{lang}.json"] = [table, "\n"]
+    for split in SPLITS:
+        files[f"qrels/{split}.tsv"] = qrels_lines(facts, split)
+    return files
+
+
+def write(out: Path) -> dict[str, int]:
+    """Read the lexicon, verify it, write the folder; return the size of the world.
+
+    *Errors*: ValueError with what is wrong, in all languages; then nothing is written.
+    """
     facts = read_facts()
     lexicons = {lang: read_lexicon(lang) for lang in LANGS}
-    problems = [p for lexicon in lexicons.values() for p in verify(facts, lexicon)]
+    problems = []
+    for lexicon in lexicons.values():
+        problems += verify(facts, lexicon)
     if problems:
         raise ValueError("\n".join([*problems[:50], f"{len(problems)} problems in lexicon/"]))
-    files = {"corpus.jsonl": [], "queries.jsonl": [], "dictionary.tsv": dictionary(facts, lexicons)}
-    for lang, lexicon in lexicons.items():
-        passages, queries = world(facts, lexicon)
-        files["corpus.jsonl"] += [json.dumps(row, ensure_ascii=False) + "\n" for row in passages]
-        files["queries.jsonl"] += [json.dumps(row, ensure_ascii=False) + "\n" for row in queries]
-        text = json.dumps(lexicon.synonyms, ensure_ascii=False, indent=1, sort_keys=True)
-        files[f"synonyms/{lang}.json"] = [text + "\n"]
-    for name in ("train", "dev", "test"):
-        ids = [i for i, f in enumerate(facts) if f.split == name]
-        pairs = [f"q{i}.{a}\tp{i}.{b}\t1\n" for i in ids for a in LANGS for b in LANGS]
-        files[f"qrels/{name}.tsv"] = ["query-id\tcorpus-id\tscore\n"] + pairs
-    for name, lines in files.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text("".join(lines), encoding="utf-8", newline="\n")
-    counts = {name: sum(f.split == name for f in facts) for name in ("train", "dev", "test")}
-    counts |= {"domains": len({f.relation.split(".")[0] for f in facts})}
-    fields = {"entities": "entity", "relations": "relation", "facts": "id"}
-    return counts | {name: len({getattr(f, x) for f in facts}) for name, x in fields.items()}
+    for name, lines in world_files(facts, lexicons).items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    return world_size(facts)
+
+
+def print_check(lang, sample):
+    """Print some facts of a good language, or what is wrong with it -> the number of problems."""
+    facts = read_facts()
+    lexicon = read_lexicon(lang)
+    problems = verify(facts, lexicon)
+    if not problems:
+        hashes = {fact: stable_hash(sample, fact.id) for fact in facts}
+        for fact in sorted(facts, key=hashes.get)[:sample]:
+            question = sentence(fact, "q", lexicon)
+            statement = sentence(fact, "s", lexicon)
+            print(fact.id, question, statement, sep=" | ")
+    print(*problems[:200], f"{len(problems)} problems", sep="\n")
+    return len(problems)
 
 
 def main(argv=None) -> int:
@@ -328,17 +576,13 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.check is None:
-            return print(json.dumps(write(args.out))) or 0
-        facts, lexicon = read_facts(), read_lexicon(args.check)
-        problems = verify(facts, lexicon)
-        if not problems:
-            for fact in sorted(facts, key=lambda f: pick(args.sample, f.id))[: args.sample]:
-                print(fact.id, *(sentence(fact, kind, lexicon) for kind in "qs"), sep=" | ")
-        print(*problems[:200], f"{len(problems)} problems", sep="\n")
-        return 1 if problems else 0
+            print(json.dumps(write(args.out)))
+        elif print_check(args.check, args.sample) > 0:
+            return 1
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":
