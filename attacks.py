@@ -1,349 +1,603 @@
 """How a query is perturbed: its words, its letters, its embeddings; at random, at worst, certified.
 
-    margin = best score of a relevant passage - best score of any other   (> 0: right at rank 1)
-    random     E  margin(q')      q' drawn from the neighbourhood of q
-    greedy     ~  min margin(q')  word by word, the worst replacement each time
-    certified  :  margin(q') > 0 for every q' of the neighbourhood
+    margin = best score of a relevant passage - best score of any other     (> 0: right at rank 1)
 
-A neighbourhood is a set of replacements a word (synonyms, typos, other languages) or a ball around
-the word embeddings. An attack is where the options come from and how they are searched: ATTACKS.
+    Which city is the capital of France?       slots: words that may be changed, and their options
+    What   town       seat                     edits: {(0, 5): "What", (6, 10): "town"}
+
+    random     edits are drawn                 what an average perturbation costs
+    greedy     word by word, the worst edit    what an adversary costs
+    certified  margin > 0 whatever the edits   a promise that no adversary can break
+
+Embeddings are perturbed by noise instead, in a ball around each. An attack is a source of options
+and a way to search among them: the table ATTACKS lists all.
 Where to look next: `find_words` is what makes eleven languages work, `margins` is the goal,
-`beam_search` the worst case over words, `pgd` the worst case over embeddings, `attack` runs it all.
-Left out on purpose: part-of-speech taggers, segmenters, sentence encoders that judge fluency.
-Differs from TextAttack: the goal is a ranking; all queries advance in lock-step, the candidates of
-a step are one batch, and a word is what the table says it is. From Robust-XLT: it splits on single
+`beam_search` the worst case over words, `pgd` the worst case over embeddings, `attack_queries`
+runs them on all queries. evaluate.py ranks what comes out, train.py trains on the same edits and
+noise.
+Left out on purpose: part-of-speech taggers, word segmenters, sentence encoders that judge fluency.
+Differs from TextAttack: the goal is a ranking; all queries advance in lock-step, the texts of a
+step are one batch, and a word is what the table says it is. From Robust-XLT: it splits on single
 spaces with case and punctuation attached, which finds 37.7 % of XQuAD-R's English question words
-where this finds 59.3 % (PAPERS.md, 1), and no word at all in Thai and Chinese.
+where this finds 59.3 %, and no word at all in Thai and Chinese.
 
-Shapes: B batch, T tokens, D embedding, Q queries, C candidates, P passages, L languages.
+Shapes: B queries of a chunk, T tokens, D embedding, Q queries, P passages, R relevant passages,
+L languages, C texts that are scored, N texts that are drawn, V words of a vocabulary.
 """
 
-import itertools
 import json
 import math
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate, chain, combinations, groupby, islice, product
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
-from xlt import DataSet, Encoder, Text, choose, generator, length_chunks
+from xlt import DataSet, Encoder, Text, choose, eval_mode, generator, length_chunks, read_lines
 
 # Written without spaces between words: a key may match anywhere, the longest one wins
 UNSPACED = {"zh", "th", "ja", "km", "lo", "my"}
 
-# name -> where the options of a word come from, how they are searched
+Words = Collection[str]  # in lower case; a table will do
+Span = tuple[int, int]  # [start, end) in a text
+Edits = dict[Span, str]  # what is put in the place of each span
+Table = dict[str, list[str]]  # word in lower case -> its replacements
+Tables = dict[str, Table]  # language -> its table
+
+
+# ---- 1. settings: "greedy:edits=2,k=4" is an attack ----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The values that a setting may take: numbers by their bounds, words by choices."""
+
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    below: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    def broken_rule(self, value) -> str:
+        """What a value is not, "" if it is allowed: of -1.0, say, "at least 0"."""
+        if self.choices:
+            if value in self.choices:
+                return ""
+            return f"one of {', '.join(self.choices)}"
+        if not math.isfinite(value):
+            return "a finite number"
+        if value < self.least:
+            return f"at least {self.least:g}"
+        if value <= self.above:
+            return f"above {self.above:g}"
+        if value > self.most:
+            return f"at most {self.most:g}"
+        if value >= self.below:
+            return f"below {self.below:g}"
+        return ""
+
+
+def setting(default, **limits):
+    """A dataclass field that knows its limits, in the words of Limits: `setting(8, least=1)`."""
+    return field(default=default, metadata={"limits": Limits(**limits)})
+
+
+def read_settings(start, text: str, keys: Collection[str], where: str):
+    """A copy of the dataclass `start`, with the settings of a text such as "edits=2,k=4" in it.
+
+    Only these keys may stand there. A value gets the type that the setting has in `start`.
+    *Errors*: ValueError, beginning with `where`, for another key, one that stands twice, a value of
+    another type or outside its limits.
+    """
+    limits = {entry.name: entry.metadata.get("limits") for entry in fields(start)}
+    values = {}
+    for assignment in text.split(","):
+        if not assignment:
+            continue
+        key, _, word = assignment.partition("=")
+        if key not in keys:
+            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(keys)}.")
+        if key in values:
+            raise ValueError(f"{where}: {key} is given twice. Leave one out.")
+        kind = type(getattr(start, key))
+        try:
+            values[key] = kind(word)
+        except ValueError:
+            kind_of_number = f"no number of type {kind.__name__}"
+            raise ValueError(f"{where}: {key} is {word!r}, {kind_of_number}.") from None
+        rule = limits[key].broken_rule(values[key])
+        if rule:
+            shown = repr(word) if kind is str else word
+            raise ValueError(f"{where}: {key} is {shown}; it is {rule}.")
+    return replace(start, **values)
+
+
+def settings_of(instance, start) -> dict:
+    """The fields in which a dataclass differs from `start`, in their order."""
+    changed = {}
+    for entry in fields(instance):
+        value = getattr(instance, entry.name)
+        if value != getattr(start, entry.name):
+            changed[entry.name] = value
+    return changed
+
+
+def settings_text(settings: dict) -> str:
+    """Settings as they are written: {"edits": 2.0, "k": 4} -> "edits=2,k=4"."""
+    assignments = []
+    for key, value in settings.items():
+        value = str(value).removesuffix(".0")  # not :g, which ends after six digits
+        assignments.append(f"{key}={value}")
+    return ",".join(assignments)
+
+
+@dataclass(frozen=True)
+class AttackKind:
+    """What the name of an attack says."""
+
+    source: str  # of the options: "nothing", "synonyms", "dictionary", "typos" or "embeddings"
+    search: str  # among them: "random", "beam", "exact", "gradient" or "vote"
+    defaults: dict = field(default_factory=dict)  # settings that differ from those of Attack
+
+
 ATTACKS = {
-    "identity": ("nothing", "random"),  # the control that must change nothing at all
-    "random": ("synonyms", "random"),
-    "greedy": ("synonyms", "beam"),
-    "beam": ("synonyms", "beam"),
-    "hotflip": ("synonyms", "beam"),
-    "exact": ("synonyms", "exact"),
-    "code-switch": ("dictionary", "random"),
-    "code-switch-greedy": ("dictionary", "beam"),
-    "typos": ("typos", "random"),
-    "typos-greedy": ("typos", "beam"),
-    "gaussian": ("embeddings", "random"),
-    "uniform": ("embeddings", "random"),
-    "fgm": ("embeddings", "gradient"),
-    "pgd": ("embeddings", "gradient"),
-    "smoothed": ("synonyms", "vote"),
+    "identity": AttackKind("nothing", "random"),  # a test of ourselves: must change nothing at all
+    "random": AttackKind("synonyms", "random"),
+    "greedy": AttackKind("synonyms", "beam"),
+    "beam": AttackKind("synonyms", "beam", {"width": 4}),
+    "hotflip": AttackKind("synonyms", "beam", {"order": "gradient"}),
+    "exact": AttackKind("synonyms", "exact"),
+    "code-switch": AttackKind("dictionary", "random"),
+    "code-switch-greedy": AttackKind("dictionary", "beam"),
+    "typos": AttackKind("typos", "random", {"edits": 1.0}),
+    "typos-greedy": AttackKind("typos", "beam", {"edits": 1.0}),
+    "gaussian": AttackKind("embeddings", "random"),
+    "uniform": AttackKind("embeddings", "random"),
+    "fgm": AttackKind("embeddings", "gradient"),
+    "pgd": AttackKind("embeddings", "gradient"),
+    "smoothed": AttackKind("synonyms", "vote"),
 }
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An adversary and its strength, as text "greedy:edits=2,k=4"; `label` names its records."""
+    """An adversary and its strength."""
 
     name: str
-    label: str
-    edits: float = 0.0  # most words changed: a number, a share if below 1, 0 for no bound
-    k: int = 8  # most replacements a word (Robust-XLT's table holds at most 8)
-    width: int = 1  # texts kept a step; 1 is greedy
-    order: str = "scores"  # which word first: leave-one-out "scores", or one "gradient" pass
-    budget: int = 0  # most texts encoded a query; 0 for no bound
-    limit: int = 512  # exact: most combinations
-    epsilon: float = 0.02  # radius, in mean norms of a word embedding; gaussian: expected norm
-    norm: str = "l2"  # or "max"
-    ball: str = "token"  # each token has its own, or the "sentence" has one
-    steps: int = 5  # of pgd
-    step_size: float = 0.25  # of pgd, in units of epsilon
-    restarts: int = 2  # of pgd: the first from fgm's point, the others at random
-    samples: int = 1000  # smoothed: substitutions drawn a query (CertDR's 1000)
-    confidence: float = 0.99  # smoothed: that one query's certificate holds
+    # of words
+    edits: float = setting(0.0, least=0)  # most words changed: a number, a share below 1, 0: all
+    k: int = setting(8, least=1)  # most replacements a word (Robust-XLT's table holds at most 8)
+    width: int = setting(1, least=1)  # texts kept a step; 1 is greedy
+    order: str = setting("scores", choices=("scores", "gradient"))  # what says which word is first
+    budget: int = setting(0, least=0)  # most texts encoded a query; 0 for no bound
+    limit: int = setting(512, least=1)  # exact: most texts a query; beyond, beam search
+    # of embeddings
+    epsilon: float = setting(0.02, least=0)  # radius, in mean norms of a word embedding
+    norm: str = setting("l2", choices=("l2", "max"))
+    ball: str = setting("token", choices=("token", "sentence"))  # one a token, or one for all
+    steps: int = setting(5, least=1)  # of pgd
+    step_size: float = setting(0.25, above=0)  # of pgd, in units of epsilon
+    restarts: int = setting(2, least=1)  # of pgd: the first from fgm's point, the others at random
+    # of the smoothed retriever
+    samples: int = setting(1000, least=1)  # texts drawn a query (CertDR's 1000)
+    confidence: float = setting(0.99, above=0, below=1)  # that one query's certificate holds
 
+    @property
+    def kind(self) -> AttackKind:
+        return ATTACKS[self.name]
 
-def change(found, settings: str, known: Collection[str], where: str):
-    """A dataclass with the settings of a text such as "edits=2,k=4".
+    @property
+    def settings(self) -> dict:
+        """What differs from the defaults of this attack."""
+        return settings_of(self, Attack(self.name, **self.kind.defaults))
 
-    *Errors*: ValueError, beginning with `where`, for an unknown setting or a value of another type.
-    """
-    seen = set()
-    for part in filter(None, settings.split(",")):
-        key, _, value = part.partition("=")
-        if key not in known:
-            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(known)}.")
-        if key in seen:
-            raise ValueError(f"{where}: {key} is given twice. Leave one out.")
-        seen.add(key)
-        try:
-            found = replace(found, **{key: type(vars(found)[key])(value)})
-        except ValueError:
-            raise ValueError(f"{where}: {key} is {value!r}, no number.") from None
-    return found
+    @property
+    def label(self) -> str:
+        """The one way to write it, "greedy" or "greedy:edits=2": it names the random streams."""
+        if not self.settings:
+            return self.name
+        return f"{self.name}:{settings_text(self.settings)}"
+
+    @property
+    def has_control(self) -> bool:
+        """A worst case is compared with random changes of the same size: is it one?"""
+        return self.kind.search in ("beam", "exact", "gradient")
 
 
 def parse_attack(text: str) -> Attack:
-    """ "pgd:epsilon=0.5,steps=10" -> Attack.
+    """An attack from its text, e.g. "pgd:epsilon=0.5,steps=10".
 
     *Errors*: ValueError for an unknown attack or setting and for a value out of range.
     """
-    name, _, rest = text.partition(":")
+    name, _, settings = text.partition(":")
     if name not in ATTACKS:
         raise ValueError(f"attack {name!r} is unknown. Take one of {', '.join(ATTACKS)}.")
-    values = {"hotflip": {"order": "gradient"}, "beam": {"width": 4}, "typos": {"edits": 1}}
-    values["typos-greedy"] = values["typos"]
-    found = replace(Attack(name, text), **values.get(name, {}))
-    known = [key for key in vars(found) if key not in ("name", "label")]
-    found = change(found, rest, known, f"attack {text!r}")
-    words = {"order": ("scores", "gradient"), "norm": ("l2", "max"), "ball": ("token", "sentence")}
-    for key, allowed in words.items():
-        if getattr(found, key) not in allowed:
-            raise ValueError(f"attack {text!r}: {key} is one of {', '.join(allowed)}.")
-    least = dict.fromkeys(("k", "width", "limit", "steps", "restarts", "samples"), 1)
-    least |= {"edits": 0, "budget": 0, "epsilon": 0}
-    for key, low in least.items():
-        if not low <= getattr(found, key) < math.inf:
-            raise ValueError(f"attack {text!r}: {key} is at least {low}.")
-    if found.norm == "max" and name not in ("fgm", "pgd"):
+    start = Attack(name, **ATTACKS[name].defaults)
+    keys = [entry.name for entry in fields(start) if entry.name != "name"]
+    attack = read_settings(start, settings, keys, f"attack {text!r}")
+    if attack.norm == "max" and attack.kind.search != "gradient":
         raise ValueError(f"attack {text!r}: norm=max is for fgm and pgd; {name} draws in l2.")
-    if not 0 < found.confidence < 1 or not 0 < found.step_size < math.inf:
-        raise ValueError(f"attack {text!r}: 0 < confidence < 1 and step_size > 0, please.")
-    return found
+    return attack
 
 
-# ---- 1. words: find them, protect some, replace the others ---------------------------------------
+# ---- 2. words: find them, protect some, replace the others ---------------------------------------
 
 
 def lower(text: str, lang: str = "") -> str:
     """Lower case of the same length: Turkish's dotted I would become two characters."""
-    text = text.replace("I", "ı") if lang == "tr" else text  # and its dotless one is another letter
-    return "".join(c.lower() if len(c.lower()) == 1 else "i" for c in text)
+    if lang == "tr":
+        text = text.replace("I", "ı")  # its dotless one is another letter
+    # SUBTLE: letter by letter; at the end of a word, str.lower() writes another Greek sigma
+    return "".join(char.lower() for char in text.replace("İ", "i"))
 
 
 def in_word(char: str) -> bool:
     """Letters, combining marks and digits make words."""
-    # SUBTLE: \\w leaves out the vowel signs of Hindi and Thai and would cut words in two
+    # SUBTLE: \w leaves out the vowel signs of Hindi and Thai and would cut words in two
     return unicodedata.category(char)[0] in "LMN"
 
 
-def find_words(text: str, table: Collection[str], lang: str) -> list[tuple[int, int]]:
-    """Spans [start, end) of the table's words in the text, left to right, longest match first.
+def is_mark(char):
+    """An accent or vowel sign that stands on the letter before it."""
+    return unicodedata.category(char)[0] == "M"
 
-    A key may hold spaces (Vietnamese "thủ đô"); it is compared in lower case and, where the
-    language writes spaces, only between word borders.
+
+def has_number(word):
+    """Does the word hold a digit, of any script?"""
+    return any(unicodedata.category(char)[0] == "N" for char in word)
+
+
+def starts_word(text, start, lang):
+    """May a word begin here?"""
+    return lang in UNSPACED or start == 0 or not in_word(text[start - 1])
+
+
+def ends_word(text, end, lang):
+    """May a word end before this character?"""
+    if end == len(text):
+        return True
+    # SUBTLE: in unspaced scripts too, a mark belongs to the letter before it
+    if is_mark(text[end]):
+        return False
+    return lang in UNSPACED or not in_word(text[end])
+
+
+def find_words(text: str, table: Words, lang: str) -> list[Span]:
+    """Spans of the table's words in the text, left to right, longest match first.
+
+        find_words("Thủ đô của Pháp", {"thủ đô"}, "vi") -> [(0, 6)]
+
+    A key may hold spaces; it is compared in lower case and, where the language writes spaces, only
+    between word borders.
     """
-    low, spans, at = lower(text, lang), [], 0
+    text = lower(text, lang)
     longest = max(map(len, table), default=0)
-    while at < len(low):
-        border = lang in UNSPACED or at == 0 or not in_word(low[at - 1])
-        for end in range(min(len(low), at + longest), at, -1) if border else ():
-            closed = lang in UNSPACED or end == len(low) or not in_word(low[end])
-            # SUBTLE: in unspaced scripts too, a mark belongs to the letter before it
-            split = end < len(low) and unicodedata.category(low[end])[0] == "M"
-            if closed and not split and low[at:end] in table:
-                spans.append((at, end))
-                at = end - 1
-                break
-        at += 1
+    spans = []
+    start = 0
+    while start < len(text):
+        next_start = start + 1
+        if starts_word(text, start, lang):
+            for end in range(min(len(text), start + longest), start, -1):
+                if text[start:end] in table and ends_word(text, end, lang):
+                    spans.append((start, end))
+                    next_start = end
+                    break
+        start = next_start
+    return spans
+
+
+def letters_of(word: str) -> list[str]:
+    """Letters with the marks that stand on them: "ที่ไหน" -> ["ที่", "ไ", "ห", "น"]."""
+    letters = []
+    for char in word:
+        if letters and is_mark(char):
+            letters[-1] += char
+        else:
+            letters.append(char)
+    return letters
+
+
+def words_of(text: str, lang: str) -> list[Span]:
+    """Spans of words without a table; where no spaces are written, stretches of four letters."""
+    spans = []
+    start = 0
+    for are_words, run in groupby(text, in_word):
+        # SUBTLE: letters, not characters: a mark stays with its letter
+        letters = letters_of("".join(run))
+        stretch = 4 if lang in UNSPACED else len(letters)
+        for i in range(0, len(letters), stretch):
+            end = start + len("".join(letters[i : i + stretch]))
+            if are_words:
+                spans.append((start, end))
+            start = end
     return spans
 
 
 def match_case(word: str, other: str, lang: str) -> str:
-    """The replacement with a capital where the word has one."""
+    """The replacement, with a capital where the word has one.
+
+        match_case("Big", "huge", "en") -> "Huge"
+    """
     if not word[:1].isupper() or not other:
         return other
-    return ("İ" if lang == "tr" and other[0] == "i" else other[0].upper()) + other[1:]
+    if lang == "tr" and other[0] == "i":
+        return "İ" + other[1:]
+    return other[0].upper() + other[1:]
 
 
-def substitute(text: str, edits: dict[tuple[int, int], str]) -> str:
+def substitute(text: str, edits: Edits) -> str:
     """Put the replacement of each span into the text; spans do not overlap."""
     for (start, end), other in sorted(edits.items(), reverse=True):  # from the right
         text = text[:start] + other + text[end:]
     return text
 
 
-def draw(slots: list, edits: int | None, rng: torch.Generator) -> dict[tuple[int, int], str]:
-    """Random edits. None: Robust-XLT's rule; a number: so many words, each really changed.
+@dataclass(frozen=True)
+class Slot:
+    """A word of a text that may be changed, and what may be put in its place."""
 
-    *Source*: Huang et al. 2021, section 3.3, as coded: uniform from the word and its replacements.
-    """
-    if edits is None:
-        picks = [(start, end, choose([*options, None], rng)) for start, end, options in slots]
-        return {(start, end): other for start, end, other in picks if other is not None}
-    order = torch.randperm(len(slots), generator=rng)[:edits].tolist()
-    return {slots[i][:2]: choose(slots[i][2], rng) for i in sorted(order)}
+    start: int
+    end: int
+    options: tuple[str, ...]
+
+    @property
+    def span(self) -> Span:
+        return self.start, self.end
 
 
-def redraw(text: str, table: dict[str, list[str]], lang: str, rng: torch.Generator) -> str:
-    """Redraw every word of the table, protected or not, uniformly from itself and its replacements.
-
-    *Source*: Robust-XLT's data augmentation (Huang et al. 2021, section 3.3), as coded.
-    """
-    edits = {}
+def table_slots(text, table, lang):
+    """Every word of the table, protected or not, with its replacements in the word's case."""
+    slots = []
     for start, end in find_words(text, table, lang):
-        other = choose([*table[lower(text[start:end], lang)], None], rng)
-        if other is not None:
-            edits[start, end] = match_case(text[start], other, lang)
-    return substitute(text, edits)
+        word = text[start:end]
+        options = [match_case(word, other, lang) for other in table[lower(word, lang)]]
+        slots.append(Slot(start, end, tuple(options)))
+    return slots
+
+
+def overlaps_any(span, others):
+    """Does a span share a character with one of the others?"""
+    return any(start < span[1] and span[0] < end for start, end in others)
+
+
+def is_name(text, start, lang):
+    """A capital that no sentence begin explains; in German every noun has one, it says nothing."""
+    begins_text = not any(map(in_word, text[:start]))
+    return text[start].isupper() and not begins_text and lang != "de"
+
+
+def in_fixed(word, fixed, lang):
+    """Without spaces, a word of two letters or more that stands in a fixed word is part of it."""
+    is_part = any(lower(word) in key for key in fixed)
+    return lang in UNSPACED and len(word) > 1 and is_part
 
 
 def find_slots(
-    text: str, table: dict, lang: str, fixed: frozenset = frozenset(), k: int = 10**9
-) -> list[tuple[int, int, list[str]]]:
-    """What may be changed: (start, end, replacements) of every word but the protected ones.
+    text: str, table: Table, lang: str, fixed: Words = frozenset(), k: int | None = None
+) -> list[Slot]:
+    """What may be changed: every word of the table but the protected ones, with its replacements.
 
-    Protected are numbers, names (a capital that no sentence begin explains; German writes one on
-    every noun, there it says nothing) and `fixed` words, such as the answer's: with another one
-    another passage would be relevant. A replacement that changes nothing, or case only, is none.
+        find_slots("a Big big lake", {"big": ["BIG", "huge", "vast"]}, "en", k=1)
+            -> [Slot(6, 9, ("huge",))]
+
+    Protected are numbers, names and `fixed` words, such as the answer's: with another one, another
+    passage would be relevant. A replacement that changes nothing, or case only, is none.
+    *Units*: k replacements at most; None for all.
     """
-    found, kept = [], find_words(text, fixed, lang)
-    for start, end in find_words(text, table, lang):
-        word, first = text[start:end], not any(map(in_word, text[:start]))
-        name = word[0].isupper() and not first and lang != "de"
-        number = any(unicodedata.category(c)[0] == "N" for c in word)
-        # Without spaces, a word of two letters or more that stands in the answer is the answer's
-        part = lang in UNSPACED and end - start > 1 and any(lower(word) in f for f in fixed)
-        if name or number or part or any(a < end and start < b for a, b in kept):
+    fixed_spans = find_words(text, fixed, lang)
+    slots = []
+    for slot in table_slots(text, table, lang):
+        word = text[slot.start : slot.end]
+        if is_name(text, slot.start, lang) or has_number(word):
             continue
-        options = [match_case(word, other, lang) for other in table[lower(word, lang)]]
-        options = [o for o in dict.fromkeys(options) if lower(o, lang) != lower(word, lang)][:k]
+        if in_fixed(word, fixed, lang) or overlaps_any(slot.span, fixed_spans):
+            continue
+        distinct = dict.fromkeys(slot.options)
+        options = [other for other in distinct if lower(other, lang) != lower(word, lang)]
         if options:
-            found.append((start, end, options))
-    return found
+            slots.append(replace(slot, options=tuple(options[:k])))
+    return slots
 
 
-def answer_words(answer: str, table: dict, lang: str) -> set[str]:
+def answer_words(answer: str, table: Table, lang: str) -> set[str]:
     """The answer as a whole, the table's words in it, and its longer ones (no mere article)."""
-    parts = [] if lang in UNSPACED else words_of(answer, lang)
-    parts = [part for part in parts if part[1] - part[0] > 3] + find_words(answer, table, lang)
-    return {lower(part, lang) for part in (answer, *(answer[a:b] for a, b in parts))}
+    spans = [(0, len(answer)), *find_words(answer, table, lang)]
+    if lang not in UNSPACED:
+        spans += [(start, end) for start, end in words_of(answer, lang) if end - start > 3]
+    return {lower(answer[start:end], lang) for start, end in spans}
 
 
-def words_of(text: str, lang: str) -> list[tuple[int, int]]:
-    """Spans of words without a table; where no spaces are written, stretches of four letters."""
-    spans, start = [], None
-    for at, char in enumerate([*text, " "]):
-        if in_word(char) and start is None:
-            start = at
-        elif not in_word(char) and start is not None:
-            cuts = [start + i for i in range(at - start)]
-            # SUBTLE: a mark stays with its letter
-            cuts = [i for i in cuts if unicodedata.category(text[i])[0] != "M" or i == start]
-            cuts = cuts[::4] if lang in UNSPACED else cuts[:1]
-            spans += zip(cuts, [*cuts[1:], at], strict=True)
-            start = None
-    return spans
+def draw_freely(slots: list[Slot], rng: Generator) -> Edits:
+    """Redraw every word, uniformly from itself and its replacements.
+
+        draw_freely([Slot(0, 3, ("huge", "vast"))], rng) -> {(0, 3): "vast"}, or {} for one in three
+
+    *Source*: Robust-XLT (Huang et al. 2021, section 3.3), as coded.
+    """
+    edits = {}
+    for slot in slots:
+        other = choose([*slot.options, None], rng)  # None: the word stays
+        if other is not None:
+            edits[slot.span] = other
+    return edits
 
 
-def read_table(path: Path, lang: str) -> dict[str, list[str]]:
-    """Replacements from {"word": [...]} JSON (ours, counter-fitted) or a wordnet's tab file (OMW).
+def draw_edits(slots: list[Slot], count: int, rng: Generator) -> Edits:
+    """So many words, or all if there are fewer, each really changed."""
+    drawn = torch.randperm(len(slots), generator=rng)[:count].tolist()
+    chosen = [slots[i] for i in sorted(drawn)]
+    return {slot.span: choose(slot.options, rng) for slot in chosen}
+
+
+def draw_translations(slots: list[Slot], share: float, rng: Generator) -> Edits:
+    """Change each word with this probability, to any of its options: code-switched training texts.
+
+    *Source*: CoSDA-ML (Qin et al. 2020).
+    """
+    is_switched = torch.rand(len(slots), generator=rng) < share
+    switched = [slot for i, slot in enumerate(slots) if is_switched[i]]
+    return {slot.span: choose(slot.options, rng) for slot in switched}
+
+
+def redraw(text: str, table: Table, lang: str, rng: Generator) -> str:
+    """`draw_freely` on every word of the table, protected or not: Robust-XLT's data augmentation.
+
+    data/tiny_xlmr pre-trains on such texts.
+    """
+    return substitute(text, draw_freely(table_slots(text, table, lang), rng))
+
+
+# ---- 3. tables: where the replacements of a word come from ---------------------------------------
+
+
+def add_options(table, word, options):
+    """Give a word of the table further replacements, each once."""
+    present = table.setdefault(word, [])
+    for option in options:
+        if option not in present:
+            present.append(option)
+
+
+def read_wordnet(content, lang):
+    """The words that share a synset, from the rows SYNSET<TAB>LANG:lemma<TAB>WORD of a wordnet.
+
+        "7-n<TAB>fra:lemma<TAB>pomme_de_terre", "7-n<TAB>fra:lemma<TAB>patate"
+            -> {"pomme de terre": ["patate"], "patate": ["pomme de terre"]}
+
+    *Source*: the tab files of the Open Multilingual Wordnet (OMW); other rows are passed over.
+    """
+    synsets = {}
+    for line in content.split("\n"):
+        cells = line.split("\t")
+        is_comment = line.startswith("#")
+        if len(cells) == 3 and cells[1].endswith("lemma") and not is_comment:
+            word = cells[2].replace("_", " ")
+            synsets.setdefault(cells[0], []).append(word)
+    if not synsets:
+        raise ValueError("no row with synset, LANG:lemma, word. Give an OMW tab file.")
+    table = {}
+    for words in synsets.values():
+        for word in words:
+            add_options(table, lower(word, lang), [other for other in words if other != word])
+    return {word: options for word, options in table.items() if options}
+
+
+def is_word(value):
+    """A string, not empty."""
+    return isinstance(value, str) and value != ""
+
+
+def read_json_table(content, lang):
+    """{"word": ["other", ...]}, our tables and Robust-XLT's, with the keys in lower case."""
+    table = {}
+    try:
+        for word, others in json.loads(content).items():
+            if not isinstance(others, list) or not all(map(is_word, others)):
+                raise ValueError(f"{word!r} has {others!r}")
+            table.setdefault(lower(word, lang), []).extend(others)
+    except (ValueError, AttributeError) as error:  # AttributeError: a list has no items()
+        form = '{"word": ["other", ...]}'
+        raise ValueError(f"not JSON of the form {form}: {error}") from None
+    return table
+
+
+def read_table(path: Path, lang: str) -> Table:
+    """Replacements from a JSON file or from a wordnet's tab file.
 
     *Errors*: ValueError for a file that is missing or is neither.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such table. Give LANG=FILE with a .json or OMW .tab file.")
     try:
-        content, table = path.read_text(encoding="utf-8"), {}
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8: {error}") from None
-    if path.suffix == ".tab":
-        cells = [line.split("\t") for line in content.split("\n") if not line.startswith("#")]
-        synsets = defaultdict(list)
-        for row in cells:
-            if len(row) == 3 and row[1].split(":")[-1] == "lemma":
-                synsets[row[0]].append(row[2].replace("_", " "))
-        for words in synsets.values():
-            for word in words:
-                table.setdefault(lower(word, lang), []).extend(w for w in words if w != word)
-        if not synsets:
-            raise ValueError(f"{path}: no row with synset, LANG:lemma, word. Give an OMW tab file.")
-        return {word: list(dict.fromkeys(others)) for word, others in table.items() if others}
-    try:
-        rows = json.loads(content)
-        for word, others in rows.items():
-            if not isinstance(others, list) or not all(isinstance(o, str) and o for o in others):
-                raise ValueError(f"{word!r} has {others!r}")
-            table.setdefault(lower(word, lang), []).extend(others)
-    except (ValueError, AttributeError) as error:
-        want = '{"word": ["other", ...]}'
-        raise ValueError(f"{path}: not JSON of the form {want}: {error}") from None
-    return table
+        content = path.read_text(encoding="utf-8")
+        if path.suffix == ".tab":
+            return read_wordnet(content, lang)
+        return read_json_table(content, lang)
+    except ValueError as error:  # not UTF-8 is one, too
+        raise ValueError(f"{path}: {error}") from None
 
 
-def read_synonyms(
-    folder: Path, files: dict[str, str] | None = None
-) -> dict[str, dict[str, list[str]]]:
-    """lang -> word -> replacements, from these files or else the data set's synonyms/."""
-    files = files or {path.stem: path for path in sorted((folder / "synonyms").glob("*.json"))}
+def read_synonyms(folder: Path, files: dict[str, str] | None = None) -> Tables:
+    """lang -> table, from these files (lang -> path) or else from the data set's synonyms/."""
+    if not files:
+        files = {path.stem: path for path in sorted((folder / "synonyms").glob("*.json"))}
     if not files:
         raise ValueError(f"{folder}/synonyms: no such folder. Give --table LANG=FILE.")
     return {lang: read_table(Path(path), lang) for lang, path in files.items()}
 
 
-def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> dict[str, dict[str, list[str]]]:
-    """Without any table: the k words nearest by the encoder's own word embeddings, by language.
+def read_dictionary(path: Path, langs: Collection[str] = ()) -> Tables:
+    """lang -> word -> its words in all other languages, with English as the pivot.
 
-    A word's embedding is the mean over its pieces; its neighbours come from the same texts. They
-    need not be synonyms ("north" is near "south"): the answer may change, so take care.
+        the row "en<TAB>de<TAB>dog<TAB>Hund" -> {"de": {"hund": ["dog"]}, "en": {"dog": ["Hund"]}}
+
+    `langs` keeps these only: what a model is trained on must not hold words of its zero-shot
+    languages.
+    *Errors*: ValueError for a missing file, or a row with another number of columns.
     """
+    row_format = "en<TAB>LANG<TAB>word<TAB>translation"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such dictionary. Code-switching needs one: {row_format}.")
+    concepts = {}  # English word -> lang -> word
+    for number, line in read_lines(path):
+        cells = line.split("\t")
+        if len(cells) != 4 or not all(cells) or cells[0] != "en":
+            raise ValueError(f"{path}:{number}: {line!r} is not {row_format}.")
+        _, lang, english, translation = cells
+        words = concepts.setdefault(english, {"en": english})
+        words[lang] = translation
     tables = {}
-    for lang in sorted({t.lang for t in texts if any(map(in_word, t.text))}):
-        own = [t.text for t in texts if t.lang == lang]
-        words = sorted({lower(t[a:b], lang) for t in own for a, b in words_of(t, lang)})
-        rows = encoder.tokenizer(words, add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            wide = [encoder.words(torch.tensor(r, device=encoder.device)).mean(0) for r in rows]
-        wide = F.normalize(torch.stack(wide).float(), dim=-1)  # (V, D)
-        near = (wide @ wide.T).fill_diagonal_(-2).topk(min(k, len(words) - 1)).indices.tolist()
-        tables[lang] = {w: [words[j] for j in row] for w, row in zip(words, near, strict=True)}
+    for words in concepts.values():
+        spoken = sorted(words)
+        if langs:
+            spoken = [lang for lang in spoken if lang in langs]
+        for lang in spoken:
+            others = [words[other] for other in spoken if other != lang]
+            add_options(tables.setdefault(lang, {}), lower(words[lang], lang), others)
     return tables
 
 
-# ---- 2. code-switching and typos: the same edits from other options ------------------------------
+@torch.no_grad()
+def mean_embeddings(words, encoder):
+    """A word's embedding: the mean over its pieces. -> (words, D)"""
+    rows = encoder.tokenizer(words, add_special_tokens=False)["input_ids"]
+    means = []
+    for row in rows:
+        pieces = encoder.word_embeddings(torch.tensor(row, device=encoder.device))
+        means.append(pieces.mean(0))  # (pieces, D) -> (D,)
+    return torch.stack(means)
 
 
-def read_dictionary(path: Path, langs: Collection[str] = ()) -> dict[str, dict[str, list[str]]]:
-    """dictionary.tsv (en, LANG, word, translation) -> lang -> word -> its words in all other ones.
+def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> Tables:
+    """Without any table: the k words nearest by the encoder's own word embeddings, by language.
 
-    English is the pivot between two other languages. `langs` keeps these only: what a model is
-    trained on must not hold words of its zero-shot languages.
-    *Errors*: ValueError for a missing file, or a row with another number of columns.
+    A word's neighbours come from the same texts. They need not be synonyms ("north" is near
+    "south"): the answer may change, so take care.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such dictionary. Code-switching needs one: see DESIGN, 3.")
-    concepts = defaultdict(dict)  # English word -> lang -> word
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        cells = line.split("\t")
-        if line and (len(cells) != 4 or not all(cells) or cells[0] != "en"):
-            raise ValueError(f"{path}:{number}: {line!r} is not en, LANG, word, translation.")
-        if line:
-            concepts[cells[2]] |= {"en": cells[2], cells[1]: cells[3]}
-    if langs:
-        concepts = {w: {a: x for a, x in r.items() if a in langs} for w, r in concepts.items()}
-    tables = defaultdict(lambda: defaultdict(list))
-    for row in concepts.values():
-        for lang, word in row.items():
-            others = [row[a] for a in sorted(row) if a != lang]
-            known = tables[lang][lower(word, lang)]
-            known += [o for o in dict.fromkeys(others) if o not in known]
-    return {lang: dict(table) for lang, table in tables.items()}
+    words_in = {}  # lang -> words
+    for text in texts:
+        for start, end in words_of(text.text, text.lang):
+            words = words_in.setdefault(text.lang, set())
+            words.add(lower(text.text[start:end], text.lang))
+    tables = {}
+    for lang in sorted(words_in):
+        words = sorted(words_in[lang])
+        unit = F.normalize(mean_embeddings(words, encoder).float(), dim=-1)  # (V, D)
+        cosine = (unit @ unit.T).fill_diagonal_(-2)  # (V, D) @ (D, V) -> (V, V); never oneself
+        nearest = cosine.topk(min(k, len(words) - 1)).indices.tolist()  # (V, V) -> (V, k)
+        tables[lang] = {}
+        for word, row in zip(words, nearest, strict=True):
+            tables[lang][word] = [words[i] for i in row]
+    return tables
 
+
+# ---- 4. typos: the same edits from other options -------------------------------------------------
 
 KEYBOARDS = (
     ("qwertyuiop", "asdfghjkl", "zxcvbnm"),
@@ -354,99 +608,95 @@ KEYBOARDS = (
 EDITS = ("insert", "delete", "substitute", "swap", "neighbour")
 
 
-def letters_of(word: str) -> list[str]:
-    """Letters with the marks that stand on them: an edit never splits the two."""
-    found = []
-    for char in word:
-        if found and unicodedata.category(char)[0] == "M":
-            found[-1] += char
-        else:
-            found.append(char)
-    return found
-
-
-def near_keys(char: str) -> list[str]:
-    """The keys beside, above and below on the letter's keyboard; [] if we have none for it."""
+def keyboard_of(letter):
+    """The rows of the keyboard that has this letter; () for Thai, Hindi, Chinese."""
     for rows in KEYBOARDS:
-        for y, row in enumerate(rows):
-            if (x := row.find(char)) >= 0:
-                near = ((0, -1), (0, 1), (-1, 0), (-1, 1), (1, -1), (1, 0))  # rows lie askew
-                beside = [(y + j, x + i) for j, i in near]
-                found = [rows[j][i] for j, i in beside if 0 <= j < 3 and 0 <= i < len(rows[j])]
-                return [key for key in found if key != " "]
+        if any(letter in row for row in rows):
+            return rows
+    return ()
+
+
+def near_keys(letter: str) -> list[str]:
+    """The keys beside, above and below a letter; [] if we have no keyboard for it.
+
+        q w e r        the rows lie askew: near_keys("s") -> ["a", "d", "w", "e", "z", "x"]
+         a s d f
+          z x c v
+    """
+    rows = ["", *keyboard_of(letter), ""]  # nothing above the first and below the last
+    for y, row in enumerate(rows):
+        x = row.find(letter)
+        if x >= 0:
+            left = max(0, x - 1)
+            beside = row[left:x] + row[x + 1 : x + 2]
+            above = rows[y - 1][x : x + 2]
+            below = rows[y + 1][left : x + 1]
+            return [key for key in beside + above + below if key != " "]
     return []
 
 
-def typo(word: str, rng: torch.Generator) -> str:
+def typo(word: str, rng: Generator) -> str:
     """One of five edits: insert, delete or substitute a letter, swap two, hit a key beside it.
 
-    Letters come from the word's keyboard; where we have none (Thai, Hindi, Chinese), from the word
-    itself, and the key beside is left out. *Source*: Zhuang & Zuccon 2021.
+        typo("glow", generator(0, "typo")) -> "glop"
+
+    Letters come from the word's keyboard; where we have none, from the word itself, and the key
+    beside is left out. *Source*: Zhuang & Zuccon 2021.
     """
-    parts, edits = letters_of(word), list(EDITS)
-    own = next((rows for rows in KEYBOARDS if any(word[0].lower() in row for row in rows)), None)
-    letters = list("".join(own).replace(" ", "")) if own else list(dict.fromkeys(parts))
+    letters = letters_of(word)
+    alphabet = "".join(keyboard_of(word[0].lower())).replace(" ", "")
+    if not alphabet:
+        alphabet = list(dict.fromkeys(letters))
+    edits = list(EDITS)
     while edits:
-        edit, at = choose(edits, rng), int(torch.randint(len(parts), (), generator=rng))
-        letter, beside = choose(letters, rng), near_keys(parts[at][0].lower())
-        new = list(parts)
+        edit = choose(edits, rng)
+        i = choose(range(len(letters)), rng)
+        letter = choose(alphabet, rng)
+        beside = near_keys(letters[i][0].lower())
+        changed = list(letters)
         if edit == "insert":
-            new.insert(at, letter)
+            changed.insert(i, letter)
         elif edit == "delete":
-            del new[at]
+            del changed[i]
         elif edit == "substitute":
-            new[at] = letter
-        elif edit == "swap" and at + 1 < len(parts):
-            new[at : at + 2] = new[at + 1], new[at]
+            changed[i] = letter
+        elif edit == "swap" and i + 1 < len(letters):
+            changed[i], changed[i + 1] = letters[i + 1], letters[i]
         elif edit == "neighbour" and beside:
-            new[at] = choose(beside, rng) + parts[at][1:]  # the marks stay
-        if new and new != parts:
-            return "".join(new)
+            changed[i] = choose(beside, rng) + letters[i][1:]  # the marks stay
+        if changed and changed != letters:
+            return "".join(changed)
         edits.remove(edit)  # it changes nothing here: another one
     return word
 
 
-def typo_places(text: str, lang: str, fixed=frozenset()) -> list[tuple[int, int]]:
+def typo_places(text: str, lang: str, fixed: Words = frozenset()) -> list[Span]:
     """Words of at least three letters, neither number nor `fixed`."""
-    found, kept = [], find_words(text, fixed, lang)
+    fixed_spans = find_words(text, fixed, lang)
+    places = []
     for start, end in words_of(text, lang):
-        word, free = text[start:end], not any(a < end and start < b for a, b in kept)
-        number = any(unicodedata.category(c)[0] == "N" for c in word)
-        if len(letters_of(word)) >= 3 and free and not number:
-            found.append((start, end))
-    return found
+        word = text[start:end]
+        is_fixed = overlaps_any((start, end), fixed_spans)
+        if len(letters_of(word)) >= 3 and not has_number(word) and not is_fixed:
+            places.append((start, end))
+    return places
 
 
-def typo_slots(text: str, lang: str, rng: torch.Generator, fixed=frozenset(), k: int = 1) -> list:
+def typo_slots(
+    text: str, lang: str, rng: Generator, fixed: Words = frozenset(), k: int = 1
+) -> list[Slot]:
     """The places with up to k typos each."""
-    found = []
+    slots = []
     for start, end in typo_places(text, lang, fixed):
-        options = dict.fromkeys(typo(text[start:end], rng) for _ in range(k))
-        options.pop(text[start:end], None)
+        word = text[start:end]
+        typos = [typo(word, rng) for _ in range(k)]
+        options = [other for other in dict.fromkeys(typos) if other != word]
         if options:
-            found.append((start, end, list(options)))
-    return found
+            slots.append(Slot(start, end, tuple(options)))
+    return slots
 
 
-def augment(t: Text, slots: list, source: str, rng: torch.Generator, words: float = 0.5) -> dict:
-    """The edits of one text to train on: what the attacks of this source draw.
-
-        synonyms     every word uniformly from itself and its replacements (Robust-XLT)
-        dictionary   every word with probability `words`, any of its translations (CoSDA-ML)
-        typos        one word, one edit (Zhuang & Zuccon 2021)
-
-    *Shapes*: slots as of `find_slots`, or of `typo_places`.
-    """
-    if source == "synonyms":
-        return draw(slots, None, rng)
-    if source == "typos":
-        start, end = choose(slots, rng)
-        return {(start, end): typo(t.text[start:end], rng)}
-    switched = (torch.rand(len(slots), generator=rng) < words).tolist()
-    return {s[:2]: choose(s[2], rng) for s, yes in zip(slots, switched, strict=True) if yes}
-
-
-# ---- the goal: one margin a ranking --------------------------------------------------------------
+# ---- 5. the goal: one margin a ranking -----------------------------------------------------------
 
 
 @dataclass
@@ -455,481 +705,743 @@ class Pools:
 
     p: Tensor  # (P + 1, D), encoded once; the last row, all 0, is what padding points at
     langs: list[str]  # L of them
-    starts: list[int]  # L + 1 borders: language i holds the passages starts[i] to starts[i + 1]
-    relevant: Tensor  # (Q, R) rows of p, padded with P (the number of passages)
-    own: Tensor  # (Q,) position of the query's language in langs, -1 if there is none
+    borders: list[int]  # L + 1: language i has the rows borders[i] to borders[i + 1] of p
+    relevant: Tensor  # (Q, R) rows of p, padded with P
+    gains: Tensor  # (Q, R) their relevance, padded with 0
+    query_lang: Tensor  # (Q,) position of the query's language in langs, -1 if it is not there
+
+    def start_end(self, passage_lang: str) -> Span:
+        """The rows of p in a language; "*" for all."""
+        if passage_lang == "*":
+            return 0, self.borders[-1]
+        i = self.langs.index(passage_lang)
+        return self.borders[i], self.borders[i + 1]
 
 
 def make_pools(
     p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str
 ) -> Pools:
     """Sort the passages (P, D) by language and look up the relevant ones of each query."""
-    spoken = [data.passages[i].lang for i in passages]
-    order = sorted(range(len(passages)), key=lambda i: spoken[i])  # stable
-    langs = sorted(set(spoken))
-    counts = Counter(spoken)
-    starts = [0, *itertools.accumulate(counts[lang] for lang in langs)]
-    row = {passages[i]: n for n, i in enumerate(order)}
-    found = [[row[x] for x in data.qrels[split][q] if x in row] for q in queries]
-    width = max(1, max(map(len, found)))
-    relevant = torch.tensor([r + [len(order)] * (width - len(r)) for r in found])
-    own = [langs.index(a) if a in langs else -1 for a in (data.queries[q].lang for q in queries)]
-    p = F.pad(p[torch.tensor(order)], (0, 0, 0, 1))
-    return Pools(p, langs, starts, relevant, torch.tensor(own))
-
-
-def best(pools: Pools, v: Tensor, rows: Tensor):
-    """Best relevant and best other score in each language, and who has it: four times (C, L)."""
-    p, mine = pools.p.to(v.device), pools.relevant[rows].to(v.device)  # (P + 1, D), (C, R)
-    starts = torch.tensor(pools.starts, device=v.device)
-    scores = v @ p.T  # (C, D) @ (D, P + 1) -> (C, P + 1)
-    spoken = torch.bucketize(mine, starts[1:], right=True)[..., None]  # (C, R, 1), L for padding
-    each = torch.arange(len(pools.langs), device=v.device)
-    spread = scores.gather(1, mine)[..., None].masked_fill(spoken != each, -math.inf)  # (C, R, L)
-    good, who = spread.max(1)
-    scores.scatter_(1, mine, -math.inf)  # what is left are the others
-    cuts = itertools.pairwise(pools.starts)
-    other, foe = zip(*(scores[:, a:b].max(1) for a, b in cuts), strict=True)
-    return good, torch.stack(other, 1), mine.gather(1, who), torch.stack(foe, 1) + starts[:-1]
-
-
-@torch.no_grad()
-def margins(pools: Pools, v: Tensor, rows: Tensor, block: int = 1024) -> Tensor:
-    """Best relevant minus best other score, in each language's pool and in the pool of all.
-
-    *Shapes*: v (C, D), rows (C,) of pools -> (C, L + 1), the pool of all languages last.
-    *Units*: cosine, -2 to 2, rounded to 1e-6 so that the shape of a batch decides nothing;
-    NaN where nothing is relevant or nothing else is there.
-    """
-    parts = []
-    for i in range(0, len(v), block):
-        good, other, _, _ = best(pools, v[i : i + block], rows[i : i + block])
-        good = torch.cat([good, good.amax(1, keepdim=True)], 1)  # (C, L + 1)
-        other = torch.cat([other, other.amax(1, keepdim=True)], 1)
-        parts.append((good - other).cpu())
-    each = torch.cat(parts) if parts else torch.empty(0, len(pools.langs) + 1)
-    return each.masked_fill(~each.isfinite(), math.nan).mul(1e6).round().div(1e6)
-
-
-def is_own(own: Tensor, langs: int) -> Tensor:
-    """Which language is the query's own; none for -1. (C,) -> (C, L) of bool"""
-    return F.one_hot(own + 1, langs + 1)[:, 1:].bool()
-
-
-def of_view(each: Tensor, own: Tensor, view: str) -> Tensor:
-    """A view's margin: own language, mean over the others, all in one. (C, L + 1) -> (C,)"""
-    if view == "pool":
-        return each[:, -1]
-    each = each[:, :-1]
-    mine = is_own(own, each.shape[1]).to(each.device)  # (C, L)
-    return each.masked_fill(~mine if view == "mono" else mine, math.nan).nanmean(1)
-
-
-def directions(pools: Pools, v: Tensor, rows: Tensor, view: str) -> Tensor:
-    """The d with margin = v . d near v: best relevant minus best other passage. -> (C, D)"""
-    p = pools.p.to(v.device)
-    good, other, who, foe = best(pools, v.detach(), rows)
-    mine = is_own(pools.own[rows], good.shape[1]).to(v.device)  # (C, L)
-    if view == "pool":
-        who, foe = (w.gather(1, s.argmax(1, keepdim=True)) for s, w in ((good, who), (other, foe)))
-        return p[who[:, 0]] - p[foe[:, 0]]
-    counts = (mine if view == "mono" else ~mine) & good.isfinite() & other.isfinite()  # (C, L)
-    weight = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    return torch.einsum("cl,cld->cd", weight.to(p.dtype), p[who] - p[foe])
-
-
-# ---- search: at random, word by word, all combinations -------------------------------------------
+    passage_langs = [data.passages[i].lang for i in passages]
+    langs = sorted(set(passage_langs))
+    borders = [0, *accumulate(passage_langs.count(lang) for lang in langs)]
+    order = sorted(range(len(passages)), key=passage_langs.__getitem__)  # stable
+    row_of = {passages[i]: row for row, i in enumerate(order)}
+    rows_of_queries = []  # for each query: row of p -> relevance
+    for query in queries:
+        relevance = data.qrels[split][query]
+        rows_of_queries.append({row_of[i]: relevance[i] for i in relevance if i in row_of})
+    width = max(1, max(map(len, rows_of_queries)))
+    relevant = torch.full((len(queries), width), len(passages))  # (Q, R)
+    gains = torch.zeros(len(queries), width)
+    for i, rows in enumerate(rows_of_queries):
+        relevant[i, : len(rows)] = torch.tensor(list(rows))
+        gains[i, : len(rows)] = torch.tensor(list(rows.values()))
+    number = {lang: i for i, lang in enumerate(langs)}
+    query_langs = [data.queries[query].lang for query in queries]
+    query_lang = torch.tensor([number.get(lang, -1) for lang in query_langs])  # (Q,)
+    padded_p = F.pad(p[order], (0, 0, 0, 1))  # (P, D) -> (P + 1, D)
+    return Pools(padded_p, langs, borders, relevant, gains, query_lang)
 
 
 @dataclass
-class Item:
+class Best:
+    """The best relevant and the best other passage of each pool, the pool of all languages last."""
+
+    relevant_score: Tensor  # (C, L + 1), -inf where there is none
+    relevant_row: Tensor  # (C, L + 1), row of p
+    other_score: Tensor  # (C, L + 1)
+    other_row: Tensor  # (C, L + 1)
+
+
+def find_best(pools, v, rows):
+    """The best passages for each text.
+
+    *Shapes*: v (C, D) the texts' vectors, rows (C,) the queries in whose place they stand.
+    """
+    scores = v @ pools.p.to(v.device).T  # (C, D) @ (D, P + 1) -> (C, P + 1)
+    relevant = pools.relevant[rows].to(v.device)  # (C, R)
+    relevant_scores = scores.gather(1, relevant)  # (C, P + 1) -> (C, R)
+    scores.scatter_(1, relevant, -math.inf)  # what is left are the others
+    shape = len(v), len(pools.langs) + 1
+    best = Best(
+        scores.new_empty(shape),
+        relevant.new_empty(shape),
+        scores.new_empty(shape),
+        relevant.new_empty(shape),
+    )
+    for i, lang in enumerate([*pools.langs, "*"]):
+        start, end = pools.start_end(lang)
+        outside = (relevant < start) | (relevant >= end)  # of this pool, as is the padding
+        in_pool = relevant_scores.masked_fill(outside, -math.inf)  # (C, R)
+        best.relevant_score[:, i], column = in_pool.max(1)  # (C, R) -> (C,)
+        best.relevant_row[:, i] = relevant.gather(1, column[:, None])[:, 0]
+        best.other_score[:, i], column = scores[:, start:end].max(1)  # (C, P) -> (C,)
+        best.other_row[:, i] = start + column
+    return best
+
+
+@torch.no_grad()
+def margins(pools: Pools, v: Tensor, rows: Tensor) -> Tensor:
+    """Best relevant minus best other score, in each language's pool and in the pool of all.
+
+    *Shapes*: v (C, D), rows (C,) -> (C, L + 1), the pool of all languages last.
+    *Units*: cosine, -2 to 2, rounded to 1e-6 so that the shape of a batch decides nothing;
+    NaN where nothing is relevant or nothing else is there.
+    """
+    blocks = []
+    for v_block, row_block in zip(v.split(1024), rows.split(1024), strict=True):
+        best = find_best(pools, v_block, row_block)
+        blocks.append((best.relevant_score - best.other_score).cpu())
+    exact = torch.cat(blocks)  # (C, L + 1)
+    exact[~exact.isfinite()] = math.nan
+    return (exact * 1e6).round() / 1e6
+
+
+def pools_of_view(query_lang, n_pools, view):
+    """Which pools count: the query's own, the other languages', or all in one. -> (C, L + 1)"""
+    pool = torch.arange(n_pools)  # (L + 1,)
+    is_own = query_lang[:, None] == pool  # (C, 1) == (L + 1,) -> (C, L + 1)
+    is_last = (pool == n_pools - 1).expand_as(is_own)
+    if view == "mono":
+        return is_own
+    if view == "cross":
+        return ~is_own & ~is_last
+    return is_last
+
+
+def view_margin(margins: Tensor, query_lang: Tensor, view: str) -> Tensor:
+    """A view's margin: own language, mean over the others, all in one. (C, L + 1) -> (C,)"""
+    counts = pools_of_view(query_lang, margins.shape[1], view)
+    return margins.masked_fill(~counts, math.nan).nanmean(1)
+
+
+def directions(pools, v, rows, view):
+    """The d with margin = v . d near v: best relevant minus best other passage. -> (C, D)"""
+    p = pools.p.to(v.device)
+    best = find_best(pools, v.detach(), rows)
+    margin = best.relevant_score - best.other_score  # (C, L + 1)
+    in_view = pools_of_view(pools.query_lang[rows], margin.shape[1], view)
+    counts = in_view.to(v.device) & margin.isfinite()
+    weight = counts / counts.sum(1, keepdim=True).clamp(min=1)  # of a mean over pools
+    differences = p[best.relevant_row] - p[best.other_row]  # (C, L + 1, D)
+    return torch.einsum("cl,cld->cd", weight.to(p.dtype), differences)
+
+
+# ---- 6. queries under attack: what is known of each, what a text in its place scores -------------
+
+
+@dataclass
+class AttackedQuery:
     """One query under attack in one view, and what has become of it."""
 
     query: int  # row of pools
-    view: str
+    view: str  # "mono", "cross" or "pool"
     source: Text
-    slots: list  # (start, end, replacements): where it could be changed; none: not attacked
-    text: str = ""
-    edits: dict[tuple[int, int], str] = field(default_factory=dict)
+    slots: list[Slot]  # where it could be changed; none: not attacked
+    edits: Edits = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)  # texts encoded for it: its encoder calls
     norm: float = 0.0  # mean L2 norm of the noise on a token, in mean norms of a word embedding
-    exhaustive: bool = False  # every combination within the bounds was tried
+    exhaustive: bool = False  # every text within the bounds was tried
     worst: Tensor | None = None  # then: its smallest margin in each pool (L + 1,)
+    vector: Tensor | None = None  # (D,) under noise
 
     @property
     def attacked(self) -> bool:
         """A query with nothing to replace was not attacked: it is no robust one."""
-        return bool(self.slots) or self.norm > 0
+        return len(self.slots) > 0 or self.norm > 0
+
+    @property
+    def text(self) -> str:
+        """The query as it is now."""
+        return substitute(self.source.text, self.edits)
 
     @property
     def changed(self) -> bool:
-        return self.norm > 0 or (bool(self.text) and self.text != self.source.text)
+        return self.text != self.source.text or self.norm > 0
 
-    def most(self, edits: float) -> int:
-        """How many words may change: a number, a share of the slots (rounded up), or all."""
-        bound = math.ceil(edits * len(self.slots) - 1e-9) if edits < 1 else int(edits)
-        return min(bound, len(self.slots)) if edits else len(self.slots)
+    def most_edits(self, bound: float) -> int:
+        """How many words may change: a number, a share of the slots (rounded up), or all for 0."""
+        if bound == 0:
+            return len(self.slots)
+        if bound < 1:
+            bound = math.ceil(bound * len(self.slots) - 1e-9)
+        return min(int(bound), len(self.slots))
 
 
-def scorer(encoder: Encoder, pools: Pools, progress=lambda rows: rows):
-    """A function: (item, text) pairs -> margins in each pool (C, L + 1), in the item's view (C,).
+def rows_of_views(items):
+    """view -> positions of the items that are attacked in it."""
+    rows = {}
+    for i, item in enumerate(items):
+        rows.setdefault(item.view, []).append(i)
+    return rows
 
-    All pairs of a step are one batch: each distinct text is encoded once, sorted by length.
-    *Source*: PITFALLS.md 15; what TextAttack does one query at a time.
+
+def bare_text(text):
+    """A query that is nothing but its words."""
+    return Text("", "", text, "")
+
+
+def encode_once(encoder, texts, bar=""):
+    """Vectors of queries (texts, D); equal ones are encoded once and agree to the last bit."""
+    distinct = list(dict.fromkeys(texts))
+    row_of = {text: row for row, text in enumerate(distinct)}
+    return encoder.encode(distinct, "query", bar)[[row_of[text] for text in texts]]
+
+
+class Scorer:
+    """Scores texts in the place of queries; no text is scored twice.
+
+    All pairs of a step are one batch, sorted by length: TextAttack goes query by query.
+    *Shapes*: pairs of (AttackedQuery, text) -> margins in each pool (C, L + 1), in its view (C,).
     """
-    known = {}  # (query, text) -> margins (L + 1,)
 
-    def score(pairs: list[tuple[Item, str]]) -> tuple[Tensor, Tensor]:
+    def __init__(self, encoder: Encoder, pools: Pools, bar: str = ""):
+        self.encoder, self.pools, self.bar = encoder, pools, bar
+        self.margins = {}  # (query, text) -> (L + 1,)
+
+    def __call__(self, pairs: list[tuple[AttackedQuery, str]]) -> tuple[Tensor, Tensor]:
         keys = [(item.query, text) for item, text in pairs]
-        new = [key for key in dict.fromkeys(keys) if key not in known]
-        for start in range(0, len(new), 16384):  # so that memory does not grow with the search
-            part = new[start : start + 16384]
-            at = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in part))}
-            v = encoder.encode([Text("", "", text, "") for text in at], "query", progress)
-            where, rows = [at[text] for _, text in part], torch.tensor([q for q, _ in part])
-            known.update(zip(part, margins(pools, v[where], rows), strict=True))
+        new_keys = [key for key in dict.fromkeys(keys) if key not in self.margins]
+        for start in range(0, len(new_keys), 16384):  # so that memory does not grow with them
+            self.score(new_keys[start : start + 16384])
         for item, text in pairs:
             item.asked.add(text)
-        each, own = torch.stack([known[key] for key in keys]), pools.own[[q for q, _ in keys]]
-        in_view = torch.full((len(pairs),), math.nan)
-        for view in {item.view for item, _ in pairs}:
-            at = torch.tensor([i for i, (item, _) in enumerate(pairs) if item.view == view])
-            in_view[at] = of_view(each[at], own[at], view)
-        return each, in_view
+        in_pools = torch.stack([self.margins[key] for key in keys])  # (C, L + 1)
+        query_lang = self.pools.query_lang[[query for query, _ in keys]]  # (C,)
+        in_view = torch.empty(len(pairs))  # (C,)
+        for view, rows in rows_of_views([item for item, _ in pairs]).items():
+            in_view[rows] = view_margin(in_pools[rows], query_lang[rows], view)
+        return in_pools, in_view
 
-    return score
+    def score(self, keys):
+        """Encode these (query, text) and remember their margins."""
+        v = encode_once(self.encoder, [bare_text(text) for _, text in keys], self.bar)
+        queries = torch.tensor([query for query, _ in keys])
+        self.margins.update(zip(keys, margins(self.pools, v, queries), strict=True))
 
 
-def beam_search(items: list[Item], score, attack: Attack, orders: list[list[int]]) -> None:
+# ---- 7. search: word after word, or every text ---------------------------------------------------
+
+
+@dataclass
+class Trial:
+    """A text that a search tries in the place of a query."""
+
+    item: AttackedQuery
+    edits: Edits
+    margin: float = math.nan  # in the view of the item
+    in_pools: Tensor | None = None  # (L + 1,) margin in each pool
+
+    @property
+    def text(self) -> str:
+        return substitute(self.item.source.text, self.edits)
+
+
+def score_trials(trials_of_items, score):
+    """Write the margins of all the items' trials, scored as one batch."""
+    trials = list(chain(*trials_of_items))
+    if not trials:
+        return
+    in_pools, in_view = score([(trial.item, trial.text) for trial in trials])
+    for trial, row, margin in zip(trials, in_pools, in_view.tolist(), strict=True):
+        trial.in_pools, trial.margin = row, margin
+
+
+def positions_by_value(values):
+    """Positions, the smallest value first: [0.5, 0.1] -> [1, 0]."""
+    return sorted(range(len(values)), key=values.__getitem__)
+
+
+def leave_one_out(items, score, attack):
+    """Each item's slots, first the one whose word the margin misses most. Black box: scores."""
+    without = []  # for each item: its text without the word of slot 0, of slot 1, ...
+    for item in items:
+        slots = item.slots
+        if attack.budget:
+            slots = slots[: attack.budget // 2]  # half for the order, half for the search
+        without.append([Trial(item, {slot.span: ""}) for slot in slots])
+    score_trials(without, score)
+    orders = []
+    for item, trials in zip(items, without, strict=True):
+        order = positions_by_value([trial.margin for trial in trials])
+        orders.append(order + list(range(len(trials), len(item.slots))))
+    return orders
+
+
+def change_slot(beam, slot, attack):
+    """Each text of a beam with each replacement of one slot, as edits and budget allow."""
+    item = beam[0].item
+    asked = set(item.asked)
+    trials = []
+    for kept in beam:
+        if len(kept.edits) == item.most_edits(attack.edits):
+            continue
+        for option in slot.options:
+            trial = Trial(item, kept.edits | {slot.span: option})
+            asked.add(trial.text)
+            if not attack.budget or len(asked) <= attack.budget:
+                trials.append(trial)
+    return trials
+
+
+def beam_search(items, score, attack, orders):
     """Change word after word, each time to what hurts most; keep the `width` worst texts.
+
+        "red big old", width 2, the slot of big first: its beam, with margins,
+            start        .5 red big old
+            big -> wide  .3 red wide old   .5 red big old
 
     `orders`: for each item its slots, the most important first. Keeping a word is always allowed,
     so more steps never help the retriever. All items advance in lock-step.
     """
-    if not items:
-        return
-    start = score([(item, item.source.text) for item in items])[1].tolist()
-    beams = [[(margin, {})] for margin in start]
-    for step in range(max(map(len, orders))):
-        jobs = []  # (which item, edits, text)
-        for i, item in enumerate(items):
-            if step >= len(orders[i]):
-                continue
-            (begin, end, options), seen = item.slots[orders[i][step]], set(item.asked)
-            for edits in [e for _, e in beams[i] if len(e) < item.most(attack.edits)]:
-                for other in options:
-                    tried = edits | {(begin, end): other}
-                    text = substitute(item.source.text, tried)
-                    seen.add(text)
-                    if not attack.budget or len(seen) <= attack.budget:
-                        jobs.append((i, tried, text))
-        if jobs:
-            found = score([(items[i], text) for i, _, text in jobs])[1].tolist()
-            for (i, tried, _), margin in zip(jobs, found, strict=True):
-                beams[i].append((margin, tried))
-        # A stable sort: among equals fewer edits, then the table's first word
-        beams = [sorted(beam, key=lambda x: x[0])[: attack.width] for beam in beams]
+    beams = [[Trial(item, {})] for item in items]
+    score_trials(beams, score)
+    for step in range(max(map(len, orders), default=0)):
+        trials = [[] for _ in items]
+        for i, order in enumerate(orders):
+            if step < len(order):
+                slot = items[i].slots[order[step]]
+                trials[i] = change_slot(beams[i], slot, attack)
+        score_trials(trials, score)
+        for i, beam in enumerate(beams):
+            # A stable sort: among equals fewer edits, then the table's first word
+            ranked = sorted(beam + trials[i], key=attrgetter("margin"))
+            beams[i] = ranked[: attack.width]
     for item, beam in zip(items, beams, strict=True):
-        item.edits = beam[0][1]
+        item.edits = beam[0].edits
 
 
-def leave_one_out(items: list[Item], score, attack: Attack) -> list[list[int]]:
-    """Each item's slots, first the one whose word the margin misses most. Black box: scores."""
-    jobs = [(item, n) for item in items for n in range(len(item.slots))]
-    if attack.budget:  # half for the order, half for the search
-        jobs = [(item, n) for item, n in jobs if n < attack.budget // 2]
-    cut = [(item, substitute(item.source.text, {item.slots[n][:2]: ""})) for item, n in jobs]
-    found, drops = score(cut)[1].tolist() if cut else [], defaultdict(list)
-    for (item, n), margin in zip(jobs, found, strict=True):
-        drops[id(item)].append((margin, n))
-    return [
-        [n for _, n in sorted(drops[id(item)])] + list(range(len(drops[id(item)]), len(item.slots)))
-        for item in items
-    ]
+def every_trial(item, most):
+    """Yield all texts with at most so many slots changed, those with fewer edits first."""
+    for n in range(most + 1):
+        for slots in combinations(item.slots, n):
+            spans = [slot.span for slot in slots]
+            for words in product(*[slot.options for slot in slots]):
+                yield Trial(item, dict(zip(spans, words, strict=True)))
 
 
-def noise_places(encoder: Encoder, batch: dict[str, Tensor]) -> Tensor:
-    """Where noise may be: (B, T), True at words, <unk> among them; not at special tokens."""
-    names = ("bos", "eos", "cls", "sep", "pad")
-    ids = {getattr(encoder.tokenizer, f"{name}_token_id") for name in names} - {None}
-    special = torch.tensor(sorted(ids), device=encoder.device)
-    # SUBTLE: neither padding nor special tokens get noise (mt-dnn's do)
-    return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
-
-
-def passes(items: list[Item], encoder: Encoder, pools: Pools, max_tokens: int = 4096):
-    """Yield (items, words (B, T, D), where noise may be (B, T), objective) in length-sorted chunks.
-
-    objective(words) -> (B,) is minus the margin: what an attack raises. Attacks run in eval mode.
-    """
-    was_training = encoder.training
-    encoder.eval()
-    rows = encoder.tokenize([item.source for item in items], "query")
-    try:
-        for chunk in length_chunks([len(row["input_ids"]) for row in rows], max_tokens):
-            part, batch = [items[i] for i in chunk], encoder.pad([rows[i] for i in chunk])
-            mask = noise_places(encoder, batch)
-            at, views = torch.tensor([item.query for item in part]), [item.view for item in part]
-
-            def objective(words, batch=batch, at=at, views=views, keep=None):
-                v = encoder.from_words(words, batch).float()  # (B, T, D) -> (B, D)
-                if keep is not None:
-                    keep.extend(v)
-                d = torch.empty_like(v)
-                for view in set(views):
-                    own = torch.tensor([x == view for x in views])
-                    d[own] = directions(pools, v[own], at[own], view)
-                return -(v * d).sum(-1)
-
-            yield part, encoder.words(batch["input_ids"]).detach(), mask, objective
-    finally:
-        encoder.train(was_training)
-
-
-def first_order(items: list[Item], encoder: Encoder, pools: Pools, keep: int) -> list[list[int]]:
-    """HotFlip: the gradient estimates what each replacement does to the margin; sort by that.
-
-        estimate = sum over the word's tokens t of g_t . (mean embedding of the new word - e_t)
-
-    Keeps the `keep` best replacements of a slot (0: all). One pass forward and back an item.
-    *Source*: Ebrahimi et al. 2018, for words of several pieces.
-    """
-    if not encoder.tokenizer.is_fast:
-        raise ValueError("order=gradient needs a fast tokenizer, for offsets. Take order=scores.")
-    others = list(dict.fromkeys(o for item in items for slot in item.slots for o in slot[2]))
-    pieces = encoder.tokenizer(others or ["-"], add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        new = [encoder.words(torch.tensor(ids, device=encoder.device)).mean(0) for ids in pieces]
-    new, orders = dict(zip(others, new, strict=False)), {}
-    prefix = encoder.settings.query_prefix
-    for part, words, _, objective in passes(items, encoder, pools):
-        x = words.clone().requires_grad_()
-        # SUBTLE: with respect to the input alone; the parameters' .grad stays as it was
-        grads = -torch.autograd.grad(objective(x).sum(), x)[0]  # (B, T, D), of the margin
-        texts = [prefix + item.source.text for item in part]
-        spans = encoder.tokenizer(texts, return_offsets_mapping=True)["offset_mapping"]
-        for item, grad, old, offsets in zip(part, grads, words, spans, strict=True):
-            ranked = []
-            for n, (start, end, options) in enumerate(item.slots):
-                start, end, offsets = start + len(prefix), end + len(prefix), offsets[: len(old)]
-                at = [t for t, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
-                change = {o: float((grad[at] * (new[o] - old[at])).sum()) for o in options}
-                options = sorted(options, key=change.get)[: keep or None]
-                item.slots[n] = (*item.slots[n][:2], options)
-                ranked.append((min(change.values()), n))
-            orders[id(item)] = [n for _, n in sorted(ranked)]
-    return [orders[id(item)] for item in items]
-
-
-def enumerate_all(items: list[Item], score, attack: Attack) -> list[Item]:
-    """Try every combination within the bounds where there are at most `limit`; return the others.
+def enumerate_all(items, score, attack):
+    """Try every text within the bounds where there are at most `limit`; return the other items.
 
     *Certificate*: the smallest margin in each pool. Above 0 it promises that no substitution of
     these words by these replacements, within these bounds, moves the best relevant passage from
     rank 1. It promises nothing about other words, replacements or passages.
     """
-    left, jobs, lowest = [], [], {}
+    limit = attack.limit
+    if attack.budget:
+        limit = min(limit, attack.budget)
+    trials_of_items, others = [], []
     for item in items:
-        most = item.most(attack.edits)
-        ways = [1] + [0] * most  # ways[n]: combinations that change n words
-        for _, _, options in item.slots:
-            ways = [w + (ways[n - 1] * len(options) if n else 0) for n, w in enumerate(ways)]
-        item.exhaustive = sum(ways) <= min(attack.limit, attack.budget or math.inf)
-        if not item.exhaustive:
-            left.append(item)
-            continue
-        for n in range(most + 1):  # fewer edits first
-            for slots in itertools.combinations(item.slots, n):
-                for picks in itertools.product(*(options for _, _, options in slots)):
-                    edits = {slot[:2]: other for slot, other in zip(slots, picks, strict=True)}
-                    jobs.append((item, edits, substitute(item.source.text, edits)))
-    each, found = score([(item, text) for item, _, text in jobs]) if jobs else ((), ())
-    for (item, edits, _), row, margin in zip(jobs, each, map(float, found), strict=True):
-        item.worst = row if item.worst is None else torch.minimum(item.worst, row)
-        if margin < lowest.get(id(item), math.inf):
-            lowest[id(item)], item.edits = margin, edits
-    return left
+        trials = every_trial(item, item.most_edits(attack.edits))
+        trials = list(islice(trials, limit + 1))  # one more than the limit is too many
+        item.exhaustive = len(trials) <= limit
+        if item.exhaustive:
+            trials_of_items.append(trials)
+        else:
+            others.append(item)
+    score_trials(trials_of_items, score)
+    for trials in trials_of_items:
+        item = trials[0].item
+        item.worst = torch.stack([trial.in_pools for trial in trials]).amin(0)  # (L + 1,)
+        item.edits = min(trials, key=attrgetter("margin")).edits  # the first: the fewest edits
+    return others
 
 
-# ---- 3. embeddings -------------------------------------------------------------------------------
+# ---- 8. embeddings: noise in a ball --------------------------------------------------------------
+# An objective is what an attack raises, a function: embeddings (B, T, D) -> (B,)
+
+
+@dataclass(frozen=True)
+class Ball:
+    """Where noise may be."""
+
+    radius: float
+    norm: str = "l2"  # or "max": a cube, no coordinate above the radius
+    scope: str = "token"  # each token has a ball of its own, or the "sentence" has one
+
+
+@dataclass(frozen=True)
+class Climb:
+    """How noise goes uphill."""
+
+    steps: int
+    step_size: float  # in radii
+    restarts: int = 1
 
 
 def mean_norm(encoder: Encoder) -> float:
     """Mean L2 norm of the encoder's word embeddings, the unit of every epsilon and sigma."""
-    return float(encoder.model.get_input_embeddings().weight.detach().float().norm(dim=1).mean())
+    weight = encoder.model.get_input_embeddings().weight.detach()  # (V, D)
+    return float(weight.float().norm(dim=1).mean())
 
 
-def size(x: Tensor, ball: str) -> Tensor:
-    """L2 norm of each token (B, T, 1), or of each sentence (B, 1, 1)."""
-    return x.norm(dim=-1 if ball == "token" else (1, 2), keepdim=True)
+def ball_radius(epsilon: float, norm: str, encoder: Encoder) -> float:
+    """The radius of a ball, from units of mean norms to those of the embeddings.
 
-
-def project(delta: Tensor, radius: float, norm: str = "l2", ball: str = "token") -> Tensor:
-    """The nearest point of the ball: (3, 4) -> (0.6, 0.8) for radius 1; what lies inside stays."""
-    if norm == "max":
-        return delta.clamp(-radius, radius)
-    return delta * (radius / size(delta, ball).clamp(min=max(radius, 1e-12)))
-
-
-def random_noise(mask: Tensor, dim: int, rngs: list, radius: float, kind: str, ball: str = "token"):
-    """Noise at the places of the mask, of norm `radius`: expected, largest, or exactly (sphere).
-
-        gaussian: radius / sqrt(D) * N(0, 1)      uniform: radius * u^(1/D) * a random direction
-
-    *Shapes*: mask (B, T), one generator a row -> (B, T, D). A row's noise depends on its generator
-    and its length alone, not on the padding.
-    *Source*: RS-RP of Huang et al. 2021 (form); uniform in the ball, not in the cube.
+    In the max norm it is a coordinate's share, so that the noise's L2 norm stays within epsilon.
     """
-    noise = torch.zeros(*mask.shape, dim)
-    for row, places, rng in zip(noise, mask.cpu(), rngs, strict=True):
-        n = int(places.sum())
-        draw = torch.randn(n, dim, generator=rng)
-        free = max(1, dim if ball == "token" else n * dim)  # dimensions of the ball
-        if kind == "gaussian":
-            row[places] = draw * radius / math.sqrt(free)
-        else:
-            u = torch.rand((n, 1) if ball == "token" else (1, 1), generator=rng) ** (1 / free)
-            u = 1 if kind == "sphere" else u
-            row[places] = draw / size(draw[None], ball)[0].clamp(min=1e-12) * radius * u
-    return noise.to(mask.device)
+    radius = epsilon * mean_norm(encoder)
+    if norm == "max":
+        radius /= math.sqrt(encoder.model.get_input_embeddings().weight.shape[1])
+    return radius
 
 
-def steepest(grad: Tensor, norm: str, ball: str) -> Tensor:
+def noise_size(x: Tensor, scope: str) -> Tensor:
+    """L2 norm of each token (B, T, 1), or of each sentence (B, 1, 1)."""
+    if scope == "token":
+        return x.norm(dim=-1, keepdim=True)
+    return x.norm(dim=(1, 2), keepdim=True)
+
+
+def project(delta: Tensor, ball: Ball) -> Tensor:
+    """The nearest point of the ball: (3, 4) -> (0.6, 0.8) for radius 1; what lies inside stays."""
+    if ball.norm == "max":
+        return delta.clamp(-ball.radius, ball.radius)
+    size = noise_size(delta, ball.scope)
+    return delta * (ball.radius / size.clamp(min=max(ball.radius, 1e-12)))
+
+
+def steepest(grad: Tensor, ball: Ball) -> Tensor:
     """The direction of norm 1 that raises the objective fastest; 0 where the gradient is 0."""
-    return grad.sign() if norm == "max" else grad / size(grad, ball).clamp(min=1e-12)
+    if ball.norm == "max":
+        return grad.sign()
+    return grad / noise_size(grad, ball.scope).clamp(min=1e-12)
 
 
-def gradient(objective, words: Tensor, delta: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Objective (B,) at words + delta and its gradient (B, T, D) there, 0 outside the mask."""
+def draw_noise(n, dim, rng, radius, kind, scope):
+    """The noise of one row with n places, see `random_noise`. -> (n, D)"""
+    normal = torch.randn(n, dim, generator=rng)
+    dimensions, n_radii = dim, (n, 1)  # of the ball; how many there are
+    if scope == "sentence":
+        dimensions, n_radii = max(1, n * dim), (1, 1)
+    if kind == "gaussian":
+        return normal * radius / math.sqrt(dimensions)
+    on_sphere = normal / noise_size(normal[None], scope)[0].clamp(min=1e-12) * radius
+    if kind == "sphere":
+        return on_sphere
+    # SUBTLE: most of a ball's volume is near its surface; a uniform radius would miss that
+    return on_sphere * torch.rand(n_radii, generator=rng) ** (1 / dimensions)
+
+
+def random_noise(
+    places: Tensor, dim: int, rngs: list, radius: float, kind: str, scope: str = "token"
+) -> Tensor:
+    """Noise at these places, of norm `radius`: expected, largest, or exactly.
+
+        gaussian   radius / sqrt(D) * N(0, 1)
+        uniform    radius * u^(1/D) * a random direction       in the ball, not in the cube
+        sphere     radius * a random direction
+
+    *Shapes*: places (B, T), one generator a row -> (B, T, D). A row's noise depends on its
+    generator and its length alone, not on the padding.
+    *Source*: RS-RP of Huang et al. 2021 (form).
+    """
+    noise = torch.zeros(*places.shape, dim)  # (B, T) -> (B, T, D)
+    for row, row_places, rng in zip(noise, places.cpu(), rngs, strict=True):
+        row[row_places] = draw_noise(int(row_places.sum()), dim, rng, radius, kind, scope)
+    return noise.to(places.device)
+
+
+def gradient(objective, embeddings, delta, places):
+    """Objective (B,) at embeddings + delta and its gradient (B, T, D), 0 outside the places."""
     delta = delta.detach().requires_grad_()
-    value = objective(words + delta)
-    return value.detach(), torch.autograd.grad(value.sum(), delta)[0] * mask[..., None]
+    value = objective(embeddings + delta)
+    # SUBTLE: with respect to the input alone; the parameters' .grad stays as it was
+    (grad,) = torch.autograd.grad(value.sum(), delta)
+    return value.detach(), grad * places[..., None]
 
 
-def fgm(objective, words, mask, radius, norm="l2", ball="token") -> Tensor:
+def fgm(objective, embeddings: Tensor, places: Tensor, ball: Ball) -> Tensor:
     """One step: delta = radius * g / ||g||, so that a linear objective gains radius * ||g||.
 
     *Source*: Miyato et al. 2017; with norm "max" it is FGSM.
     """
-    _, grad = gradient(objective, words, torch.zeros_like(words), mask)
-    return radius * steepest(grad, norm, ball)
+    _, grad = gradient(objective, embeddings, torch.zeros_like(embeddings), places)
+    return ball.radius * steepest(grad, ball)
 
 
-def ascend(delta: Tensor, grad: Tensor, radius: float, attack: Attack) -> Tensor:
-    """One step of `step_size` radii uphill, projected back into the ball."""
-    step = radius * attack.step_size * steepest(grad, attack.norm, attack.ball)
-    return project(delta + step, radius, attack.norm, attack.ball).detach()
+def step_uphill(delta, grad, ball, climb):
+    """One step of `step_size` radii, projected back into the ball."""
+    step = ball.radius * climb.step_size * steepest(grad, ball)
+    return project(delta + step, ball).detach()
 
 
-def freelb(objective, words, mask, radius, attack: Attack, rngs: list, delta=None) -> Tensor:
-    """The next point of FreeLB, which trains on every one: at random first, then a step uphill.
-
-    *Source*: Zhu et al. 2020, algorithm 1; here the start is uniform in the whole L2 ball (in the
-    max norm, in the L2 ball inside the cube).
-    """
-    if delta is None:
-        return random_noise(mask, words.shape[-1], rngs, radius, "uniform", attack.ball)
-    return ascend(delta, gradient(objective, words, delta, mask)[1], radius, attack)
+def random_start(places, dim, ball, rngs):
+    """A random point of the ball. (B, T) -> (B, T, D)"""
+    radius = ball.radius
+    if ball.norm == "max":
+        radius *= math.sqrt(dim)  # as far as the cube's corners
+    return project(random_noise(places, dim, rngs, radius, "uniform", ball.scope), ball)
 
 
-def pgd(objective, words, mask, radius, attack: Attack, rngs: list) -> Tensor:
+def pgd(
+    objective, embeddings: Tensor, places: Tensor, ball: Ball, climb: Climb, rngs: list
+) -> Tensor:
     """Several smaller steps, each projected back, from several starts; the best point is kept.
 
     The first start is fgm's point, so that pgd never does less than fgm; the others are random.
     *Source*: Madry et al. 2018.
     """
-    norm, ball = attack.norm, attack.ball
-    best_delta, best_value = torch.zeros_like(words), torch.full((len(words),), -math.inf)
-    for restart in range(attack.restarts):
+    best_delta = torch.zeros_like(embeddings)
+    best_value = torch.full(embeddings.shape[:1], -math.inf).to(embeddings)  # (B,)
+    for restart in range(climb.restarts):
         if restart == 0:
-            delta = fgm(objective, words, mask, radius, norm, ball)
+            delta = fgm(objective, embeddings, places, ball)
         else:
-            # The cube of the max norm reaches sqrt(D) times as far as its ball
-            wide = radius * (math.sqrt(words.shape[-1]) if norm == "max" else 1)
-            start = random_noise(mask, words.shape[-1], rngs, wide, "uniform", ball)
-            delta = project(start, radius, norm, ball)
-        for step in range(attack.steps + 1):  # CHANGED vs fgm: steps, projection, the best is kept
-            value, grad = gradient(objective, words, delta, mask)
-            better = value.cpu() > best_value
-            best_value[better] = value.cpu()[better]
+            delta = random_start(places, embeddings.shape[-1], ball, rngs)
+        # CHANGED vs fgm: steps, projection, the best is kept
+        for _ in range(climb.steps + 1):
+            value, grad = gradient(objective, embeddings, delta, places)
+            better = value > best_value  # (B,)
+            best_value[better] = value[better]
             best_delta[better] = delta[better]
-            delta = ascend(delta, grad, radius, attack)
+            delta = step_uphill(delta, grad, ball, climb)
     return best_delta
 
 
-def attack_embeddings(items, encoder, pools, attack: Attack, seed: int, like=None) -> Tensor:
-    """Noise on the word embeddings of each item's query -> its vectors (items, D).
+def freelb(
+    objective, embeddings: Tensor, places: Tensor, ball: Ball, climb: Climb, rngs: list
+) -> list[Tensor]:
+    """The points that FreeLB trains on, all of them: a random one, then step by step uphill.
 
-    `like`: noise of the same norm as these items', in random directions.
+    *Source*: Zhu et al. 2020, algorithm 1; here the start is uniform in the whole L2 ball (in the
+    max norm, in the L2 ball inside the cube).
     """
+    dim = embeddings.shape[-1]
+    delta = random_noise(places, dim, rngs, ball.radius, "uniform", ball.scope)
+    points = [delta]
+    for _ in range(climb.steps - 1):  # CHANGED vs pgd: one start, every point is kept
+        _, grad = gradient(objective, embeddings, delta, places)
+        delta = step_uphill(delta, grad, ball, climb)
+        points.append(delta)
+    return points
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some texts of similar length, as word embeddings."""
+
+    rows: list[int]  # B positions in the list of texts
+    batch: dict[str, Tensor]  # as of Encoder.pad
+    embeddings: Tensor  # (B, T, D), without gradient
+    places: Tensor  # (B, T), True where noise may be
+
+
+def noise_places(encoder, batch):
+    """Where noise may be: (B, T), True at words, <unk> among them."""
+    special = set(encoder.tokenizer.all_special_ids) - {encoder.tokenizer.unk_token_id}
+    special = torch.tensor(sorted(special), device=encoder.device)
+    # SUBTLE: neither padding nor special tokens get noise (mt-dnn's do)
+    return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
+
+
+def embedding_chunks(
+    encoder: Encoder, token_rows: list[dict], max_tokens: int = 4096
+) -> Iterator[Chunk]:
+    """Cut token rows (of Encoder.tokenize) into chunks of word embeddings, the shortest first.
+
+    An attack runs without dropout: its loop over the chunks stands in `with eval_mode(encoder)`.
+    """
+    lengths = [len(row["input_ids"]) for row in token_rows]
+    for rows in length_chunks(lengths, max_tokens):
+        batch = encoder.pad([token_rows[i] for i in rows])
+        embeddings = encoder.word_embeddings(batch["input_ids"]).detach()  # (B, T) -> (B, T, D)
+        yield Chunk(rows, batch, embeddings, noise_places(encoder, batch))
+
+
+@dataclass(frozen=True)
+class MarginObjective:
+    """What an attack on a chunk's queries raises: minus their margins. (B, T, D) -> (B,)"""
+
+    items: list[AttackedQuery]
+    chunk: Chunk
+    encoder: Encoder
+    pools: Pools
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        v = self.encoder.from_embeddings(embeddings, self.chunk.batch)  # (B, T, D) -> (B, D)
+        d = torch.empty_like(v)
+        for view, rows in rows_of_views(self.items).items():
+            queries = torch.tensor([self.items[i].query for i in rows])
+            d[rows] = directions(self.pools, v[rows], queries, view)
+        return -(v * d).sum(-1)  # (B, D) -> (B,)
+
+
+def query_chunks(items, encoder):
+    """Yield the clean queries in chunks: (Chunk, its items)."""
+    token_rows = encoder.tokenize([item.source for item in items], "query")
+    for chunk in embedding_chunks(encoder, token_rows):
+        yield chunk, [items[i] for i in chunk.rows]
+
+
+def add_noise(items, chunk, delta, encoder, unit):
+    """Write each item's vector under noise, and the norm of its noise in these units."""
+    with torch.no_grad():
+        vectors = encoder.from_embeddings(chunk.embeddings + delta, chunk.batch)  # (B, D)
+    total = noise_size(delta, "token").sum((1, 2))  # (B, T, 1) -> (B,)
+    norms = total / chunk.places.sum(1).clamp(min=1) / unit
+    for item, vector, norm in zip(items, vectors.cpu(), norms.tolist(), strict=True):
+        item.vector, item.norm = vector, norm
+
+
+def streams(items, attack, seed):
+    """One random stream an item; not of the view, so that all views see the same noise."""
+    return [generator(seed, attack.label, item.source.id) for item in items]
+
+
+def attack_embeddings(items, encoder, pools, attack, seed):
+    """Noise on the word embeddings of each item's query."""
     unit = mean_norm(encoder)
-    dim = encoder.model.get_input_embeddings().weight.shape[1]
-    # In the max norm a coordinate's share, so that the L2 norm stays within epsilon
-    radius = attack.epsilon * unit / (math.sqrt(dim) if attack.norm == "max" else 1)
-    vectors, twin = {}, dict(zip(map(id, items), like or (), strict=False))
-    for part, words, mask, objective in passes(items, encoder, pools):
-        kept, rngs = [], [generator(seed, attack.label, item.source.id) for item in part]
-        if like:
-            norms = torch.tensor([twin[id(item)].norm for item in part])[:, None, None].to(words)
-            delta = random_noise(mask, dim, rngs, unit, "sphere") * norms
-        elif attack.name == "fgm":
-            delta = fgm(objective, words, mask, radius, attack.norm, attack.ball)
-        elif attack.name == "pgd":
-            delta = pgd(objective, words, mask, radius, attack, rngs)
-        else:
-            delta = random_noise(mask, dim, rngs, radius, attack.name, attack.ball)
-        with torch.no_grad():
-            objective(words + delta, keep=kept)
-        used = size(delta, "token")[..., 0].sum(1) / mask.sum(1).clamp(min=1) / unit  # (B,)
-        for item, v, norm in zip(part, kept, used.tolist(), strict=True):
-            vectors[id(item)], item.norm = v, norm
-    return torch.stack([vectors[id(item)] for item in items])
+    radius = ball_radius(attack.epsilon, attack.norm, encoder)
+    ball = Ball(radius, attack.norm, attack.ball)
+    climb = Climb(attack.steps, attack.step_size, attack.restarts)
+    with eval_mode(encoder):
+        for chunk, members in query_chunks(items, encoder):
+            embeddings, places = chunk.embeddings, chunk.places
+            objective = MarginObjective(members, chunk, encoder, pools)
+            rngs = streams(members, attack, seed)
+            if attack.name == "fgm":
+                delta = fgm(objective, embeddings, places, ball)
+            elif attack.name == "pgd":
+                delta = pgd(objective, embeddings, places, ball, climb, rngs)
+            else:  # gaussian, uniform
+                dim = embeddings.shape[-1]
+                delta = random_noise(places, dim, rngs, radius, attack.name, attack.ball)
+            add_noise(members, chunk, delta, encoder, unit)
 
 
-# ---- 4. certificates -----------------------------------------------------------------------------
-# The exact one is `enumerate_all`; the smoothed one is for sets too large to enumerate.
+def control_embeddings(items, twins, encoder, attack, seed):
+    """Noise in random directions, on every token of the norm that the item's twin has."""
+    unit = mean_norm(encoder)
+    with eval_mode(encoder):
+        for chunk, members in query_chunks(items, encoder):
+            dim = chunk.embeddings.shape[-1]
+            rngs = streams(members, attack, seed)
+            noise = random_noise(chunk.places, dim, rngs, unit, "sphere")
+            # CHANGED vs attack_embeddings: each query has a radius of its own
+            norms = torch.tensor([twins[i].norm for i in chunk.rows]).to(noise)  # (B,)
+            add_noise(members, chunk, noise * norms[:, None, None], encoder, unit)
 
 
-def close_table(table: dict[str, list[str]], lang: str) -> dict[str, list[str]]:
+# ---- 9. HotFlip: the gradient of the embeddings says which word to change ------------------------
+
+HOTFLIP_KEEPS = 2  # replacements of a word that the gradient proposes and the scores judge
+
+
+def token_spans(text, encoder):
+    """Where each token stands in the query's text: below 0 in the prefix, empty if special."""
+    prefix = encoder.settings.query_prefix
+    spans = encoder.tokenizer(prefix + text, return_offsets_mapping=True)["offset_mapping"]
+    return [(start - len(prefix), end - len(prefix)) for start, end in spans]
+
+
+def tokens_in(slot, spans):
+    """The tokens that lie in a slot, at least in part."""
+    tokens = []
+    for token, (start, end) in enumerate(spans):
+        if start < end and overlaps_any(slot.span, [(start, end)]):
+            tokens.append(token)
+    return tokens
+
+
+def rank_slots(item, grad, embeddings, embedding_of, encoder, keep):
+    """Sort each slot's options by their estimates, keep the best; return the slots, best first.
+
+        estimate = sum over the word's tokens t of grad_t . (mean embedding of the new word - e_t)
+
+    *Shapes*: grad (of the margin), embeddings (T, D) of the query; embedding_of: option -> (D,).
+    """
+    spans = token_spans(item.source.text, encoder)[: len(grad)]  # the end of a long query is cut
+    lowest = []  # of each slot: its best estimate
+    for i, slot in enumerate(item.slots):
+        tokens = tokens_in(slot, spans)
+        estimates = {}
+        for option in slot.options:
+            change = embedding_of[option] - embeddings[tokens]  # (D,) - (tokens, D)
+            estimates[option] = float((grad[tokens] * change).sum())
+        ranked = sorted(slot.options, key=estimates.get)
+        item.slots[i] = replace(slot, options=tuple(ranked[:keep]))
+        lowest.append(estimates[ranked[0]])
+    return positions_by_value(lowest)
+
+
+def gradient_orders(items, encoder, pools, keep):
+    """Each item's slots, first the one that the gradient promises most of. White box.
+
+    One pass forward and back an item; each slot keeps its `keep` best options (None: all).
+    *Source*: HotFlip (Ebrahimi et al. 2018), here for words of several pieces.
+    """
+    if not encoder.tokenizer.is_fast:
+        raise ValueError("order=gradient needs a fast tokenizer, for offsets. Take order=scores.")
+    slots = chain(*[item.slots for item in items])
+    options = sorted(set(chain(*[slot.options for slot in slots])))
+    embedding_of = dict(zip(options, mean_embeddings(options, encoder), strict=True))
+    orders = [[] for _ in items]
+    with eval_mode(encoder):
+        for chunk, members in query_chunks(items, encoder):
+            objective = MarginObjective(members, chunk, encoder, pools)
+            zero = torch.zeros_like(chunk.embeddings)
+            _, grads = gradient(objective, chunk.embeddings, zero, chunk.places)  # (B, T, D)
+            for i, grad, embeddings in zip(chunk.rows, grads, chunk.embeddings, strict=True):
+                # SUBTLE: -grad is the margin's: the objective is minus the margin
+                orders[i] = rank_slots(items[i], -grad, embeddings, embedding_of, encoder, keep)
+    return orders
+
+
+# ---- 10. certificates: the smoothed retriever, for sets too large to enumerate -------------------
+
+
+def close_table(table: Table, lang: str) -> Table:
     """Let every replacement be replaced by its word too: SAFER's sets need words on both sides."""
-    both = {word: list(others) for word, others in table.items()}
+    closed = {word: list(others) for word, others in table.items()}
     for word, others in table.items():
         for other in others:
-            both.setdefault(lower(other, lang), []).append(word)
-    return {w: [o for o in dict.fromkeys(others) if o != w] for w, others in both.items()}
+            if lower(other, lang) != word:
+                add_options(closed, lower(other, lang), [word])
+    return closed
 
 
-def overlap(word: str, table: dict[str, list[str]], lang: str = "") -> float:
+def draw_set(word, table, lang):
+    """P_w: what a word may be redrawn as, itself among it."""
+    return {lower(other, lang) for other in (word, *table.get(word, ()))}
+
+
+def overlap(word: str, table: Table, lang: str = "") -> float:
     """q_w: how much of the draw of a word is shared, at worst, with the draw of a replacement.
 
         q_w = min over w' of |P_w & P_w'| / max(|P_w|, |P_w'|),     P_w = {w} and its replacements
 
+        overlap("a", {"a": ["b", "c"], "b": ["a"], "c": ["a", "b"]}) -> 2/3     w' = b
+
     *Source*: SAFER (Ye et al. 2020), prop. 1, whose sets all have one size; the larger of two sizes
     keeps it a bound on the distance between the two uniform draws.
     """
-    draws = lambda word: {lower(other, lang) for other in (word, *table.get(word, ()))}
-    own = draws(word)
-    sets = [draws(other) for other in own]
-    return min(len(own & s) / max(len(own), len(s)) for s in sets)
+    word_set = draw_set(word, table, lang)
+    shares = []
+    for other in word_set:
+        other_set = draw_set(other, table, lang)
+        shares.append(len(word_set & other_set) / max(len(word_set), len(other_set)))
+    return min(shares)
 
 
 def top_passages(pools: Pools, v: Tensor, rows: Tensor) -> Tensor:
     """Row of p at rank 1 in each language and, last, in all. (C, D) -> (C, L + 1)"""
-    good, other, who, foe = best(pools, v, rows)
-    first = lambda score, at: at.gather(1, score.argmax(1, keepdim=True))
-    who, foe = torch.cat([who, first(good, who)], 1), torch.cat([foe, first(other, foe)], 1)
-    wins = good > other  # at a tie the one that is not relevant comes first
-    return torch.where(torch.cat([wins, good.amax(1, True) > other.amax(1, True)], 1), who, foe)
+    best = find_best(pools, v, rows)
+    wins = best.relevant_score > best.other_score  # at a tie the one that is not relevant is first
+    return torch.where(wins, best.relevant_row, best.other_row)
 
 
 def majority(tops: Tensor, weights: list[int]) -> list[tuple[int, float]]:
     """Who wins the vote in each pool, and with which share. tops (N, L + 1) -> (passage, share)"""
-    votes = [Counter() for _ in range(tops.shape[1])]
-    for weight, row in zip(weights, tops.tolist(), strict=True):
-        for vote, passage in zip(votes, row, strict=True):
-            vote[passage] += weight
-    total = sum(weights)
-    return [(passage, n / total) for vote in votes for passage, n in vote.most_common(1)]
+    winners = []
+    for column in tops.T.tolist():
+        votes = Counter()
+        for passage, weight in zip(column, weights, strict=True):
+            votes[passage] += weight
+        passage, count = votes.most_common(1)[0]
+        winners.append((passage, count / sum(weights)))
+    return winners
 
 
 def certify(
@@ -943,18 +1455,46 @@ def certify(
     share is exact). It promises, with this confidence, that the *smoothed* retriever answers with
     the same passage; not that the plain one does, nor that the passage is right.
     """
-    error = math.sqrt(math.log(1 / (1 - confidence)) / (2 * samples)) if samples else 0.0
-    return share - error - (1 - math.prod(sorted(overlaps)[:edits])) > 0.5
+    error = 0.0
+    if samples:
+        error = math.sqrt(math.log(1 / (1 - confidence)) / (2 * samples))
+    shared = math.prod(sorted(overlaps)[:edits])
+    return share - error - (1 - shared) > 0.5
 
 
-def fill_slots(item: Item, combination: tuple[int, ...]) -> str:
-    """The query with slot i's word (0) or its n-th replacement (n)."""
-    picks = zip(item.slots, combination, strict=True)
-    return substitute(item.source.text, {s[:2]: s[2][n - 1] for s, n in picks if n})
+def draw_texts(item, attack, seed):
+    """Draw each slot's word anew, uniformly, `samples` times: text -> how often it was drawn."""
+    text = item.source.text
+    if not item.slots:
+        return Counter([text])
+    rng = generator(seed, attack.label, item.source.id)
+    columns = []  # one a slot: the words drawn
+    for slot in item.slots:
+        words = [text[slot.start : slot.end], *slot.options]
+        picks = torch.randint(len(words), (attack.samples,), generator=rng)
+        columns.append([words[pick] for pick in picks])
+    spans = [slot.span for slot in item.slots]
+    texts = Counter()
+    for words in zip(*columns, strict=True):
+        edits = dict(zip(spans, words, strict=True))
+        texts[substitute(text, edits)] += 1
+    return texts
+
+
+def slot_overlaps(item, table):
+    """q_w of each slot's word."""
+    text, lang = item.source.text, item.source.lang
+    words = [lower(text[slot.start : slot.end], lang) for slot in item.slots]
+    return [overlap(word, table, lang) for word in words]
 
 
 def smoothed(
-    encoder: Encoder, pools: Pools, items: list[Item], tables: dict, attack: Attack, seed: int
+    encoder: Encoder,
+    pools: Pools,
+    items: list[AttackedQuery],
+    tables: Tables,
+    attack: Attack,
+    seed: int,
 ) -> Tensor:
     """The smoothed retriever on each item's query -> (items, 2, L + 1): right at rank 1, certified.
 
@@ -963,87 +1503,136 @@ def smoothed(
     The same draws choose the majority and bound its share, as in SAFER: strictly, two events.
     *Shapes*: tables: lang -> closed table (`close_table`), the one that the slots were found with.
     """
-    drawn = []  # for each item: combination of replacements -> times it was drawn
-    for item in items:
-        rng = generator(seed, attack.label, item.source.id)
-        sizes = [len(options) + 1 for _, _, options in item.slots]
-        picks = [torch.randint(n, (attack.samples,), generator=rng).tolist() for n in sizes]
-        drawn.append(Counter(zip(*picks, strict=True)) or Counter([()]))
-    texts = [[fill_slots(item, c) for c in draws] for item, draws in zip(items, drawn, strict=True)]
-    at = {text: i for i, text in enumerate(dict.fromkeys(itertools.chain(*texts)))}
-    v = encoder.encode([Text("", "", text, "") for text in at], "query")
-    found = torch.zeros(len(items), 2, len(pools.langs) + 1)
-    for i, (item, counts) in enumerate(zip(items, drawn, strict=True)):
-        rows = torch.full((len(counts),), item.query)
-        tops = top_passages(pools, v[[at[text] for text in texts[i]]], rows)
-        words, lang = [item.source.text[a:b] for a, b, _ in item.slots], item.source.lang
-        bounds = [overlap(lower(word, lang), tables.get(lang, {}), lang) for word in words]
-        relevant = set(pools.relevant[item.query].tolist())
-        strength = item.most(attack.edits), attack.samples if item.slots else 0, attack.confidence
-        for column, (passage, share) in enumerate(majority(tops, list(counts.values()))):
-            safe = certify(share, bounds, *strength)
-            found[i, :, column] = torch.tensor([passage in relevant, passage in relevant and safe])
-    return found
+    drawn = [draw_texts(item, attack, seed) for item in items]
+    texts = [bare_text(text) for text in chain(*drawn)]
+    vectors = encode_once(encoder, texts).split([len(counts) for counts in drawn])  # (N, D) an item
+    answers = torch.zeros(len(items), 2, len(pools.langs) + 1)
+    for i, item in enumerate(items):
+        queries = torch.full((len(vectors[i]),), item.query)  # (N,)
+        tops = top_passages(pools, vectors[i], queries)  # (N, L + 1)
+        relevant = pools.relevant[item.query].tolist()
+        overlaps = slot_overlaps(item, tables.get(item.source.lang, {}))
+        edits = item.most_edits(attack.edits)
+        samples = attack.samples if item.slots else 0
+        votes = majority(tops, list(drawn[i].values()))
+        for column, (passage, share) in enumerate(votes):
+            if passage in relevant:
+                safe = certify(share, overlaps, edits, samples, attack.confidence)
+                answers[i, :, column] = torch.tensor([1.0, safe])
+    return answers
 
 
-# ---- all queries of a split ----------------------------------------------------------------------
+# ---- 11. all queries of a split ------------------------------------------------------------------
 
 
-def make_items(
-    data: DataSet, queries: list[int], views: list[str], attack: Attack, tables: dict, seed: int,
-    fixed: frozenset = frozenset(),
-) -> list[Item]:  # fmt: skip
-    """One item a view and query, with the places where this attack may change it."""
+def slots_of(text, attack, table, seed, fixed):
+    """Where this attack may change a query, and to what."""
+    fixed = {*fixed, *answer_words(text.answer, table, text.lang)}
+    if attack.kind.source == "nothing":
+        return []
+    if attack.kind.source == "typos":
+        rng = generator(seed, attack.label, text.id, "options")
+        return typo_slots(text.text, text.lang, rng, fixed, attack.k)
+    if attack.kind.search == "vote":
+        # SUBTLE: a closed table was cut to k before it was closed; cut again its sets differ
+        return find_slots(text.text, table, text.lang, fixed)
+    return find_slots(text.text, table, text.lang, fixed, attack.k)
+
+
+def make_attacked(
+    data: DataSet,
+    queries: list[int],
+    views: list[str],
+    attack: Attack,
+    tables: Tables,
+    seed: int,
+    fixed: Words = frozenset(),
+) -> list[AttackedQuery]:
+    """The queries that an attack is about to change: query by query, view by view.
+
+    *Shapes*: tables: lang -> table, of the attack's source; `fixed` words stay as they are.
+    """
     items = []
-    for row, q in enumerate(queries):
-        t, (source, search) = data.queries[q], ATTACKS[attack.name]
-        keep = fixed | answer_words(t.answer, tables.get(t.lang, {}), t.lang)
-        if source == "typos":
-            rng = generator(seed, attack.label, t.id, "options")
-            slots = typo_slots(t.text, t.lang, rng, keep, attack.k)
-        else:
-            table = {} if source == "nothing" else tables.get(t.lang, {})
-            # SUBTLE: a closed table was cut to k before it was closed; cut again its sets differ
-            slots = find_slots(t.text, table, t.lang, keep, 10**9 if search == "vote" else attack.k)
-        items += [Item(row, view, t, list(slots)) for view in views]
+    for row, query in enumerate(queries):
+        text = data.queries[query]
+        slots = slots_of(text, attack, tables.get(text.lang, {}), seed, fixed)
+        items += [AttackedQuery(row, view, text, list(slots)) for view in views]
     return items
 
 
-def attack_words(items: list[Item], encoder: Encoder, pools: Pools, attack: Attack, seed: int,
-                 progress=lambda rows: rows, like: list[Item] | None = None) -> None:  # fmt: skip
-    """Write the perturbed text of each item; `like`: as many edits as these, drawn at random."""
-    search = "random" if like else ATTACKS[attack.name][1]
-    if search == "random":
-        for n, item in enumerate(items):
-            # SUBTLE: not of the view, so that all views see the same random query
-            rng = generator(seed, attack.label, item.source.id, *(["control"] if like else []))
-            count = item.most(attack.edits) if attack.edits else None
-            item.edits = draw(item.slots, len(like[n].edits) if like else count, rng)
-    else:
-        score, left = scorer(encoder, pools, progress), [item for item in items if item.slots]
-        if search == "exact":  # also of queries without a slot: their one combination is the clean
-            left = enumerate_all(items, score, attack)
-        if attack.order == "gradient":
-            orders = first_order(left, encoder, pools, 2 if attack.name == "hotflip" else 0)
-        else:
-            orders = leave_one_out(left, score, attack)
-        beam_search(left, score, attack, orders)
+def random_edits(items, attack, seed):
+    """Redraw words: each one freely, or exactly as many as `edits` says."""
     for item in items:
-        item.text = substitute(item.source.text, item.edits)
+        # SUBTLE: not of the view, so that all views see the same random query
+        rng = generator(seed, attack.label, item.source.id)
+        if attack.edits == 0:
+            item.edits = draw_freely(item.slots, rng)
+        else:
+            item.edits = draw_edits(item.slots, item.most_edits(attack.edits), rng)
 
 
-def run(items: list[Item], encoder: Encoder, pools: Pools, attack: Attack, seed: int,
-        progress=lambda rows: rows, like: list[Item] | None = None) -> Tensor:  # fmt: skip
-    """Attack every item -> its query's vectors (items, D); all else stands in the items.
+def worst_edits(items, score, attack):
+    """Search the edits of the smallest margin."""
+    searched = [item for item in items if item.slots]
+    if attack.kind.search == "exact":
+        # Of all items: without a slot, it is the clean text that is certified
+        searched = enumerate_all(items, score, attack)
+    if not searched:
+        return
+    if attack.order == "scores":
+        orders = leave_one_out(searched, score, attack)
+    else:
+        keep = HOTFLIP_KEEPS if attack.name == "hotflip" else None
+        orders = gradient_orders(searched, score.encoder, score.pools, keep)
+    beam_search(searched, score, attack, orders)
 
-    `like`: the control, at random with the same number of edits or the same norm of noise.
+
+def attack_words(items, encoder, pools, attack, seed, bar=""):
+    """Write the edits of each item."""
+    if attack.kind.search == "random":
+        random_edits(items, attack, seed)
+    else:
+        worst_edits(items, Scorer(encoder, pools, bar), attack)
+
+
+def encode_edited(items, encoder, bar):
+    """Vectors of the items' edited texts (items, D)."""
+    return encode_once(encoder, [replace(item.source, text=item.text) for item in items], bar)
+
+
+def attack_queries(
+    items: list[AttackedQuery],
+    encoder: Encoder,
+    pools: Pools,
+    attack: Attack,
+    seed: int,
+    bar: str = "",
+) -> Tensor:
+    """Attack every item -> its query's vectors (items, D); all else stands in the items."""
+    if attack.kind.source == "embeddings":
+        attack_embeddings(items, encoder, pools, attack, seed)
+        return torch.stack([item.vector for item in items])
+    attack_words(items, encoder, pools, attack, seed, bar)
+    return encode_edited(items, encoder, bar)
+
+
+def control_queries(
+    items: list[AttackedQuery],
+    twins: list[AttackedQuery],
+    encoder: Encoder,
+    pools: Pools,
+    attack: Attack,
+    seed: int,
+    bar: str = "",
+) -> Tensor:
+    """The control of a worst case: changes of the same size, drawn at random -> vectors (items, D).
+
+    As many edits as each item's twin has, or noise of its norm; so the pools play no part.
     """
-    if ATTACKS[attack.name][0] == "embeddings":
-        return attack_embeddings(items, encoder, pools, attack, seed, like)
-    attack_words(items, encoder, pools, attack, seed, progress, like)
-    # Each text once: the same text has the same vector in every view, to the last bit
-    at = {}
-    rows = [at.setdefault((item.source.id, item.text), len(at)) for item in items]
-    first = {row: item for row, item in zip(reversed(rows), reversed(items), strict=True)}
-    texts = [replace(first[row].source, text=first[row].text) for row in range(len(at))]
-    return encoder.encode(texts, "query", progress)[torch.tensor(rows)]
+    if attack.kind.source == "embeddings":
+        control_embeddings(items, twins, encoder, attack, seed)
+        return torch.stack([item.vector for item in items])
+    for item, twin in zip(items, twins, strict=True):
+        rng = generator(seed, attack.label, item.source.id, "control")
+        item.edits = draw_edits(item.slots, len(twin.edits), rng)
+    return encode_edited(items, encoder, bar)
