@@ -1,55 +1,90 @@
-"""Many metrics.json -> differences with intervals -> tables, the answer in sentences, one page."""
+"""Study finished runs: what evaluate.py measured -> statistics, an answer in sentences, one page.
+
+    d[s, g] = mAP of recipe a - mAP of recipe b, of seed s on question g (mean over its languages)
+    mean of d -> interval (bootstrap) and p (sign flips, Holm) -> "hybrid is above x-y by ..."
+
+Where to look next: `compare` is the statistics, `make_comparisons` what is compared with what,
+`answer` the sentences, `make_study` everything that the page and its .json hold.
+Left out on purpose: scipy, pandas, a plotting library, scripts in the page.
+Differs from the papers: they print one seed without an interval. Here two recipes are compared
+question by question, and a difference counts only if it holds for other questions and other seeds.
+
+Shapes: S seeds, Q queries, G groups (a question in all its languages), N resamples, A conditions
+(clean and the attacks of a suite).
+"""
 
 import argparse
 import html
-import itertools
 import json
 import math
 import re
 import shlex
 import sys
 from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import NormalDist
 from string import Template
 
 import numpy as np
 
+import xlt
 from evaluate import (
+    CLEAN,
     COLUMNS,
-    KEPT,
     VIEWS,
-    align,
-    digits,
-    language_sets,
-    mean_sd,
-    named_runs,
-    pair,
-    read_metrics,
-    summarise,
-    table,
+    Condition,
+    Evaluated,
+    array_name,
+    condition_of,
+    conditions_of,
+    markdown_table,
+    mean_of,
+    number,
+    read_evaluated,
 )
-from xlt import Help, write_json
+
+QUESTION = (
+    "How does hybrid-batch training affect the robustness of the encoder against adversarial "
+    "queries in zero-shot cross-lingual retrieval, compared with contrastive training on "
+    "monolingual or cross-lingual batches?"
+)
+NOTE = (
+    "Differences are in mAP. Means over seeds, macro-averaged over the queries' languages. "
+    "Intervals: bootstrap over seeds and questions (the translations of a question are one unit). "
+    "p: paired randomisation test over questions, Holm's correction over all comparisons of this "
+    "page. Significant: both agree."
+)
+FRAME = Path(__file__).parent / "data/report/page.html"  # prose and colours of the page
+MARKS = {"+": "▲", "-": "▼", "": ""}  # significantly above, below; neither
+# Columns of two tables, and keys of their rows
+BIAS = ("own_share@10", "expected_share", "foreign_rank", "rank_distance")
+STRENGTH = ("broken_mono", "broken_pool", "edits", "norm", "calls", "least_changed")
+
 
 # ---- statistics: is the difference real? ---------------------------------------------------------
-# S seeds, Q queries, G groups, N resamples. A group is a question in all its languages: they share
-# the answer and most mistakes, so they are one observation and not eleven.
+# The translations of a question share its answer and most mistakes: one observation, not eleven.
 
 
 def by_group(values: np.ndarray, groups) -> np.ndarray:
     """Mean of a per-query metric over the queries of each group; groups are sorted by name.
 
+    by_group([.9, .2, .3], ["b", "a", "b"]) -> [.2, .6]
+
     *Shapes*: values (Q,) or (S, Q), groups (Q,) -> (G,) or (S, G). NaN (nothing relevant) is left
     out; a group of only NaN is NaN.
     *Errors*: ValueError if there is not one group a query.
     """
-    values, groups = np.asarray(values, dtype=float), np.asarray(groups)
+    values = np.asarray(values, dtype=float)
+    groups = np.asarray(groups)
     if values.shape[-1:] != groups.shape:
         raise ValueError(f"values {values.shape}, groups {groups.shape}: give each query a group.")
     member = (groups[:, None] == np.unique(groups)).astype(float)  # (Q, G)
     real = ~np.isnan(values)
-    count = real @ member  # (S, Q) @ (Q, G) -> (S, G)
-    return np.where(count, np.where(real, values, 0) @ member / np.maximum(count, 1), np.nan)
+    total = np.where(real, values, 0) @ member  # (S, Q) @ (Q, G) -> (S, G)
+    count = real @ member  # (S, G)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def widening(n: int, level: float = 0.95) -> float:
@@ -60,17 +95,20 @@ def widening(n: int, level: float = 0.95) -> float:
     The root: deviations from a mean fitted to them are too small. t for z: their size is uncertain.
     *Source*: Hesterberg 2015, "narrowness bias"; he moves the percentiles, we the deviations.
     """
-    angle = np.linspace(0, math.pi / 2, 10_001)  # t = sqrt(n - 1) tan(angle), so that
-    density = np.cos(angle) ** (n - 2)  # t's density is this: a quantile without scipy
-    area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])  # trapezia
-    t = math.sqrt(n - 1) * math.tan(np.interp(level, area / area[-1], angle))
-    return math.sqrt(n / (n - 1)) * t / NormalDist().inv_cdf((1 + level) / 2)
+    # With t = sqrt(n - 1) tan(angle) the density of t is cos(angle) ** (n - 2): no scipy needed
+    angle = np.linspace(0, math.pi / 2, 10_001)
+    density = np.cos(angle) ** (n - 2)
+    area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])  # sum of trapezia
+    quantile = np.interp(level, area / area[-1], angle)
+    t = math.sqrt(n - 1) * math.tan(quantile)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    return math.sqrt(n / (n - 1)) * t / z
 
 
 def bootstrap(
     difference: np.ndarray, rng: np.random.Generator, resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of the mean difference if other seeds and other questions had been drawn.
+    """Interval (low, high) of the mean difference if other seeds and questions had been drawn.
 
         difference[s, g] = mean + seed[s] + group[g] + rest[s, g];  resample s and g, crossed
 
@@ -89,13 +127,13 @@ def bootstrap(
     rest = difference - mean - seed - group  # (S, G)
     if seeds > 1:
         noise = (rest**2).sum() / (groups - 1) / groups  # the part of seed ** 2 that is rest's
-        net = max(0.0, 1 - noise / max((seed**2).sum(), 1e-30))
+        net = max(0.0, 1 - noise / max((seed**2).sum(), 1e-30))  # the share that is not
         seed = seed * math.sqrt(net) * widening(seeds, level)
-    wide = mean + seed + group * widening(groups, level) + rest
+    widened = mean + seed + group * widening(groups, level) + rest  # (S, G)
     # How often each unit is drawn, in place of the draws: one product instead of N copies
     s = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds  # (N, S)
     g = rng.multinomial(groups, np.full(groups, 1 / groups), resamples) / groups  # (N, G)
-    means = (s * (g @ wide.T)).sum(1)  # (N, G) @ (G, S) -> (N, S) -> (N,)
+    means = (s * (g @ widened.T)).sum(1)  # (N, G) @ (G, S) -> (N, S) -> (N,)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -111,17 +149,22 @@ def randomisation_test(
     once. These seeds are taken as given: if seeds add as much noise as questions, p <= .05 comes
     by chance in .15 of cases. Call a difference real only if the interval excludes 0 as well.
     *Shapes*: (S, G). *Units*: p in (0, 1]; up to `exact` groups all 2^G patterns are counted, else
-    (hits + 1) / (rounds + 1): the pattern seen is one of them. *Source*: Smucker et al. 2007.
+    (hits + 1) / (rounds + 1): the pattern seen is one of them.
+    *Source*: Smucker et al. 2007.
     """
     d = difference.mean(0)  # (S, G) -> (G,)
-    if len(d) <= exact:
-        flip = np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1  # (2^G, G), the bits
+    groups = len(d)
+    if groups <= exact:
+        flip = np.arange(2**groups)[:, None] >> np.arange(groups) & 1  # (2^G, G), the bits
     else:
-        flip = rng.integers(0, 2, (rounds, len(d)), dtype=np.int8)  # (rounds, G)
-    means = np.abs((1 - 2 * flip) @ d) / len(d)
+        flip = rng.integers(0, 2, (rounds, groups), dtype=np.int8)  # (rounds, G)
+    means = np.abs((1 - 2 * flip) @ d) / groups
     # SUBTLE: equal means differ in their last bits; without the slack rounding breaks the tie
-    hits = int((means >= abs(d.mean()) - 1e-9 * np.abs(d).mean()).sum())
-    return hits / len(flip) if len(d) <= exact else (hits + 1) / (rounds + 1)
+    slack = 1e-9 * np.abs(d).mean()
+    hits = int((means >= abs(d.mean()) - slack).sum())
+    if groups <= exact:
+        return hits / len(flip)
+    return (hits + 1) / (rounds + 1)
 
 
 def holm(p_values) -> list[float]:
@@ -129,16 +172,32 @@ def holm(p_values) -> list[float]:
 
         adjusted_(i) = max over j <= i of min(1, (m - j + 1) * p_(j)),   p_(1) <= ... <= p_(m)
 
+    holm([.04, .01, .03]) -> [.06, .03, .06]
+
     *Source*: Holm 1979.
     """
     p = np.asarray(p_values, dtype=float)
     assert ((p >= 0) & (p <= 1)).all(), p  # NaN fails as well
     order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(np.minimum(1, p[order] * (len(p) - np.arange(len(p)))))
+    tests_left = len(p) - np.arange(len(p))  # m, m - 1, ..., 1
+    steps = np.minimum(1, p[order] * tests_left)
+    steps = np.maximum.accumulate(steps)
     return steps[np.argsort(order)].tolist()  # back into the order given
 
 
-def compare(a, b, groups, rng, resamples: int = 2000, rounds: int = 10_000) -> dict:
+@dataclass(frozen=True)
+class Difference:
+    """Recipe a minus recipe b: the mean, its 95 % interval [low, high] and its p value."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n_seeds: int
+    n_groups: int
+
+
+def compare(a, b, groups, rng, resamples: int = 2000, rounds: int = 10_000) -> Difference:
     """Recipe a minus recipe b: mean over groups and seeds, its interval and its p value.
 
     *Shapes*: a, b (S, Q), the same seeds and queries in the same order; groups (Q,). A query that
@@ -151,742 +210,1189 @@ def compare(a, b, groups, rng, resamples: int = 2000, rounds: int = 10_000) -> d
     d = by_group(a - b, groups)  # (S, G); differences first: a pair is one query of one seed
     d = d[:, ~np.isnan(d).any(0)]
     low, high = bootstrap(d, rng, resamples)
-    return {
-        "difference": float(d.mean()), "low": low, "high": high,
-        "p": randomisation_test(d, rng, rounds), "n_seeds": d.shape[0], "n_groups": d.shape[1],
-    }  # fmt: skip
+    p = randomisation_test(d, rng, rounds)
+    seeds, n_groups = d.shape
+    return Difference(float(d.mean()), low, high, p, seeds, n_groups)
 
 
-# ---- comparisons and the answer
-
-def sentence(subject: str, other: str, cells: list[dict]) -> str:
-    """What comparisons of two recipes say, in one sentence; `below` states absolute differences."""
-    assert cells, "nothing to say"
-    said = {"above": [], "below": [], "open": []}
-    number = lambda x, form=".3f": format(round(x, 3) + 0.0, form)  # + 0.0: no "-0.000"
-    for cell in cells:
-        d, low, high = cell["difference"], cell["low"], cell["high"]
-        place = "the pool" if cell["where"] == "pool" else cell["where"]
-        if cell["significant"] and d:
-            low, high = (low, high) if d > 0 else (-high, -low)
-            text = f"{number(abs(d))} [{number(low)}, {number(high)}] in {place}"
-            said["above" if d > 0 else "below"].append(text)
-        else:
-            said["open"].append(f"{place} ({number(d, '+.3f')} [{number(low)}, {number(high)}])")
-    join = lambda some, word: f" {word} ".join(filter(None, [", ".join(some[:-1]), some[-1]]))
-    if len(said["open"]) == len(cells):
-        open_cells = join(said["open"], "or")
-        return f"{subject} does not differ significantly from {other} in {open_cells}."
-    found = [w for w in ("above", "below") if said[w]]
-    names = [other, "it"]
-    claims = [f"{w} {name} by {join(said[w], 'and')}" for w, name in zip(found, names)]
-    # A comma where a list of its own stands on either side of "and"
-    text = (", and " if any(len(said[w]) > 1 for w in found) else " and ").join(claims)
-    tail = f"; no significant difference in {join(said['open'], 'or')}" if said["open"] else ""
-    return f"{subject} is {text}{tail}."
+# ---- recipes: the runs of one training setting ---------------------------------------------------
 
 
-QUESTION = (
-    "How does hybrid-batch training affect the robustness of the encoder against adversarial "
-    "queries in zero-shot cross-lingual retrieval, compared with contrastive training on "
-    "monolingual or cross-lingual batches?"
-)
+def batching_name(batching: str, alpha: float | None) -> str:
+    """("hybrid", .3) -> "hybrid0.3"; the usual alpha, .5, and none at all are not told."""
+    if alpha is None or alpha == 0.5:
+        return batching
+    return f"{batching}{alpha:g}"
 
 
-NOTE = (
-    "Differences are in mAP. Means over seeds, macro-averaged over the queries' languages. "
-    "Intervals: bootstrap over seeds "
-    "and questions (the translations of a question are one unit). p: paired randomisation test "
-    "over questions, Holm's correction over all comparisons of this page. Significant: both agree."
-)
+def recipe_name(batching: str, alpha: float | None, robust: str) -> str:
+    """("hybrid", .5, "adv:epsilon=0.1") -> "hybrid-adv_epsilon=0.1": no colon in a file's name."""
+    return f"{batching_name(batching, alpha)}-{robust.replace(':', '_')}"
 
 
-def questions(groups: dict[str, list[dict]]) -> list[tuple[str, str, str]]:
-    """What is compared: (question, recipe a, recipe b).
+@dataclass
+class Recipe:
+    """One training setting and its runs, one a seed; a model that is no run is a recipe as well."""
 
-    Hybrid against each other batching with the same robust training, and each robust training
-    against none on the same batches. Without such pairs, the first recipe against each other one.
+    name: str
+    batching: str | None  # None, as alpha and robust, if it is no run
+    alpha: float | None
+    robust: str | None
+    variant: str  # hash of all other flags
+    runs: list[Evaluated]  # by seed
+
+    @property
+    def seeds(self):
+        """[0, 1, 2], or [None] for a model."""
+        return [run.metrics["seed"] for run in self.runs]
+
+    @property
+    def batches(self):
+        """What sentences call it: "hybrid0.3", or the name of a model."""
+        if self.batching is None:
+            return self.name
+        return batching_name(self.batching, self.alpha)
+
+    def record(self):
+        """As the study's .json holds it: without the runs."""
+        record = vars(self).copy()
+        del record["runs"]
+        return record
+
+
+def check_alike(run, first):
+    """Refuse, with a ValueError, a run that was evaluated on something else than the first one."""
+    for key in ("data_sha256", "split", "langs", "limit"):
+        if run.metrics[key] != first.metrics[key]:
+            raise ValueError(f"{run.path}: another {key} than {first.path}. Evaluate them alike.")
+
+
+def seed_of(run):
+    """What the runs of a recipe are sorted by; a model that is no run has no seed."""
+    seed = run.metrics["seed"]
+    return 0 if seed is None else seed
+
+
+def recipes_of(evaluated: list[Evaluated]) -> dict[str, Recipe]:
+    """Recipes by name, each with its runs by seed.
+
+    Runs of the same name but other flags are recipes of their own: "x-y-none (1a2b3c4d)".
+    *Errors*: ValueError for a seed that is there twice, or runs of other data, split or languages.
     """
-    variants, found = defaultdict(dict), []  # other flags: never in one comparison
-    for name, members in groups.items():
-        key = members[0].get("batching"), members[0].get("robust")
-        variants[members[0].get("variant", "")][key] = name
-    for named in variants.values():
-        batchings, robusts = (list(dict.fromkeys(key[i] for key in named)) for i in (0, 1))
-        hybrid = next((b for b in batchings if b and b.startswith("hybrid")), batchings[0])
-        found += [
-            (f"{hybrid} against {b}, {r}", named[hybrid, r], named[b, r])
-            for r in robusts for b in batchings
-            if b != hybrid and (hybrid, r) in named and (b, r) in named
-        ]  # fmt: skip
-        found += [
-            (f"{r} against none, {b}", named[b, r], named[b, "none"])
-            for b in batchings for r in robusts
-            if r != "none" and (b, r) in named and (b, "none") in named
-        ]  # fmt: skip
-    names = list(groups)
-    return found or [(f"{names[0]} against {b}", names[0], b) for b in names[1:]]
+    members = defaultdict(list)  # (recipe, variant) -> its runs
+    for run in evaluated:
+        check_alike(run, evaluated[0])
+        members[run.metrics["recipe"], run.metrics["variant"]].append(run)
+    n_variants = Counter(name for name, _ in members)
+    recipes = {}
+    for (name, variant), runs in members.items():
+        if n_variants[name] > 1:
+            name = f"{name} ({variant})"
+        runs.sort(key=seed_of)
+        first = runs[0].metrics
+        recipe = Recipe(name, first["batching"], first["alpha"], first["robust"], variant, runs)
+        for seed, times in Counter(recipe.seeds).items():
+            if times > 1:
+                raise ValueError(f"{name}: seed {seed} is given twice. Leave one out.")
+        recipes[name] = recipe
+    return recipes
 
 
-class Scores:
-    """The single queries of all runs: (recipe, attack, view, metric) -> (S, Q), read once."""
+@dataclass
+class Measured:
+    """What the runs of one recipe recorded under one condition."""
 
-    def __init__(self, groups: dict[str, list[dict]]):
-        self.groups, self.files, self.known = groups, {}, {}
-        for members in groups.values():
-            for run in members:
-                path = Path(run["folder"]) / run["file"]
-                if not path.with_suffix(".npz").exists():
-                    raise ValueError(f"{path.parent}: no {path.stem}.npz. Evaluate it once more.")
-                self.files[id(run)] = np.load(path.with_suffix(".npz"))
-        first = next(iter(self.files.values()))
-        self.ids, self.lang = first["id"], first["lang"]
-        self.group = np.unique(first["group"], return_inverse=True)[1]  # (Q,)
+    recipe: Recipe
+    condition: Condition
+    by_run: list[list[dict]]  # records of each run that met the condition
 
-    def runs(self, name: str, seeds=None) -> list[dict]:
-        return [r for r in self.groups[name] if seeds is None or r["seed"] in seeds]
+    def records(self):
+        """Those of all runs."""
+        return list(chain(*self.by_run))
 
-    def has(self, name: str, attack: str, view: str, seeds=None) -> bool:
-        """Did every run meet this attack in this view, where at least two groups have an answer?"""
-        key = f"{attack}|{view}|{KEPT[0]}"
-        if not all(key in self.files[id(run)].files for run in self.runs(name, seeds)):
+    def row(self):
+        """How every row about it begins in the study's .json."""
+        return {"recipe": self.recipe.name, **self.condition.fields(), "n": len(self.by_run)}
+
+
+def all_measured(recipes: dict[str, Recipe]) -> list[Measured]:
+    """Everything that was recorded, a recipe after the other, a condition after the other."""
+    measured = []
+    for recipe in recipes.values():
+        by_condition = defaultdict(list)  # condition -> records of each run
+        for run in recipe.runs:
+            records_of_run = defaultdict(list)
+            for record in run.metrics["results"]:
+                records_of_run[condition_of(record)].append(record)
+            for condition, records in records_of_run.items():
+                by_condition[condition].append(records)
+        for condition, by_run in by_condition.items():
+            measured.append(Measured(recipe, condition, by_run))
+    return measured
+
+
+# ---- single queries ------------------------------------------------------------------------------
+
+
+def open_queries(run):
+    """The arrays in metrics.npz, beside metrics.json; none, and a warning, without this file."""
+    path = run.path.with_suffix(".npz")
+    if not path.exists():
+        print(f"{path}: no such file, so no comparison with this run", file=sys.stderr)
+        return {}
+    return np.load(path)
+
+
+class QueryScores:
+    """The metrics of every single query, in arrays (S, Q): a row a seed, a column a query.
+
+    *Errors*: ValueError for runs with other queries.
+    """
+
+    def __init__(self, recipes: dict[str, Recipe]):
+        self.files = {}  # (recipe's name, seed) -> arrays of this run
+        ids, groups = None, []
+        for recipe in recipes.values():
+            for run in recipe.runs:
+                arrays = open_queries(run)
+                self.files[recipe.name, run.metrics["seed"]] = arrays
+                if not arrays:
+                    continue
+                if ids is None:
+                    ids, groups = arrays["id"], arrays["group"]
+                if not np.array_equal(arrays["id"], ids):
+                    raise ValueError(f"{run.path}: other queries. Evaluate this run once more.")
+        self.group = np.unique(groups, return_inverse=True)[1]  # (Q,)
+
+    def values(self, recipe: Recipe, seeds, condition: Condition, view, metric) -> np.ndarray:
+        """-> (S, Q), in the order of `seeds`."""
+        name = array_name(condition, view, metric)
+        return np.stack([self.files[recipe.name, seed][name] for seed in seeds])
+
+    def has(self, recipe: Recipe, seeds, condition: Condition, view) -> bool:
+        """Did all these seeds meet this condition, with an answer in at least two groups?"""
+        name = array_name(condition, view, "mAP")
+        if not all(name in self.files[recipe.name, seed] for seed in seeds):
             return False
-        known = np.isfinite(self(name, attack, view, KEPT[0], seeds)).all(0)  # (S, Q) -> (Q,)
-        return len(set(self.group[known])) > 1
-
-    def __call__(self, name: str, attack: str, view: str, metric: str, seeds=None) -> np.ndarray:
-        rows, key = [], f"{attack}|{view}|{metric}"
-        for run in self.runs(name, seeds):
-            if (id(run), key) not in self.known:
-                file = self.files[id(run)]
-                if not np.array_equal(file["id"], self.ids):
-                    raise ValueError(f"{run['folder']}: other queries. Evaluate it once more.")
-                self.known[id(run), key] = file[key]
-            rows.append(self.known[id(run), key])
-        return np.stack(rows)  # (S, Q)
+        values = self.values(recipe, seeds, condition, view, "mAP")
+        defined = np.isfinite(values).all(0)  # (S, Q) -> (Q,)
+        return len(np.unique(self.group[defined])) > 1
 
 
-def make_comparisons(scores: Scores, names: list[str]) -> list[dict]:
-    """Every question under every attack and view, paired by seed and group; Holm over all of them.
+# ---- comparisons ---------------------------------------------------------------------------------
 
-    Besides mAP, between batchings also what an attack takes away: mAP lost = clean - attacked.
+
+@dataclass(frozen=True)
+class Comparison:
+    """Recipe a minus recipe b under one condition in one view.
+
+    kind "batching": two batchings with the same robust training, `fixed`;
+    kind "robust": a robust training against none, both with the batching `fixed`;
+    kind "recipe": any two, where there is no such pair; `fixed` is "".
+    metric "mAP", or "mAP lost" to the attack: clean minus attacked.
+    """
+
+    kind: str
+    a: str
+    b: str
+    fixed: str
+    # Known from plan_comparisons on
+    condition: Condition = CLEAN
+    view: str = ""
+    metric: str = "mAP"
+    # Known from make_comparisons on
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    holm: float = math.nan  # p after Holm's correction
+    significant: bool = False
+    n_seeds: int = 0
+    n_groups: int = 0
+
+    def record(self):
+        """As the study's .json holds it: the condition as fields of its own."""
+        record = vars(self) | self.condition.fields()
+        del record["condition"]
+        return record
+
+
+def pairs_alike(recipes):
+    """Which recipes of the same other flags are compared: batchings first, then robust training."""
+    names = {(recipe.batches, recipe.robust): recipe.name for recipe in recipes}
+    # Each once, in the order of the recipes
+    batchings = list(dict.fromkeys(recipe.batches for recipe in recipes))
+    robusts = list(dict.fromkeys(recipe.robust for recipe in recipes))
+    hybrids = [name for name in batchings if name.startswith("hybrid")]
+    reference = [*hybrids, *batchings][0]  # hybrid, if there is any
+    pairs = []
+    for robust in robusts:
+        for other in batchings:
+            a, b = names.get((reference, robust)), names.get((other, robust))
+            if a and b and a != b:
+                pairs.append(Comparison("batching", a, b, robust))
+    for batching in batchings:
+        for robust in robusts:
+            a, b = names.get((batching, robust)), names.get((batching, "none"))
+            if a and b and a != b:
+                pairs.append(Comparison("robust", a, b, batching))
+    return pairs
+
+
+def pairs_of(recipes):
+    """What is compared, without a condition, a view or numbers yet.
+
+    hybrid-none, x-y-none, hybrid-adv -> hybrid-none against x-y-none (kind batching, fixed none),
+                                         hybrid-adv against hybrid-none (kind robust, fixed hybrid)
+    """
+    variants = defaultdict(list)
+    for recipe in recipes.values():
+        if recipe.batching is not None:
+            variants[recipe.variant].append(recipe)
+    pairs = []
+    for alike in variants.values():
+        pairs += pairs_alike(alike)
+    if pairs:
+        return pairs
+    first, *others = recipes
+    return [Comparison("recipe", first, other, "") for other in others]
+
+
+def shared_seeds(a, b):
+    """The seeds that both recipes have: what can be paired."""
+    return [seed for seed in a.seeds if seed in b.seeds]
+
+
+def plan_comparisons(recipes, scores, conditions):
+    """Every pair under every condition and view that both have met, still without numbers."""
+    plan = []
+    for pair in pairs_of(recipes):
+        a, b = recipes[pair.a], recipes[pair.b]
+        seeds = shared_seeds(a, b)
+        if not seeds:
+            continue
+        for condition in conditions:
+            for view in VIEWS:
+                if not all(scores.has(recipe, seeds, condition, view) for recipe in (a, b)):
+                    continue
+                plan.append(replace(pair, condition=condition, view=view))
+                if condition != CLEAN and pair.kind != "robust":
+                    plan.append(replace(plan[-1], metric="mAP lost"))
+    return plan
+
+
+def compared_values(recipe, seeds, comparison, scores):
+    """What is compared of one recipe: mAP, or clean mAP minus attacked mAP. -> (S, Q)"""
+    values = scores.values(recipe, seeds, comparison.condition, comparison.view, "mAP")
+    if comparison.metric == "mAP":
+        return values
+    return scores.values(recipe, seeds, CLEAN, comparison.view, "mAP") - values
+
+
+def make_comparisons(
+    recipes: dict[str, Recipe], scores: QueryScores, conditions: list[Condition]
+) -> list[Comparison]:
+    """All comparisons, paired by seed and group; Holm's correction over all of them.
+
     Significant: the adjusted p is below .05 (about these seeds) and the interval, which also
     resamples the seeds, leaves out 0.
     """
-    jobs = []
-    for question, a, b in questions(scores.groups):
-        seeds = {run["seed"] for run in scores.groups[a]} & {r["seed"] for r in scores.groups[b]}
-        for attack, view in itertools.product(names if seeds else (), VIEWS):
-            if scores.has(a, attack, view, seeds) and scores.has(b, attack, view, seeds):
-                job = {"question": question, "a": a, "b": b, "attack": attack, "view": view}
-                jobs.append((job | {"metric": "mAP"}, seeds))
-                if attack != "clean" and "against none" not in question:
-                    jobs.append((job | {"metric": "mAP lost"}, seeds))
-    rounds = max(10_000, 40 * len(jobs))  # or the smallest p possible could not survive Holm
-    rng, found = np.random.default_rng(0), []
-    for job, seeds in jobs:
-        pair = []
-        for name in (job["a"], job["b"]):
-            values = scores(name, job["attack"], job["view"], "mAP", seeds)
-            if job["metric"] == "mAP lost":
-                values = scores(name, "clean", job["view"], "mAP", seeds) - values
-            pair.append(values)
-        found.append(job | compare(*pair, scores.group, rng, rounds=rounds))
-    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
-        apart = row["low"] > 0 or row["high"] < 0
-        row |= {"holm": p, "significant": bool(p < 0.05 and apart)}
-    return found
+    plan = plan_comparisons(recipes, scores, conditions)
+    rounds = max(10_000, 40 * len(plan))  # or the smallest p possible could not survive Holm
+    rng = np.random.default_rng(0)
+    differences = []
+    for comparison in plan:
+        a, b = recipes[comparison.a], recipes[comparison.b]
+        seeds = shared_seeds(a, b)
+        a_values = compared_values(a, seeds, comparison, scores)
+        b_values = compared_values(b, seeds, comparison, scores)
+        differences.append(compare(a_values, b_values, scores.group, rng, rounds=rounds))
+    comparisons = []
+    adjusted = holm([difference.p for difference in differences])
+    for comparison, difference, p in zip(plan, differences, adjusted, strict=True):
+        excludes_zero = difference.low > 0 or difference.high < 0
+        significant = p < 0.05 and excludes_zero
+        comparison = replace(comparison, **vars(difference), holm=p, significant=significant)
+        comparisons.append(comparison)
+    return comparisons
 
 
-def answer(comparisons: list[dict], groups: dict[str, list[dict]]) -> list[str]:
-    """The comparisons in sentences: batchings without robust training, then robust training."""
-    short = lambda name, key: groups[name][0].get(key) or name
-    cells = lambda rows, where: [row | {"where": row[where]} for row in rows]
-    by_question, said = defaultdict(list), []
-    for row in comparisons:
-        by_question[row["question"], row["metric"]].append(row)
-    ends = [question.rpartition(", ")[2] for question, _ in by_question if "none," not in question]
-    first = "none" if "none" in ends or not ends else ends[0]  # the training that is told
-    for (question, metric), rows in by_question.items():
-        a, b, about = rows[0]["a"], rows[0]["b"], question.rpartition(", ")[2]
-        if "against none" in question:
-            pool = [row for row in rows if row["view"] == "pool"]
-            hybrid = groups[a][0].get("batching", "").startswith("hybrid")
-            if hybrid and pool:
-                text = sentence(short(a, "robust"), "plain training", cells(pool, "attack"))
-                said.append(f"{about.capitalize()} batches, pool: {text}")
-        elif metric == "mAP" and about in (first, question):
-            for attack in dict.fromkeys(row["attack"] for row in rows):
-                own = [row for row in rows if row["attack"] == attack]
-                text = sentence(short(a, "batching"), short(b, "batching"), cells(own, "view"))
-                said.append(("Clean: " if attack == "clean" else f"Under {attack}: ") + text)
-        elif about in (first, question):
-            pool = [row for row in rows if row["view"] == "pool"]
-            if pool:
-                lost = (f"what {short(name, 'batching')} loses" for name in (a, b))
-                text = sentence(*lost, cells(pool, "attack"))
-                said.append(f"Lost to the attack, pool: {text}")
-    if any(row["n_seeds"] == 1 for row in comparisons):
-        said.append("One seed only: the intervals speak of other questions, not of other seeds.")
-    return said
+# ---- the answer in sentences ---------------------------------------------------------------------
 
 
-# ---- tables
+def decimals(value):
+    """Three decimals, and never "-0.000"."""
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
-def study_table(groups: dict, names: list[str], comparisons: list[dict], minutes: dict) -> list:
-    """Rows of the report's main table; marks: above or below plain training, or hybrid's for it."""
-    marks, found = defaultdict(dict), []
-    for row in comparisons:
-        if row["significant"] and row["metric"] == "mAP":
-            up, robust = row["difference"] > 0, "against none" in row["question"]
-            name = row["a"] if robust else row["b"] if row["question"].endswith(", none") else None
-            marks[name, row["attack"]][f"{row['view']} mAP"] = "+" if up == robust else "-"
-    for (name, runs), attack in itertools.product(groups.items(), names):
-        members = [run for run in runs if any(r["attack"] == attack for r in run["results"])]
-        for label, langs in language_sets(runs[0]) if members else ():
-            sums = [summarise(m["results"], langs, attack) for m in members]
-            cells = {f"{v} {m}": mean_sd([s.get((v, m)) for s in sums]) for v, m in COLUMNS}
-            if any(mean is not None for mean, _ in cells.values()):
-                found.append({
-                    "recipe": name, "attack": attack, "langs": label, "n": len(members),
-                    "cells": {k: c for k, c in cells.items() if c[0] is not None},
-                    "marks": marks[name, attack] if langs is None else {},
-                    "minutes": minutes.get(name),
-                })  # fmt: skip
-    return found
+def bounds(low, high):
+    """(.012, .03) -> "[0.012, 0.030]"."""
+    return f"[{decimals(low)}, {decimals(high)}]"
 
 
-def robust_r1(scores: Scores, names: list[str]) -> list[dict]:
-    """R@1 clean, and of the queries that stay right under all attacks at once."""
-    found = []
-    for name, view in itertools.product(scores.groups, ("mono", "pool")):
-        met = {n: [a for a in names if scores.has(n, a, view)] for n in scores.groups}
-        rich = [n for n, own in met.items() if len(own) > 2]  # others were not attacked
-        suite = [a for a in names if all(a in met[n] for n in rich)]  # one for all of them
-        if name in rich and len(suite) > 2:
-            ranks = np.stack([scores(name, a, view, "R@1") for a in suite])  # (A, S, Q)
-            right = ranks[..., ~np.isnan(ranks).any((0, 1))] > 0
-            found.append({
-                "recipe": name, "view": view, "clean": mean_sd(right[suite.index("clean")].mean(1)),
-                "robust": mean_sd(right.all(0).mean(1)), "attacks": len(suite) - 1,
-            })  # fmt: skip
-    return found
+def enumeration(items, word):
+    """(["a", "b", "c"], "or") -> "a, b or c"."""
+    *others, last = items
+    if not others:
+        return last
+    return f"{', '.join(others)} {word} {last}"
 
 
-def strength_rows(groups: dict, names: list[str]) -> list[dict]:
-    """What each attack did: share of the right queries that it broke, its size, what it changed.
+def sentence(subject: str, other: str, places: dict[str, Comparison]) -> str:
+    """What comparisons of two recipes say: the differences that are significant, then the others.
 
-    *Units*: means over seeds and languages, in the pool unless a name says mono; least_changed: the
+    ("hybrid", "x-y", {"mono": .02 above, "cross": .01 below, "the pool": not significant}) ->
+    hybrid is above x-y by 0.020 [0.012, 0.030] in mono and below it by 0.010 [0.004, 0.016] in
+    cross; no significant difference in the pool (+0.001 [-0.004, 0.006]).
+    """
+    assert places, "nothing to say"
+    above, below, undecided = [], [], []
+    for place, c in places.items():
+        if not c.significant or c.difference == 0:
+            difference = f"{round(c.difference, 3) + 0.0:+.3f}"
+            undecided.append(f"{place} ({difference} {bounds(c.low, c.high)})")
+        elif c.difference > 0:
+            above.append(f"{decimals(c.difference)} {bounds(c.low, c.high)} in {place}")
+        else:  # told as an absolute value: low and high change places
+            below.append(f"{decimals(-c.difference)} {bounds(-c.high, -c.low)} in {place}")
+    if not above and not below:
+        places_text = enumeration(undecided, "or")
+        return f"{subject} does not differ significantly from {other} in {places_text}."
+    if above and below:
+        joint = " and "
+        if len(above) > 1 or len(below) > 1:  # a list of its own stands on a side of this "and"
+            joint = ", and "
+        higher, lower = enumeration(above, "and"), enumeration(below, "and")
+        text = f"{subject} is above {other} by {higher}{joint}below it by {lower}"
+    elif above:
+        text = f"{subject} is above {other} by {enumeration(above, 'and')}"
+    else:
+        text = f"{subject} is below {other} by {enumeration(below, 'and')}"
+    if undecided:
+        text += f"; no significant difference in {enumeration(undecided, 'or')}"
+    return f"{text}."
+
+
+def in_pool(comparisons, metric):
+    """Those of one metric in the pool, by the condition's name for people."""
+    places = {}
+    for comparison in comparisons:
+        if comparison.view == "pool" and comparison.metric == metric:
+            places[comparison.condition.label] = comparison
+    return places
+
+
+def batching_sentences(comparisons, a, b):
+    """Two batchings: a sentence a condition, and one on what the attacks take away."""
+    by_condition = defaultdict(dict)  # condition -> place -> comparison
+    for comparison in comparisons:
+        if comparison.metric == "mAP":
+            place = "the pool" if comparison.view == "pool" else comparison.view
+            by_condition[comparison.condition][place] = comparison
+    sentences = []
+    for condition, places in by_condition.items():
+        start = "Clean" if condition == CLEAN else f"Under {condition.label}"
+        sentences.append(f"{start}: {sentence(a.batches, b.batches, places)}")
+    lost = in_pool(comparisons, "mAP lost")
+    if lost:
+        text = sentence(f"what {a.batches} loses", f"what {b.batches} loses", lost)
+        sentences.append(f"Lost to the attack, pool: {text}")
+    return sentences
+
+
+def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[str]:
+    """The comparisons in sentences: batchings without robust training, then robust training.
+
+    Of robust training only what it does to hybrid batches is told, in the pool.
+    """
+    by_pair = defaultdict(list)  # (a, b) -> comparisons
+    for comparison in comparisons:
+        by_pair[comparison.a, comparison.b].append(comparison)
+    trainings = [c.fixed for c in comparisons if c.kind != "robust"]
+    told = "none"  # the robust training whose batchings are told
+    if trainings and told not in trainings:
+        told = trainings[0]
+    sentences = []
+    for (a, b), members in by_pair.items():
+        kind, fixed = members[0].kind, members[0].fixed
+        if kind == "robust":
+            places = in_pool(members, "mAP")
+            if fixed.startswith("hybrid") and places:
+                text = sentence(recipes[a].robust, "plain training", places)
+                sentences.append(f"{fixed.capitalize()} batches, pool: {text}")
+        elif fixed == told:
+            sentences += batching_sentences(members, recipes[a], recipes[b])
+    if any(comparison.n_seeds == 1 for comparison in comparisons):
+        sentences.append(
+            "One seed only: the intervals speak of other questions, not of other seeds."
+        )
+    return sentences
+
+
+# ---- tables: rows of numbers ---------------------------------------------------------------------
+# A row is a dict, as the .json holds it: "recipe", Condition.fields(), "n" seeds, and its numbers.
+
+
+def mean_sd(values) -> list[float | None]:
+    """[mean, standard deviation over seeds], None where there is none. None and NaN are left out.
+
+    mean_sd([.4, .6]) -> [.5, .1414]; mean_sd([.4, None]) -> [.4, None]
+    """
+    values = np.array(values, dtype=float)  # None becomes NaN
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return [None, None]
+    if len(values) == 1:
+        return [float(values[0]), None]
+    return [float(values.mean()), float(values.std(ddof=1))]
+
+
+def mean(values) -> float | None:
+    """The mean of those that are not None."""
+    return mean_sd(values)[0]
+
+
+def marks_of(comparisons):
+    """(recipe, condition) -> view -> "+" or "-": significantly above or below its baseline in mAP.
+
+    The baseline of robust training is plain training on the same batches, that of another
+    batching is hybrid, both plain.
+    """
+    marks = defaultdict(dict)
+    for c in comparisons:
+        if not c.significant or c.metric != "mAP":
+            continue
+        if c.kind == "robust":
+            marks[c.a, c.condition][c.view] = "+" if c.difference > 0 else "-"
+        elif c.kind == "batching" and c.fixed == "none":
+            marks[c.b, c.condition][c.view] = "-" if c.difference > 0 else "+"
+    return marks
+
+
+def manifest_of(run):
+    """What the report says of a run, from its run.json."""
+    manifest = json.loads((run.run / "run.json").read_text(encoding="utf-8"))
+    flags = manifest["flags"]
+    return {
+        "name": run.run.name,
+        "seed": flags["seed"],
+        "device": flags["device"],
+        "seconds": manifest["seconds_training"],
+        "commit": manifest["commit"],
+        "data_sha256": manifest["data_sha256"],
+        "versions": manifest["versions"],
+        "flags": flags,
+    }
+
+
+def minutes_of(recipe):
+    """Median minutes of training; None for a model that is no run."""
+    seconds = [manifest_of(run)["seconds"] for run in recipe.runs if run.run is not None]
+    if not seconds:
+        return None
+    return float(np.median(seconds)) / 60
+
+
+def language_sets(metrics: dict) -> dict[str, list[str]]:
+    """All query languages, those trained on, and the others, as far as there are any."""
+    sets = {"all": metrics["langs"]}
+    trained = metrics["train_langs"]
+    if trained:
+        sets["trained"] = trained
+        sets["untrained"] = [lang for lang in metrics["langs"] if lang not in trained]
+    return sets
+
+
+def cells_of(by_run):
+    """view -> metric -> [mean, sd] for COLUMNS, from the records of each run.
+
+    A run's number is the mean over its records: each language counts once.
+    """
+    cells = defaultdict(dict)
+    for view, metric in COLUMNS:
+        values = []
+        for records in by_run:
+            in_view = [record for record in records if record["view"] == view]
+            values.append(mean_of(in_view, metric))
+        cells[view][metric] = mean_sd(values)
+    return cells
+
+
+def main_rows(measured, comparisons):
+    """A row a recipe, condition and set of query languages ("all", "trained", "untrained").
+
+    Beside what all rows have: "langs", "cells" as of `cells_of`, "minutes" of training, and for all
+    languages "marks" as of `marks_of`.
+    """
+    marks, rows = marks_of(comparisons), []
+    for one in measured:
+        minutes = minutes_of(one.recipe)
+        for label, langs in language_sets(one.recipe.runs[0].metrics).items():
+            by_run = []
+            for records in one.by_run:
+                by_run.append([record for record in records if record["query_lang"] in langs])
+            if not any(by_run):
+                continue
+            row = one.row() | {"langs": label, "cells": cells_of(by_run), "marks": {}}
+            if label == "all":
+                row["marks"] = marks[one.recipe.name, one.condition]
+            rows.append(row | {"minutes": minutes})
+    return rows
+
+
+def strength_rows(measured):
+    """What each attack did, a row a recipe and attack, of the numbers of STRENGTH.
+
+    *Units*: broken: share of the attacked queries that were right before and are not after; the
+    others are means over seeds and languages, of the pool if it was attacked. least_changed: the
     smallest share of really changed queries in a language, so that none passes for robust.
     """
-    found = []
-    for (recipe, members), attack in itertools.product(groups.items(), names):
-        met = [[r for r in run["results"] if r["attack"] == attack] for run in members]
-        row = {"recipe": recipe, "attack": attack, "n": sum(map(bool, met))}
-        by_view = defaultdict(list)
-        for r in [r for rows in met for r in rows if "n_broken" in r]:
-            by_view[r["view"]].append(r)
+    rows = []
+    for one in measured:
+        attacked = defaultdict(list)  # view -> records
+        for record in one.records():
+            if "n_broken" in record and record["n_queries"]:
+                attacked[record["view"]].append(record)
+        row = one.row()
         for view in ("mono", "pool"):
-            right = sum(r["n_right"] for r in by_view[view])
-            broken = sum(r["n_broken"] for r in by_view[view])
+            right = sum(record["n_right"] for record in attacked[view])
+            broken = sum(record["n_broken"] for record in attacked[view])
             row[f"broken_{view}"] = broken / right if right else None
-        mine = by_view["pool"] or by_view["mono"]
-        for key in ("edits", "norm", "calls") if mine else ():
-            row[key] = sum(r[key] for r in mine) / len(mine)
-        share = [r["n_changed"] / r["n_queries"] for r in mine if r["n_queries"]]
-        found += [row | {"least_changed": min(share)}] if share else []
-    return found
+        records = attacked["pool"]
+        if not records:
+            records = attacked["mono"]
+        if not records:
+            continue
+        for key in ("edits", "norm", "calls"):
+            row[key] = mean_of(records, key)
+        row["least_changed"] = min(record["n_changed"] / record["n_queries"] for record in records)
+        rows.append(row)
+    return rows
 
 
-def bias_rows(groups: dict, names: list[str]) -> list[dict]:
-    """The query's own language in the pool, clean and attacked."""
-    found = []
-    for (recipe, members), attack in itertools.product(groups.items(), names):
-        columns = defaultdict(list)
-        for run in members:
-            rows = [r for r in run["results"] if (r["attack"], r["view"]) == (attack, "pool")]
-            for key in ("own_share@10", "foreign_rank", "rank_distance") if rows else ():
-                values = [r[key] for r in rows if r.get(key) is not None]
-                columns[key] += [sum(values) / len(values)] if values else []
-            share = [run["own_share"].get(r["query_lang"], 0.0) for r in rows]
-            columns["expected_share"] += [sum(share) / len(share)] if share else []
-        if columns["foreign_rank"]:
-            means = {key: mean_sd(values)[0] for key, values in columns.items() if values}
-            found.append(
-                {"recipe": recipe, "attack": attack, "n": len(columns["rank_distance"])} | means
-            )
-    return found
+def bias_rows(measured):
+    """Does the pool of all languages prefer the query's own? A row a recipe and condition, of BIAS.
+
+    "expected_share": what a model without a preference would give the query's own language.
+    """
+    rows = []
+    for one in measured:
+        records = [record for record in one.records() if record["view"] == "pool"]
+        shares = one.recipe.runs[0].metrics["own_share"]  # language -> share of the pool
+        row = one.row()
+        row["expected_share"] = mean([shares.get(record["query_lang"], 0.0) for record in records])
+        for key in ("own_share@10", "foreign_rank", "rank_distance"):
+            row[key] = mean_of(records, key)
+        if row["foreign_rank"] is not None:
+            rows.append(row)
+    return rows
 
 
-def matrices(groups: dict, names: list[str], most: int = 3) -> list[dict]:
-    """mAP of query language by passage language, of the plain recipes, where an attack saw all."""
-    found = []
-    plain = [n for n, members in groups.items() if members[0].get("robust", "none") == "none"]
-    for recipe, attack in itertools.product(plain, names):
-        values = defaultdict(list)
-        met = [m for m in groups[recipe] if any(r["attack"] == attack for r in m["results"])]
-        for row in [r for run in met for r in run["results"]]:
-            if row["attack"] == attack and row["view"] != "pool" and row["mAP"] is not None:
-                values[row["query_lang"], row["passage_lang"]].append(row["mAP"])
-        langs = sorted({a for a, _ in values})
-        shown = sum(row["recipe"] == recipe for row in found)
-        if any(a != b for a, b in values) and shown < most:
-            mean = lambda a, b, v=values: mean_sd(v[a, b])[0] if (a, b) in v else None
-            found.append({"recipe": recipe, "attack": attack, "n": len(met), "metric": "mAP",
-                          "langs": langs,
-                          "values": [[mean(a, b) for b in langs] for a in langs]})  # fmt: skip
-    return found
+def matrices(measured, most=3):
+    """mAP of each query language (down) by each passage language (across), of plain recipes.
+
+    "langs" and "values" (langs, langs); at most `most` a recipe, of conditions that met `cross`.
+    """
+    maps, shown = [], Counter()
+    for one in measured:
+        values = defaultdict(list)  # (query language, passage language) -> mAP of each run
+        for record in one.records():
+            if record["view"] != "pool":
+                values[record["query_lang"], record["passage_lang"]].append(record["mAP"])
+        met_cross = any(a != b for a, b in values)
+        plain = one.recipe.robust in (None, "none")
+        if met_cross and plain and shown[one.recipe.name] < most:
+            shown[one.recipe.name] += 1
+            langs = sorted({query_lang for query_lang, _ in values})
+            lines = []
+            for query_lang in langs:
+                lines.append([mean(values[query_lang, passage_lang]) for passage_lang in langs])
+            maps.append(one.row() | {"langs": langs, "values": lines})
+    return maps
 
 
-def examples_of(groups: dict, reference: str) -> list[dict]:
-    """Attacked queries of the reference's first seed."""
-    shown, seen = [], Counter()
-    for e in groups[reference][0].get("examples", ()):
-        first = not seen or e["attack"] in list(seen)[:1]
-        if e["view"] == "pool" and seen[e["attack"]] < (11 if first else 3):
-            seen[e["attack"]] += 1
-            shown.append(e | {"recipe": reference})
+def robust_row(recipe, scores, suite, view):
+    """R@1 clean, and of the queries that stay right under all of the suite at once: [mean, sd]."""
+    recall = [scores.values(recipe, recipe.seeds, c, view, "R@1") for c in suite]
+    recall = np.stack(recall)  # (A, S, Q)
+    answered = ~np.isnan(recall).any((0, 1))  # (Q,)
+    right = recall[..., answered] > 0  # (A, S, Q)
+    return {
+        "recipe": recipe.name,
+        "view": view,
+        "n": len(recipe.runs),
+        "attacks": len(suite) - 1,
+        "clean": mean_sd(right[suite.index(CLEAN)].mean(1)),  # (S, Q) -> (S,)
+        "robust": mean_sd(right.all(0).mean(1)),
+    }
+
+
+def robust_rows(recipes, scores, conditions):
+    """A row a recipe and view. All recipes that met clean and two attacks share one suite."""
+    rows = []
+    for view in ("mono", "pool"):
+        suite, attacked = conditions, []
+        for recipe in recipes.values():
+            met = [c for c in conditions if scores.has(recipe, recipe.seeds, c, view)]
+            if len(met) > 2:
+                attacked.append(recipe)
+                suite = [condition for condition in suite if condition in met]
+        if len(suite) > 2:
+            rows += [robust_row(recipe, scores, suite, view) for recipe in attacked]
+    return rows
+
+
+def examples_of(recipe):
+    """Attacked queries of the pool, of the first seed: all of the first attack, three of others."""
+    examples = [e for e in recipe.runs[0].metrics["examples"] if e["view"] == "pool"]
+    first_attack = conditions_of(examples)[:1]
+    shown, counts = [], Counter()
+    for example in examples:
+        condition = condition_of(example)
+        counts[condition] += 1
+        if condition in first_attack or counts[condition] <= 3:
+            shown.append(example | {"recipe": recipe.name})
     return shown
 
 
-def manifest_of(run: dict) -> dict:
-    """What a report says of a run: its manifest, in short."""
-    path = Path(run.get("run") or run["folder"]) / "run.json"
-    if not path.exists():
-        return {"folder": run["folder"]}
-    about = json.loads(path.read_text(encoding="utf-8"))
-    keys = ("commit", "data_sha256", "versions", "flags")
-    return {"folder": run["folder"], "seed": run["seed"], "device": about["flags"]["device"],
-            "seconds": about["seconds_training"], **{k: about[k] for k in keys}}  # fmt: skip
+# ---- tables: text, for the terminal, the .md file and the page -----------------------------------
 
 
-def repeat(manifests: list[dict]) -> list[str]:
-    """A command for each recipe; flags that are no defaults stand in the runs' manifests."""
-    seeds = defaultdict(list)
-    for m in manifests:
-        f = m["flags"]
-        alpha = "" if f.get("alpha") in (None, 0.5) else f" --alpha {f['alpha']:g}"
-        text = (
-            f"python train.py --batching {f['batching']}{alpha} --robust {f.get('robust', 'none')}"
-        )
-        seeds[text].append(f["seed"])
-    return [f"{text} --seed {' '.join(map(str, some))}" for text, some in seeds.items()]
+def pair_text(pair, metric=""):
+    """[mean, standard deviation] -> ".463 ±.004"; [.463, None] -> ".463"; [None, None] -> "-"."""
+    text, spread = number(pair[0], metric), number(pair[1], metric)
+    if pair[0] is None or pair[1] is None:
+        return text
+    return f"{text} ±{spread}"
 
 
-# ---- the report: numbers and plain tables --------------------------------------------------------
-
-MARKS = {"+": "▲", "-": "▼"}  # significantly above, below the baseline
-
-
-def main_rows(study: dict) -> list[list[str]]:
-    """The main table as text, head first: one row a recipe, attack and set of languages; chance."""
-    metrics = list(dict.fromkeys(name for row in study["table"] for name in row["cells"]))
-    head = ["recipe", "attack", "languages", "n", *(m.replace("_", " ") for m in metrics)]
-    lines = [[*head, "minutes"]]
-    for row in study["table"]:
-        marks = row.get("marks") or {}
-        texts = [pair(row["cells"].get(m), m) + MARKS.get(marks.get(m), "") for m in metrics]
-        about = [row["recipe"], row["attack"], row["langs"], str(row.get("n", "-"))]
-        lines.append([*about, *texts, digits(row.get("minutes"), "minutes")])
-    if "chance" in study.get("about", {}):
-        texts = [digits(chance_at(study, m), m) for m in metrics]
-        lines.append(["chance", "-", "all", "-", *texts, "-"])
-    return lines
+def cell_text(row, view, metric):
+    """A number of the main table with its mark: ".313 ±.004▼"."""
+    text = pair_text(row["cells"][view][metric], metric)
+    if metric == "mAP":
+        text += MARKS[row["marks"].get(view, "")]
+    return text
 
 
-def chance_at(study: dict, column: str) -> float | None:
-    """What a random ranking gets in a column such as "pool mAP"."""
-    view, _, metric = column.partition(" ")
-    return study.get("about", {}).get("chance", {}).get(view, {}).get(metric)
-
-
-def comparison_rows(study: dict) -> list[list[str]]:
-    """The comparisons as text, head first."""
-    head = "question|a|b|attack|view|metric|a - b|95 % interval|p|p (Holm)|significant|seeds|groups"
-    lines = [head.split("|")]
-    small = lambda p: "<.001" if p is not None and p < 0.001 else digits(p)
-    for c in study.get("comparisons") or ():
-        m = c["metric"]
-        texts = [c["question"], c["a"], c["b"], c["attack"], c["view"], m.replace("_", " ")]
-        texts += [digits(c["difference"], m), f"{digits(c['low'], m)} to {digits(c['high'], m)}"]
-        texts += [small(c.get("p")), small(c.get("holm")), "yes" if c["significant"] else "no"]
-        lines.append(texts + [str(c.get(k, "-")) for k in ("n_seeds", "n_groups")])
-    return lines
-
-
-def markdown(study: dict) -> str:
-    """The main table and the comparisons in Markdown, for a README or an issue."""
-    plain = lambda text: re.sub(r"([\\`*_|<>&\[\]])", r"\\\1", " ".join(text.split()))
-    tables = [[[*map(plain, row)] for row in f(study)] for f in (main_rows, comparison_rows)]
-    found = [align([t[0], ["---"] * len(t[0]), *t[1:]]) for t in tables if t[1:]]
-    return "\n\n".join(found) + "\n"
-
-
-# ---- the report: elements ------------------------------------------------------------------------
-
-RIGHT_TO_LEFT = ("ar", "fa", "he", "ur")
-SHADES = ((247, 251, 255), (158, 202, 225), (49, 130, 189), (8, 48, 107))  # RGB, low to high
-
-
-def safe(text) -> str:
-    """Text as XML can hold it: escaped, and no control characters."""
-    legal = re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", str(text))
-    return html.escape(legal)
-
-
-def tag(name: str, *content: str, **attributes) -> str:
-    """An element; content is markup. Attributes are text: `class_` is class, None is left out."""
-    pairs = [(k.rstrip("_").replace("_", "-"), v) for k, v in attributes.items() if v is not None]
-    inside = "".join(f' {key}="{safe(value)}"' for key, value in pairs)
-    return f"<{name}{inside}>{''.join(content)}</{name}>"
-
-
-def speech(markup: str, lang: str, name: str = "span", **attributes) -> str:
-    """Foreign text, escaped before, with its language and its direction."""
-    arabic = re.search("[\u0590-\u08ff]", markup)  # SUBTLE: "+33" alone would turn into "33+"
-    side = "rtl" if arabic and lang.split("-")[0] in RIGHT_TO_LEFT else "ltr"
-    return tag(name, markup, lang=lang, dir=side, **attributes)
-
-
-def signed(text: str) -> str:
-    """A number whose mark, if any, has its own place: numbers stay below each other."""
-    bare = text.rstrip("▲▼")
-    kind = {"▲": "sign up", "▼": "sign down"}.get(text[len(bare) :], "sign")
-    return safe(bare) + tag("span", text[len(bare) :], class_=kind)
-
-
-def grid(caption: str, head: list[str], rows: list, kind: str = "w1") -> str:
-    """A table in a box that scrolls by itself. Cells are markup; a lone string heads a group.
-
-    The first k columns of kind "wk" hold words, the others numbers.
-    """
-    lines = []
+def main_table(rows, chance):
+    """`main_rows` as text, head first; the last row is a random ranking."""
+    head = ["recipe", "condition", "languages", "n"]
+    head += [f"{view} {metric.replace('_', ' ')}" for view, metric in COLUMNS]
+    table = [[*head, "minutes"]]
     for row in rows:
-        if isinstance(row, str):
-            wide = tag("th", tag("span", row), colspan=len(head), scope="colgroup")
-            lines.append(tag("tr", wide, class_="group"))
-        else:
-            cells = [tag("td", cell) for cell in row[1:]]
-            lines.append(tag("tr", tag("th", row[0], scope="row"), *cells))
-    top = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
-    body = tag("table", top, tag("tbody", *lines), class_=kind)
-    return tag("figure", tag("figcaption", caption), tag("div", body, class_="wide", tabindex="0"))
+        cells = [cell_text(row, view, metric) for view, metric in COLUMNS]
+        minutes = number(row["minutes"], "minutes")
+        label = condition_of(row).label
+        table.append([row["recipe"], label, row["langs"], str(row["n"]), *cells, minutes])
+    luck = [number(chance[view].get(metric), metric) for view, metric in COLUMNS]
+    table.append(["chance", "", "all", "", *luck, ""])
+    return table
 
 
-def shade(share: float) -> str:
-    """CSS of a heat map's cell: its colour, and black or white ink, whichever has more contrast.
-
-    contrast = (L + .05) / .05 in black, 1.05 / (L + .05) in white; equal, 4.58, at L = .179.
-    *Source*: WCAG 2.2, relative luminance and contrast ratio (4.5 asked for).
-    """
-    place = min(max(share, 0), 1) * (len(SHADES) - 1)
-    k = min(int(place), len(SHADES) - 2)
-    rgb = [round(a + (b - a) * (place - k)) for a, b in zip(SHADES[k], SHADES[k + 1], strict=True)]
-    r, g, b = (c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb)
-    ink = "#000" if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 else "#fff"
-    return f"background:rgb({rgb[0]},{rgb[1]},{rgb[2]});color:{ink}"
+def key_table(rows, keys):
+    """Rows of a recipe and a condition as text, head first; a column for each of `keys`."""
+    table = [["recipe", "condition", "n", *(key.replace("_", " ") for key in keys)]]
+    for row in rows:
+        numbers = [number(row[key], key) for key in keys]
+        table.append([row["recipe"], condition_of(row).label, str(row["n"]), *numbers])
+    return table
 
 
-def heats(maps: list, metric: str) -> str:
-    """Heat maps [(caption, names down, names across, values)] on one scale, which stands above.
-
-    *Shapes*: values (down, across); None where unknown.
-    """
-    every = [v for *_, values in maps for row in values for v in row if v is not None] or [0]
-    low, width = min(every), max(every) - min(every)
-    box = lambda v: tag("span", digits(v, metric), style=None if v is None else ink(v))
-    ink = lambda v: shade((v - low) / (width or 1))
-    found = []
-    for caption, down, across, values in maps:
-        upright = " turn" * (max(map(len, across)) > 3)
-        rows = [[safe(n), *map(box, row)] for n, row in zip(down, values, strict=True)]
-        head = ["", *(tag("span", safe(name)) for name in across)]
-        found.append(grid(caption, head, rows, "heat" + upright))
-    legend = [box(low + width * k / 4) for k in range(5)]
-    return tag("p", *legend, class_="scale") + tag("div", *found, class_="many")
+def p_text(p):
+    """.0123 -> ".012", .0001 -> "<.001"."""
+    return "<.001" if p < 0.001 else number(p)
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[tuple[float, str]]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten) in [low, high], with labels."""
-    raw = (high - low) / count or 1.0
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * k for k in (1, 2, 5, 10) if power * k >= raw * 0.999)
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
-    values = [k * step for k in range(first, last + 1)]
-    return [(v, re.sub(r"^(-?)0\.", r"\1.", f"{v:.6g}")) for v in values]
+def interval_text(row):
+    """The interval of a comparison: ".012 to .030"."""
+    return f"{number(row['low'])} to {number(row['high'])}"
 
 
-def strip(low: float, high: float, bar=(None,), dots=(), labels: bool = False) -> str:
-    """One row of a forest plot: a bar (from, to), dots [(value, filled)], ticks, a line at zero."""
-    x = lambda v: f"{14 + 212 * (v - low) / ((high - low) or 1):.1f}"
-    marks = []
-    for t, label in ticks(low, high):
-        kind = "rule" if abs(t) > 1e-12 else "zero"
-        marks.append(tag("line", x1=x(t), x2=x(t), y1=18 if labels else 0, y2=22, class_=kind))
-        marks += [tag("text", label, x=x(t), y=13, text_anchor="middle")] * labels
-    if None not in bar:
-        marks.append(tag("line", x1=x(bar[0]), x2=x(bar[1]), y1=11, y2=11, class_="bar"))
-    for value, filled in dots:
-        if value is not None:
-            kind = "dot" if filled else "dot hollow"
-            marks.append(tag("circle", cx=x(value), cy=11, r=4, class_=kind))
-    return tag("svg", *marks, viewBox="0 0 240 22", class_="strip", aria_hidden="true")
+def comparison_table(rows):
+    """The comparisons as text, head first."""
+    head = ["a", "b", "condition", "view", "metric", "a - b", "95 % interval", "p", "p (Holm)"]
+    table = [[*head, "significant", "seeds", "groups"]]
+    for row in rows:
+        line = [row["a"], row["b"], condition_of(row).label, row["view"], row["metric"]]
+        line += [number(row["difference"]), interval_text(row)]
+        line += [p_text(row["p"]), p_text(row["holm"]), "yes" if row["significant"] else "no"]
+        table.append([*line, str(row["n_seeds"]), str(row["n_groups"])])
+    return table
 
 
-# ---- the report: its parts, each "" without data -------------------------------------------------
-
-# One table each: recipes down, attacks across; every other number is in the table behind them
-MAIN = (("pool mAP", "all"), ("mono mAP", "all"), ("cross mAP", "all"), ("pool mAP", "untrained"))
+# ---- the study -----------------------------------------------------------------------------------
 
 
-def part_answer(study: dict) -> str:
-    """The answer in sentences, and what it rests on."""
-    about = study.get("about", {})
-    said = [tag("p", safe(sentence)) for sentence in study.get("answer") or ()]
-    forms = {"data": "{}", "split": "{} split", "n_queries": "{:,} queries"}
-    forms |= {"n_passages": "{:,} passages", "n_groups": "{:,} groups"}
-    facts = [form.format(about[k]) for k, form in forms.items() if about.get(k) is not None]
-    facts += ["languages " + " ".join(names) for names in [about.get("languages")] if names]
-    facts += [f"{name} {version}" for name, version in about.get("versions", {}).items()]
-    notes = [tag("p", safe(t), class_="note") for t in (", ".join(facts), about.get("note")) if t]
-    return tag("div", *said, class_="said") * bool(said) + "".join(notes)
+def command_of(recipe):
+    """How to train it again; flags that are no defaults stand in the runs' manifests."""
+    command = ["python", "train.py", "--batching", recipe.batching]
+    if recipe.alpha not in (None, 0.5):
+        command += ["--alpha", f"{recipe.alpha:g}"]
+    command += ["--robust", recipe.robust, "--seed", *map(str, recipe.seeds)]
+    return shlex.join(command)
 
 
-def part_table(study: dict) -> str:
-    """Recipes down, attacks across, a table a metric; every number in a long table behind them."""
-    rank = {name: k for k, name in enumerate([*study["recipes"], *study["attacks"]])}
-    order = lambda names: sorted(dict.fromkeys(names), key=lambda n: rank.get(n, len(rank)))
-    found = []
-    for metric, langs in MAIN:
-        rows = [r for r in study["table"] if r["langs"] == langs and metric in r["cells"]]
-        recipes, attacks = order(r["recipe"] for r in rows), order(r["attack"] for r in rows)
-        texts = {}
-        for r in rows:
-            mark = MARKS.get((r.get("marks") or {}).get(metric), "")
-            texts[r["recipe"], r["attack"]] = pair(r["cells"][metric], metric) + mark
-        lines = [[safe(n), *(signed(texts.get((n, a), "-")) for a in attacks)] for n in recipes]
-        lines.append(["chance", *[signed(digits(chance_at(study, metric), metric))] * len(attacks)])
-        counts = sorted({r.get("n", 1) for r in rows})
-        seeds = " to ".join(map(str, dict.fromkeys(counts[:1] + counts[-1:])))
-        title = tag("b", safe(metric)) + f", queries of {langs} languages, n = {seeds} seeds"
-        found += [grid(title, ["recipe", *map(safe, attacks)], lines)] * bool(rows)
-    return "".join(found) * bool(study["table"])
+def reference_of(recipes):
+    """The recipe whose attacked queries are shown: plain hybrid, or what comes closest."""
+    plain = [recipe for recipe in recipes.values() if recipe.robust == "none"]
+    hybrid = [recipe for recipe in plain if recipe.batching == "hybrid"]
+    return [*hybrid, *plain, *recipes.values()][0]
 
 
-def forests(rows: list) -> str:
-    """A forest plot a metric, drawn in the rows of its table, grouped by attack and view."""
-    found = []
-    for metric in dict.fromkeys(c["metric"] for c, _ in rows):
-        mine = [row for row in rows if row[0]["metric"] == metric]
-        ends = [c[k] for c, _ in mine for k in ("low", "difference", "high") if c[k] is not None]
-        span, groups = (min([0, *ends]), max([0, *ends])), {}
-        for c, t in mine:
-            dot, strong = [(c["difference"], c["significant"])], "b" if c["significant"] else "span"
-            plot = strip(*span, (c["low"], c["high"]), dot)
-            name = safe(t[0]) + tag("small", safe(f"{t[1]} minus {t[2]}"))
-            cells = [name, tag(strong, safe(t[6])), plot, *map(safe, t[7:10] + t[11:])]
-            groups.setdefault(safe(f"{c['attack']}, {c['view']}"), []).append(cells)
-        lines = [line for group, members in groups.items() for line in (group, *members)]
-        rest = ["95 % interval", "p", "p (Holm)", "seeds", "groups"]
-        head = ["comparison", "a - b", strip(*span, labels=True), *rest]
-        found.append(grid(tag("b", safe(metric.replace("_", " "))), head, lines, "w1 forest"))
-    return "".join(found)
-
-
-def part_comparisons(study: dict) -> str:
-    """Forest plots: batchings under plain training in sight, the many others behind a click."""
-    rows = list(zip(study.get("comparisons") or (), comparison_rows(study)[1:], strict=True))
-    first = [row for row in rows if row[0]["question"].endswith(", none")] or rows
-    rest = [row for row in rows if row not in first]
-    more = tag("details", tag("summary", f"{len(rest)} more: robust training"), forests(rest))
-    return forests(first) + more * bool(rest)
-
-
-def part_matrices(study: dict) -> str:
-    """Heat maps of query language by passage language, one scale a metric."""
-    maps = {}
-    for m in study.get("matrices") or ():
-        seeds = f", n = {m['n']}" if m.get("n") else ""
-        caption = tag("b", safe(m["recipe"])) + safe(f", {m['attack']}, {m['metric']}{seeds}")
-        maps.setdefault(m["metric"], []).append((caption, m["langs"], m["langs"], m["values"]))
-    return "".join(heats(group, metric) for metric, group in maps.items())
-
-
-def columns(rows: list[dict], caption: str) -> str:
-    """A table of recipes and attacks; columns: whatever numbers the rows hold."""
-    names = dict.fromkeys(k for r in rows for k, v in r.items() if v is not None)
-    names = [name for name in names if name not in ("recipe", "attack")]
-    line = lambda r: [safe(r["recipe"]), safe(r["attack"]), *(pair(r.get(k), k) for k in names)]
-    head = ["recipe", "attack", *(safe(name.replace("_", " ")) for name in names)]
-    return grid(tag("b", safe(caption)), head, [*map(line, rows)], "w2") * bool(rows)
-
-
-def part_bias(study: dict) -> str:
-    """Does the pool prefer the query's own language?"""
-    return columns(study.get("bias") or [], "Pool")
-
-
-def part_strength(study: dict) -> str:
-    """What each attack changed and broke."""
-    return columns(study.get("strength") or [], "Attacked queries")
-
-
-def part_robust(study: dict) -> str:
-    """R@1 that no attack of the suite breaks."""
-    groups = {}
-    for r in study.get("robust_r1") or ():
-        ends = [(r[key] or [None])[0] for key in ("robust", "clean")]
-        plot = strip(0, 1, ends, [(ends[1], False), (ends[0], True)])
-        cells = [safe(r["recipe"]), pair(r["clean"]), pair(r["robust"]), plot]
-        groups.setdefault(r["view"], []).append(cells)
-    lines = [line for group, members in groups.items() for line in (safe(group), *members)]
-    head = ["recipe", "clean (ring)", "robust (dot)", strip(0, 1, labels=True)]
-    return grid(tag("b", "R@1") + ", clean and robust", head, lines, "w1 forest") if lines else ""
-
-
-def change(old: str, new: str) -> str:
-    """A word taken out and the word put in, which may be of another script."""
-    gone, come = tag("del", safe(old)) * bool(old), tag("ins", safe(new), dir="auto") * bool(new)
-    return gone + come
-
-
-def part_examples(study: dict) -> str:
-    """Attacked queries, every edit marked in its place."""
-    found = []
-    for e in study.get("examples") or ():
-        at, pieces = 0, []
-        for start, end, new in sorted(e["edits"]):
-            assert at <= start <= end, f"{e['id']}: edits overlap: {e['edits']}"
-            pieces += [safe(e["text"][at:start]), change(e["text"][start:end], new)]
-            at = end
-        text = speech("".join(pieces) + safe(e["text"][at:]), e["lang"], "p", class_="query")
-        rank = "\xa0→\xa0".join(str(e.get(k) or "-") for k in ("before", "after"))
-        about = ", ".join(e[key] for key in ("id", "view", "attack", "recipe"))
-        answer = ["; answer: ", speech(safe(e["answer"]), e["lang"])] if e.get("answer") else []
-        below = tag("p", f"{safe(about)}; rank\xa0{rank}", *answer, class_="note")
-        found.append(tag("article", text, below))
-    return "".join(found)
-
-
-def part_runs(study: dict) -> str:
-    """Manifests of the runs, and the commands that give every number again."""
-    flat = lambda d: " ".join(f"{k}={v}" for k, v in (d or {}).items())
-    keys, lines = ("name", "commit", "device", "versions", "flags", "data_sha256", "seed"), []
-    for r in study.get("runs") or ():
-        found = [flat(r[k]) if isinstance(r.get(k), dict) else r.get(k, "-") for k in keys]
-        found[5] = found[5][:12]
-        lines.append([*map(safe, found), digits(r.get("seconds"), "seconds")])
-    table = grid(
-        "One row a run", [*(k.replace("_", " ") for k in keys), "seconds"], lines, "w6 runs"
-    )
-    commands = tag("pre", safe("\n".join(study.get("commands") or ())))
-    runs = tag("details", tag("summary", f"{len(lines)} runs"), table)
-    return runs * bool(lines) + commands * bool(study.get("commands"))
-
-
-def render(study: dict, template: str) -> str:
-    """The study as one HTML page without script or outside reference; the frame is page.html.
-
-    The frame holds the prose: a <section> and a line of the contents for each part. What has no
-    data is cut out of both; CSS counts what is left.
-    *Errors*: ValueError for a frame that has no place for a part.
-    """
-    parts = {
-        "answer": part_answer, "table": part_table, "comparisons": part_comparisons,
-        "matrices": part_matrices, "bias": part_bias, "strength": part_strength,
-        "robust": part_robust, "examples": part_examples, "runs": part_runs,
-    }  # fmt: skip
-    if lost := [name for name in parts if f"${name}" not in template]:
-        raise ValueError(f"page.html: no place for {lost}. Write ${lost[0]} in a section.")
-    found = {name: part(study) for name, part in parts.items()}
-    for name in [name for name, content in found.items() if not content]:
-        template = re.sub(rf'<li><a href="#{name}">.*?</li>\s*', "", template)
-        template = re.sub(rf'(?s)<section id="{name}">.*?</section>\s*', "", template)
-    rule = study.get("about", {}).get("baseline_rule", "the baseline")
-    found |= {"title": safe(study["question"]), "baseline": safe(rule)}
-    return Template(template).substitute(found)
-
-
-# ---- the study
-
-
-def make_study(runs: list[dict], command: str = "") -> dict:
-    """Everything that the report says, from finished runs; what page.py draws.
+def make_study(evaluated: list[Evaluated], command: str = "") -> dict:
+    """Everything that the report says, as its .json holds it. `command` is what made it.
 
     *Errors*: ValueError for runs that cannot be compared.
     """
-    groups = named_runs(runs)
-    labels = [r["attack"] for run in runs for r in run["results"]]
-    every = [*dict.fromkeys(labels)]
-    without = [a for a in every if a.startswith("lir:")]
-    names = [a for a in every if not a.endswith(":control") and a not in without]
-    plain = [n for n, m in groups.items() if m[0].get("robust") == "none"] or [*groups]
-    plain = [n for n in plain if n.startswith("hybrid")] or plain
-    scores, manifests, minutes = Scores(groups), [], {}
-    for name, members in groups.items():
-        each = [m | {"name": Path(m["folder"]).name} for m in map(manifest_of, members)]
-        manifests += [m for m in each if "flags" in m]
-        spent = [m["seconds"] / 60 for m in each if m.get("seconds")]
-        minutes[name] = float(np.median(spent)) if spent else None
-    comparisons = make_comparisons(scores, names) if len(groups) > 1 else []
-    first = runs[0]
+    recipes = recipes_of(evaluated)
+    measured = all_measured(recipes)
+    conditions = list(dict.fromkeys(one.condition for one in measured))
+    compared = [condition for condition in conditions if not condition.control]
+    compared = [condition for condition in compared if not condition.lir]  # clean and the attacks
+    scores = QueryScores(recipes)
+    comparisons = []
+    if len(recipes) > 1:
+        comparisons = make_comparisons(recipes, scores, compared)
+    trained = [recipe for recipe in recipes.values() if recipe.batching is not None]
+    commands = [command_of(recipe) for recipe in trained]
+    if command:
+        commands.insert(0, command)
+    first = evaluated[0].metrics
     return {
-        "question": QUESTION, "answer": answer(comparisons, groups),
+        "question": QUESTION,
+        "answer": answer(comparisons, recipes),
         "about": {
-            "data": Path(first["data"]).name, "split": first["split"], "languages": first["langs"],
-            "n_queries": first["n_queries"], "n_passages": first["n_passages"],
-            "n_groups": len(set(scores.group.tolist())), "versions": first["versions"],
-            "chance": first["chance"], "note": NOTE,
-            "baseline_rule": "plain training on the same batches (plain rows: hybrid batches)",
+            "data": Path(first["data"]).name,
+            "split": first["split"],
+            "languages": first["langs"],
+            "n_queries": first["n_queries"],
+            "n_passages": first["n_passages"],
+            "n_groups": len(np.unique(scores.group)),
+            "versions": first["versions"],
+            "chance": first["chance"],
+            "note": NOTE,
         },
-        "recipes": list(groups), "attacks": every,
-        "table": study_table(groups, every, comparisons, minutes), "comparisons": comparisons,
-        "matrices": matrices(groups, names), "bias": bias_rows(groups, [*names, *without]),
-        "strength": strength_rows(groups, every),
-        "robust_r1": robust_r1(scores, names), "examples": examples_of(groups, plain[0]),
-        "runs": manifests, "commands": [command] * bool(command) + repeat(manifests),
-    }  # fmt: skip
+        "recipes": [recipe.record() for recipe in recipes.values()],
+        "conditions": [condition.fields() for condition in conditions],
+        "table": main_rows(measured, comparisons),
+        "comparisons": [comparison.record() for comparison in comparisons],
+        "matrices": matrices([one for one in measured if one.condition in compared]),
+        "bias": bias_rows([one for one in measured if not one.condition.control]),
+        "strength": strength_rows(measured),
+        "robust_r1": robust_rows(recipes, scores, compared),
+        "examples": examples_of(reference_of(recipes)),
+        "runs": [manifest_of(run) for run in evaluated if run.run is not None],
+        "commands": commands,
+    }
 
 
-def write_report(path: Path, study: dict) -> None:
-    """report.html, and beside it the same numbers as .md and .json."""
-    frame = (Path(__file__).parent / "data/report/page.html").read_text(encoding="utf-8")
-    write_json(path.with_suffix(".json"), study)
-    for suffix, content in (
-        (".html", render(study, frame)), (".md", markdown(study)),
-    ):  # fmt: skip
-        path.with_suffix(suffix).write_text(content, encoding="utf-8")
+# ---- the page: elements --------------------------------------------------------------------------
+# What is put into markup is a number, a word of this file, or text that went through `safe`.
+
+RIGHT_TO_LEFT = ("ar", "fa", "he", "ur")
+PALE, DARK = (247, 251, 255), (8, 48, 107)  # RGB of the lowest and the highest number of a heat map
 
 
-def conclude(runs: list[dict], report: Path | None) -> None:
-    """Print the answer in sentences if there is something to compare, and write the report."""
-    kept = [run for run in runs if run["folder"]]
-    if len(kept) < len(runs):
-        if report:
-            raise ValueError("--report needs the single queries: give --out to keep them.")
-        print("no comparison: --out would keep the single queries it needs", file=sys.stderr)
-        return
-    if report or len({run["recipe"] for run in runs}) > 1:
-        study = make_study(runs, shlex.join(["python", *sys.argv]))
-        print("".join(f"\n- {text}" for text in study["answer"]) + "\n" * bool(study["answer"]))
-        if report:
-            write_report(report, study)
-            print(f"{report}, and .md, .json beside it", file=sys.stderr)
+def safe(text):
+    """Text as XML can hold it: escaped, and no control characters. "a < b" -> "a &lt; b"."""
+    legal = re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    return html.escape(legal)
+
+
+def speech(markup, lang):
+    """Foreign text, already escaped, with its language and its direction."""
+    direction = "ltr"
+    # SUBTLE: "+33", the answer to an Arabic question, has no Arabic letter: it would become "33+"
+    if lang.split("-")[0] in RIGHT_TO_LEFT and re.search("[\u0590-\u08ff]", markup):
+        direction = "rtl"
+    return f'<span lang="{safe(lang)}" dir="{direction}">{markup}</span>'
+
+
+def table_row(cells):
+    """A row from markup; its first cell names it."""
+    first, *others = cells
+    others = "".join(f"<td>{cell}</td>" for cell in others)
+    return f'<tr><th scope="row">{first}</th>{others}</tr>'
+
+
+def grid(caption, head, rows, kind):
+    """A table in a box that scrolls by itself; `rows` are <tr> elements.
+
+    The first k columns of kind "wk" hold words and start at the left, the others hold numbers.
+    """
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    body = "".join(rows)
+    return (
+        f'<figure><figcaption>{caption}</figcaption><div class="wide" tabindex="0">'
+        f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div></figure>\n"
+    )
+
+
+def text_grid(caption, table, kind):
+    """A table of text, head first; "" if it has no rows."""
+    head, *lines = table
+    if not lines:
+        return ""
+    rows = []
+    for line in lines:
+        rows.append(table_row([safe(cell) for cell in line]))
+    return grid(caption, [safe(cell) for cell in head], rows, kind)
+
+
+def folded(title, markup):
+    """Markup behind a click."""
+    return f"<details><summary>{title}</summary>{markup}</details>"
+
+
+def light(channel):
+    """An 8-bit colour channel as linear light in [0, 1]. *Source*: sRGB, as WCAG 2.2 cites it."""
+    if channel <= 10:
+        return channel / 255 / 12.92
+    return ((channel / 255 + 0.055) / 1.055) ** 2.4
+
+
+def shade(share):
+    """CSS of a heat map's cell: its colour, and black or white ink, whichever has more contrast.
+
+        contrast = (L + .05) / .05 in black, 1.05 / (L + .05) in white; equal, 4.58, at L = .179
+
+    *Units*: share of the way from the lowest to the highest number, in [0, 1].
+    *Source*: WCAG 2.2, relative luminance L and contrast ratio (4.5 asked for).
+    """
+    r, g, b = [round(low + (high - low) * share) for low, high in zip(PALE, DARK, strict=True)]
+    luminance = 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b)
+    ink = "#000" if luminance > 0.179 else "#fff"
+    return f"background:rgb({r},{g},{b});color:{ink}"
+
+
+def heat_cell(value, low, high):
+    """A number on its colour."""
+    if value is None:
+        return "<span>-</span>"
+    share = (value - low) / (high - low) if high > low else 0
+    return f'<span style="{shade(share)}">{number(value)}</span>'
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The values from low to high, laid out on a forest plot 240 units wide."""
+
+    low: float
+    high: float
+
+    def x(self, value):
+        """The place of a value, from 14 to 226."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(14 + 212 * share, 1)
+
+    def ticks(self):
+        """About four round numbers: a step of 1, 2 or 5 times a power of ten. [-.02, 0, .02]"""
+        least = (self.high - self.low) / 4
+        power = 10.0 ** math.floor(math.log10(least))
+        step = next(power * k for k in (1, 2, 5, 10) if power * k >= least * 0.999)
+        first = math.ceil(self.low / step - 1e-6)
+        last = math.floor(self.high / step + 1e-6)
+        return [k * step for k in range(first, last + 1)]
+
+
+def strip(scale, top, marks):
+    """One row of a forest plot: marks over a line at each tick, from `top` to the lower end."""
+    lines = ""
+    for tick in scale.ticks():
+        x, kind = scale.x(tick), "rule"
+        if tick == 0:
+            kind = "zero"
+        lines += f'<line x1="{x}" x2="{x}" y1="{top}" y2="22" class="{kind}"/>'
+    return f'<svg viewBox="0 0 240 22" class="strip" aria-hidden="true">{lines}{marks}</svg>'
+
+
+def axis(scale):
+    """The row with the ticks' labels."""
+    labels = ""
+    for tick in scale.ticks():
+        labels += f'<text x="{scale.x(tick)}" y="13" text-anchor="middle">{tick:g}</text>'
+    return strip(scale, 18, labels)
+
+
+def interval_bar(row, scale):
+    """The interval of one comparison and a dot, which is a ring if it is not significant."""
+    low, middle, high = [scale.x(row[key]) for key in ("low", "difference", "high")]
+    kind = "dot" if row["significant"] else "dot hollow"
+    bar = f'<line x1="{low}" x2="{high}" y1="11" y2="11" class="bar"/>'
+    dot = f'<circle cx="{middle}" cy="11" r="4" class="{kind}"/>'
+    return strip(scale, 0, bar + dot)
+
+
+# ---- the page: its parts, each "" without data ---------------------------------------------------
+
+# One table of mAP each, recipes down, conditions across: (view, query languages)
+PAGE_TABLES = (("pool", "all"), ("mono", "all"), ("cross", "all"), ("pool", "untrained"))
+
+
+def part_answer(study):
+    """The answer in sentences, and what it rests on."""
+    basis = study["about"]
+    versions = [f"{name} {version}" for name, version in basis["versions"].items()]
+    facts = [
+        f"{basis['data']}, {basis['split']} split",
+        f"{basis['n_queries']:,} queries of {basis['n_groups']:,} questions",
+        f"{basis['n_passages']:,} passages",
+        "languages " + " ".join(basis["languages"]),
+        *versions,
+    ]
+    sentences = "".join(f"<p>{safe(text)}</p>" for text in study["answer"])
+    markup = ""
+    if sentences:
+        markup = f'<div class="answer">{sentences}</div>'
+    for note in (", ".join(facts), basis["note"]):
+        markup += f'<p class="note">{safe(note)}</p>'
+    return markup
+
+
+def map_table(rows, view):
+    """mAP in one view as text: recipes down, conditions across."""
+    texts = defaultdict(dict)  # recipe -> condition -> text
+    seeds, conditions = {}, []
+    for row in rows:
+        recipe, condition = row["recipe"], condition_of(row)
+        texts[recipe][condition] = cell_text(row, view, "mAP")
+        seeds.setdefault(recipe, str(row["n"]))
+        if condition not in conditions:
+            conditions.append(condition)
+    table = [["recipe", "n", *(condition.label for condition in conditions)]]
+    for recipe, cells in texts.items():
+        table.append([recipe, seeds[recipe], *(cells.get(c, "-") for c in conditions)])
+    return table
+
+
+def part_table(study):
+    """A table for each of PAGE_TABLES."""
+    markup = ""
+    for view, langs in PAGE_TABLES:
+        rows = [row for row in study["table"] if row["langs"] == langs]
+        rows = [row for row in rows if row["cells"][view]["mAP"][0] is not None]
+        luck = number(study["about"]["chance"][view].get("mAP"))
+        caption = f"<b>{view} mAP</b>, queries of {langs} languages; a random ranking has {luck}"
+        markup += text_grid(caption, map_table(rows, view), "w9")
+    return markup
+
+
+def forest(metric, rows):
+    """The comparisons of one metric, drawn in the rows of their table."""
+    low = min(0, *(row["low"] for row in rows))
+    high = max(0, *(row["high"] for row in rows))
+    scale = Scale(low, high if high > low else low + 1)
+    head = ["a minus b", axis(scale), "difference", "95 % interval", "p (Holm)", "seeds"]
+    lines = []
+    for row in rows:
+        names = safe(f"{row['a']} minus {row['b']}")
+        where = safe(f"{condition_of(row).label}, {row['view']}")
+        difference = number(row["difference"])
+        if row["significant"]:
+            difference = f"<b>{difference}</b>"
+        numbers = [difference, interval_text(row), safe(p_text(row["holm"])), str(row["n_seeds"])]
+        name = f"{names}<small>{where}</small>"
+        lines.append(table_row([name, interval_bar(row, scale), *numbers]))
+    return grid(f"<b>{metric}</b>", head, lines, "w1 forest")
+
+
+def forests(rows):
+    """A forest plot a metric."""
+    by_metric = defaultdict(list)
+    for row in rows:
+        by_metric[row["metric"]].append(row)
+    return "".join(forest(metric, members) for metric, members in by_metric.items())
+
+
+def part_comparisons(study):
+    """Batchings under plain training in sight, the many others behind a click."""
+    in_sight, behind = [], []
+    for row in study["comparisons"]:
+        if row["kind"] == "batching" and row["fixed"] == "none":
+            in_sight.append(row)
+        else:
+            behind.append(row)
+    if not in_sight:
+        return forests(behind)
+    markup = forests(in_sight)
+    if behind:
+        markup += folded(f"{len(behind)} more: robust training", forests(behind))
+    return markup
+
+
+def part_matrices(study):
+    """Heat maps of query language by passage language, all on one scale."""
+    values = []
+    for matrix in study["matrices"]:
+        for line in matrix["values"]:
+            values += [value for value in line if value is not None]
+    low, high = min(values, default=0), max(values, default=0)
+    markup = ""
+    for matrix in study["matrices"]:
+        langs = [safe(lang) for lang in matrix["langs"]]
+        rows = []
+        for lang, line in zip(langs, matrix["values"], strict=True):
+            cells = [heat_cell(value, low, high) for value in line]
+            rows.append(table_row([lang, *cells]))
+        label = safe(condition_of(matrix).label)
+        caption = f"<b>{safe(matrix['recipe'])}</b>, {label}, mAP, n = {matrix['n']}"
+        markup += grid(caption, ["", *langs], rows, "heat")
+    return f'<div class="many">{markup}</div>' if markup else ""
+
+
+def part_bias(study):
+    """Does the pool prefer the query's own language?"""
+    return text_grid("<b>Pool</b>", key_table(study["bias"], BIAS), "w2")
+
+
+def part_strength(study):
+    """What each attack changed and broke."""
+    return text_grid("<b>Attacked queries</b>", key_table(study["strength"], STRENGTH), "w2")
+
+
+def part_robust(study):
+    """R@1 clean and under every attack of the suite."""
+    table = [["recipe", "view", "n", "attacks", "clean", "robust"]]
+    for row in study["robust_r1"]:
+        counts = [str(row["n"]), str(row["attacks"])]
+        recalls = [pair_text(row["clean"]), pair_text(row["robust"])]
+        table.append([row["recipe"], row["view"], *counts, *recalls])
+    return text_grid("<b>R@1</b>", table, "w2")
+
+
+def marked_query(example):
+    """The query with every edit in its place: what was taken out, then what was put in.
+
+    "a red code", [[2, 5, "blue"]] -> a <del>red</del><ins>blue</ins> code
+    """
+    text, place, markup = example["text"], 0, ""
+    for start, end, new in sorted(example["edits"]):
+        assert place <= start <= end, f"{example['id']}: edits overlap: {example['edits']}"
+        markup += safe(text[place:start])
+        if end > start:
+            markup += f"<del>{safe(text[start:end])}</del>"
+        if new:  # it may be of another script
+            markup += f'<ins dir="auto">{safe(new)}</ins>'
+        place = end
+    return markup + safe(text[place:])
+
+
+def part_examples(study):
+    """Attacked queries with what happened to their rank."""
+    markup = ""
+    for example in study["examples"]:
+        query = speech(marked_query(example), example["lang"])
+        facts = [example["id"], example["view"], condition_of(example).label, example["recipe"]]
+        note = f"{', '.join(facts)}; rank {example['before']} → {example['after']}"
+        note = safe(note)
+        if example["answer"]:
+            note += "; answer: " + speech(safe(example["answer"]), example["lang"])
+        markup += f'<article><p class="query">{query}</p><p class="note">{note}</p></article>\n'
+    return markup
+
+
+def part_runs(study):
+    """Manifests of the runs, and the commands that give every number again."""
+    table = [["run", "commit", "device", "data", "flags", "seed", "seconds"]]
+    for run in study["runs"]:
+        flags = " ".join(f"{key}={value}" for key, value in run["flags"].items())
+        names = [run["name"], run["commit"], run["device"], run["data_sha256"][:12], flags]
+        table.append([*names, str(run["seed"]), number(run["seconds"], "seconds")])
+    markup = ""
+    if study["runs"]:
+        markup = folded(f"{len(study['runs'])} runs", text_grid("One row a run", table, "w5 runs"))
+    commands = safe("\n".join(study["commands"]))
+    if commands:
+        markup += f"<pre>{commands}</pre>"
+    return markup
+
+
+PARTS = {
+    "answer": part_answer,
+    "table": part_table,
+    "comparisons": part_comparisons,
+    "matrices": part_matrices,
+    "bias": part_bias,
+    "strength": part_strength,
+    "robust": part_robust,
+    "examples": part_examples,
+    "runs": part_runs,
+}
+
+
+def render(study: dict, frame: str) -> str:
+    """The study as one HTML page without script or outside reference; the frame is page.html.
+
+    The frame holds the prose: a <section> and a line of the contents for each part. What has no
+    data is cut out of both.
+    *Errors*: ValueError for a frame that has no place for a part.
+    """
+    content = {"title": safe(study["question"])}
+    for name, part in PARTS.items():
+        if f"${name}" not in frame:
+            raise ValueError(f"page.html: no place for {name}. Write ${name} in a section.")
+        content[name] = part(study)
+        if not content[name]:
+            frame = re.sub(rf'<li><a href="#{name}">.*?</li>\s*', "", frame)
+            frame = re.sub(rf'(?s)<section id="{name}">.*?</section>\s*', "", frame)
+    return Template(frame).substitute(content)
+
+
+# ---- the program ---------------------------------------------------------------------------------
+
+
+def write_report(path, study):
+    """report.html, and beside it the numbers as .json and the two large tables as .md."""
+    xlt.write_json(path.with_suffix(".json"), study)
+    page = render(study, FRAME.read_text(encoding="utf-8"))
+    path.with_suffix(".html").write_text(page, encoding="utf-8")
+    tables = [markdown_table(main_table(study["table"], study["about"]["chance"]))]
+    if study["comparisons"]:
+        tables.append(markdown_table(comparison_table(study["comparisons"])))
+    path.with_suffix(".md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+
+
+def print_study(study: dict) -> None:
+    """The main table, what the attacks did, and the answer, on stdout."""
+    print(markdown_table(main_table(study["table"], study["about"]["chance"])))
+    if study["strength"]:
+        print("\n" + markdown_table(key_table(study["strength"], STRENGTH)))
+    if study["answer"]:
+        print("\n" + "\n".join(f"- {text}" for text in study["answer"]))
+
+
+def print_tables(evaluated: list[Evaluated]) -> None:
+    """What train.py prints last: the tables, and the answer if there is something to compare."""
+    print_study(make_study(evaluated))
+
+
+def parse(argv=None) -> argparse.Namespace:
+    """The flags of study.py."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=xlt.Help
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN",
+        help="folder of a run, or of what evaluate.py --out wrote",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="write the page, .md and .json beside it"
+    )
+    parser.add_argument("--metrics", default="metrics.json", help="the file in each folder")
+    return parser.parse_args(argv)
 
 
 def main(argv=None) -> int:
-    """Compare runs that evaluate.py has measured. Exit 0 done, 1 failed, 2 usage."""
-    first = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(description=first, allow_abbrev=False, formatter_class=Help)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run of train.py")
-    parser.add_argument("--metrics", default="metrics.json", help="file of each run")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help=".md, .json beside")
-    args = parser.parse_args(argv)
+    """Compare runs that are evaluated. Exit 0 done, 1 failed, 2 wrong usage."""
+    args = parse(argv)
     try:
-        runs = [read_metrics(path, args.metrics) for path in args.runs]
-        print(table(runs))
-        conclude(runs, args.report)
+        evaluated = [read_evaluated(folder, args.metrics) for folder in args.runs]
+        study = make_study(evaluated, shlex.join(["python", *sys.argv]))
+        print_study(study)
+        if args.report:
+            write_report(args.report, study)
+            print(f"{args.report}, and .md, .json beside it", file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"study.py: {error}", file=sys.stderr)
         return 1

@@ -4,179 +4,263 @@
     python tests/readme.py search.json --search        -> data/minifacts/search.json -> README.md
     python tests/readme.py                             the shipped studies -> README.md
 
-A study is what train.py and evaluate.py write with --report, beside the page, as .json; examples,
-training curves and manifests stay out of the repository, their commands are in the README.
+A study is what study.py writes with --report, beside the page, as .json; examples, matrices and
+manifests stay out of the repository, their commands are in the README.
 test_08_repository.py checks that README.md holds exactly what this writes.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import train
-from data.report.page import MARKS, digits, pair
+from evaluate import CLEAN, COLUMNS, Condition, condition_of, number
+from study import cell_text, pair_text
 
-STUDY, SEARCH = (ROOT / f"data/minifacts/{name}.json" for name in ("study", "search"))
-KEPT = ("question", "answer", "about", "recipes", "attacks", "table", "comparisons", "strength", "bias", "robust_r1")
-SEARCHED = ("about", "recipes", "attacks", "table")
+STUDY = ROOT / "data/minifacts/study.json"
+SEARCH = ROOT / "data/minifacts/search.json"
+STUDY_KEYS = (
+    "question",
+    "answer",
+    "about",
+    "recipes",
+    "conditions",
+    "table",
+    "comparisons",
+    "strength",
+    "bias",
+    "robust_r1",
+)
+SEARCH_KEYS = ("about", "recipes", "conditions", "table")
+BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 ROBUST = ("none", "rs-rp", "rs-da", "adv", "code-switch", "rs-da+self-teaching")
-BATCHES = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
-SHORT = {"greedy:edits=2": "greedy", "pgd:steps=3,restarts=1": "PGD"}
+GREEDY = Condition("greedy", settings=(("edits", 2),))
+PGD = Condition("pgd", settings=(("steps", 3), ("restarts", 1)))
+SHORT = {GREEDY: "greedy", PGD: "PGD"}  # names of columns
 # Elmahdy et al. 2024, XLM-R on XQuAD-R: mono, cross, pool mAP, rank distance (read in the paper)
 PUBLISHED = {
-    "x-x-mono": (".792", ".674", ".548", "410"),
-    "x-y": (".755", ".700", ".593", "295"),
-    "hybrid": (".798", ".705", ".593", "287"),
+    "x-x-mono": [".792", ".674", ".548", "410"],
+    "x-y": [".755", ".700", ".593", "295"],
+    "hybrid": [".798", ".705", ".593", "287"],
 }
 
 
-def reduce(study: dict, kept=KEPT) -> dict:
+def reduce(study: dict, keys: tuple) -> dict:
     """What the repository keeps of a study; numbers to six decimals."""
-    keep = {key: study[key] for key in kept}
-    keep["seconds"] = sum(run["seconds"] for run in study["runs"])
-    keep["commits"] = sorted({run["commit"][:7] for run in study["runs"]})
-    return json.loads(json.dumps(keep), parse_float=lambda text: round(float(text), 6))
+    kept = {key: study[key] for key in keys}
+    kept["seconds"] = sum(run["seconds"] for run in study["runs"])
+    kept["commits"] = sorted({run["commit"][:7] for run in study["runs"]})
+    return rounded(kept)
 
 
-def lines(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+def rounded(content):
+    """The same content, each float in it to six decimals."""
+    if isinstance(content, dict):
+        return {key: rounded(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [rounded(value) for value in content]
+    if isinstance(content, float):
+        return round(content, 6)
+    return content
+
+
+def table_text(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, without aligned columns."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def short_name(condition: Condition) -> str:
+    """The head of a column: "greedy", "typos"."""
+    return SHORT.get(condition, condition.label)
 
 
 class Cells:
-    """The numbers of a study: (recipe, attack, languages, column) -> ".463 ±.004"."""
+    """The numbers of a study's main table, by recipe, condition and languages."""
 
     def __init__(self, study: dict):
-        self.study, self.rows = study, {}
+        self.chance = study["about"]["chance"]
+        self.conditions = [condition_of(fields) for fields in study["conditions"]]
+        self.rows = {}
         for row in study["table"]:
-            self.rows[row["recipe"], row["attack"], row["langs"]] = row
+            self.rows[row["recipe"], condition_of(row), row["langs"]] = row
 
-    def __call__(self, recipe: str, attack: str, column: str, langs: str = "all", marks=True) -> str:
-        row = self.rows.get((recipe, attack, langs))
-        if row is None or column not in row["cells"]:
+    def has(self, recipe: str, condition: Condition) -> bool:
+        return (recipe, condition, "all") in self.rows
+
+    def text(self, recipe: str, view: str, metric="mAP", condition=CLEAN, langs="all") -> str:
+        """ ".463 ±.004", or "-" where nothing was measured."""
+        row = self.rows.get((recipe, condition, langs))
+        if row is None:
             return "-"
-        mark = MARKS.get(row["marks"].get(column), "") if marks else ""
-        return pair(row["cells"][column], column) + mark
+        return pair_text(row["cells"][view][metric], metric)
 
-    def luck(self, column: str) -> str:
-        view, _, metric = column.partition(" ")
-        return digits(self.study["about"]["chance"][view].get(metric), column)
+    def marked(self, recipe: str, view: str, metric: str, condition, langs: str) -> str:
+        """The same with its mark: ".463 ±.004▼"."""
+        return cell_text(self.rows[recipe, condition, langs], view, metric)
+
+    def luck(self, view: str, metric="mAP") -> str:
+        return number(self.chance[view][metric], metric)
 
     def seeds(self, recipe: str) -> str:
-        return str(self.rows[recipe, "clean", "all"]["n"])
+        return str(self.rows[recipe, CLEAN, "all"]["n"])
 
 
 def first_table(study: dict) -> str:
-    """The first screen: one row a batching, clean and attacked, the published row beside it."""
-    cell = Cells(study)
-    columns = [("mono mAP", "clean", "all"), ("cross mAP", "clean", "all"), ("pool mAP", "clean", "all")]
-    columns += [("pool mAP", "clean", "untrained"), ("pool rank_distance", "clean", "all")]
-    columns += [("mono mAP", "greedy:edits=2", "all"), ("pool mAP", "greedy:edits=2", "all")]
+    """The first screen: a row a batching, clean and attacked, the published row beside it."""
+    cells, rows = Cells(study), []
     head = ["batches", "mono mAP", "cross mAP", "pool mAP", "pool, untrained", "rank distance"]
-    head += ["attacked: mono", "attacked: pool", "paper: mono", "cross", "pool", "rank distance"]
-    rows = []
-    for name in BATCHES:
-        texts = [cell(f"{name}-none", attack, column, langs, False) for column, attack, langs in columns]
-        if name == "en-en":  # its untrained languages are ten others: not the column's two
-            texts[3] = "-"
-        rows.append([name, *texts, *PUBLISHED.get(name, ("-",) * 4)])
-    luck = [cell.luck(column) for column, _, _ in columns]
-    return lines(head, [*rows, ["chance", *luck, *("-",) * 4]])
+    head += ["attacked: mono", "attacked: pool"]
+    head += ["paper: mono", "cross", "pool", "rank distance"]
+    for batching in BATCHINGS:
+        recipe = f"{batching}-none"
+        row = [batching, *(cells.text(recipe, view) for view in ("mono", "cross", "pool"))]
+        if batching == "en-en":  # its untrained languages are ten others: not the column's two
+            row.append("-")
+        else:
+            row.append(cells.text(recipe, "pool", langs="untrained"))
+        row.append(cells.text(recipe, "pool", "rank_distance"))
+        row += [cells.text(recipe, view, condition=GREEDY) for view in ("mono", "pool")]
+        rows.append(row + PUBLISHED.get(batching, ["-"] * 4))
+    luck = [cells.luck(view) for view in ("mono", "cross", "pool", "pool")]
+    luck += [cells.luck("pool", "rank_distance"), cells.luck("mono"), cells.luck("pool")]
+    rows.append(["chance", *luck, *["-"] * 4])
+    return table_text(head, rows)
 
 
 def full_table(study: dict) -> str:
     """Plain recipes, clean, by set of languages."""
-    cell, columns = Cells(study), [c for c in study["table"][0]["cells"]]
-    rows = [
-        [name, cell.seeds(f"{name}-none"), langs, *(cell(f"{name}-none", "clean", c, langs, False) for c in columns)]
-        for name in BATCHES for langs in ("all", "trained", "untrained")
-    ]  # fmt: skip
-    rows.append(["chance", "", "all", *map(cell.luck, columns)])
-    return lines(["batches", "n", "languages", *(c.replace("_", " ") for c in columns)], rows)
+    cells, rows = Cells(study), []
+    names = [f"{view} {metric.replace('_', ' ')}" for view, metric in COLUMNS]
+    for batching in BATCHINGS:
+        recipe = f"{batching}-none"
+        for langs in ("all", "trained", "untrained"):
+            texts = [cells.text(recipe, view, metric, langs=langs) for view, metric in COLUMNS]
+            rows.append([batching, cells.seeds(recipe), langs, *texts])
+    luck = [cells.luck(view, metric) for view, metric in COLUMNS]
+    rows.append(["chance", "", "all", *luck])
+    return table_text(["batches", "n", "languages", *names], rows)
 
 
-def robust_table(study: dict) -> str:
-    """Recipes by attacks, for pool mAP, mono R@1 and the untrained languages; minutes of training."""
-    cell, found = Cells(study), []
-    names = [a for a in study["attacks"] if ":control" not in a and not a.startswith("lir:")]
-    known = [f"{batch}-{robust}" for batch in BATCHES for robust in ROBUST]
-    recipes = [name for name in known if (name, names[-1], "all") in cell.rows]
-    for column, langs, title in (
-        ("pool mAP", "all", "pool mAP"), ("mono R@1", "all", "mono R@1"),
-        ("pool mAP", "untrained", "pool mAP, el and vi (never trained on)"),
-    ):  # fmt: skip
-        rows = []
-        for name in recipes:
-            minutes = digits(cell.rows[name, "clean", "all"]["minutes"], "minutes")
-            rows.append([name, cell.seeds(name), *(cell(name, a, column, langs) for a in names), minutes])
-        rows.append(["chance", "", *[cell.luck(column)] * len(names), ""])
-        found.append(lines([f"**{title}**", "n", *(SHORT.get(a, a) for a in names), "minutes"], rows))
-    return "\n\n".join(found)
-
-
-def attack_rows(study: dict) -> str:
-    """One row a plain batching and attack: what is left of mAP, what was broken, at which size."""
-    cell = Cells(study)
-    size = {(r["recipe"], r["attack"]): r for r in study["strength"]}
+def recipes_by_attacks(cells: Cells, title: str, view: str, metric: str, langs: str) -> str:
+    """Every attacked recipe under every attack, in one metric; minutes of training."""
+    conditions = [condition for condition in cells.conditions if not condition.control]
+    conditions = [condition for condition in conditions if not condition.lir]
     rows = []
-    for name in BATCHES:
-        for attack in [a for a in study["attacks"] if (f"{name}-none", a, "all") in cell.rows]:
-            s = size.get((f"{name}-none", attack), {})
-            broken = [digits(s.get(f"broken_{view}")) for view in ("mono", "pool")]
-            amount = digits(s.get("edits") or s.get("norm")) if s else "-"
-            columns = [cell(f"{name}-none", attack, f"{view} mAP", "all", False) for view in ("mono", "pool")]
-            rows.append([name, attack, *columns, *broken, amount, digits(s.get("least_changed"))])
-    return lines(["batches", "attack", "mono mAP", "pool mAP", "broken: mono", "pool", "size", "least changed"], rows)
+    for batching in BATCHINGS:
+        for robust in ROBUST:
+            recipe = f"{batching}-{robust}"
+            if not cells.has(recipe, conditions[-1]):
+                continue
+            texts = [cells.marked(recipe, view, metric, c, langs) for c in conditions]
+            minutes = number(cells.rows[recipe, CLEAN, "all"]["minutes"], "minutes")
+            rows.append([recipe, cells.seeds(recipe), *texts, minutes])
+    rows.append(["chance", "", *[cells.luck(view, metric)] * len(conditions), ""])
+    names = [short_name(condition) for condition in conditions]
+    return table_text([f"**{title}**", "n", *names, "minutes"], rows)
+
+
+def robust_tables(study: dict) -> str:
+    """Recipes by attacks, for pool mAP, mono R@1 and the untrained languages."""
+    cells = Cells(study)
+    tables = [
+        recipes_by_attacks(cells, "pool mAP", "pool", "mAP", "all"),
+        recipes_by_attacks(cells, "mono R@1", "mono", "R@1", "all"),
+    ]
+    title = "pool mAP, el and vi (never trained on)"
+    tables.append(recipes_by_attacks(cells, title, "pool", "mAP", "untrained"))
+    return "\n\n".join(tables)
+
+
+def attack_table(study: dict) -> str:
+    """A row a plain batching and condition: what is left of mAP, what was broken, at which size."""
+    cells, strength, rows = Cells(study), {}, []
+    for row in study["strength"]:
+        strength[row["recipe"], condition_of(row)] = row
+    for batching in BATCHINGS:
+        recipe = f"{batching}-none"
+        for condition in cells.conditions:
+            if not cells.has(recipe, condition):
+                continue
+            line = [batching, condition.label]
+            line += [cells.text(recipe, view, condition=condition) for view in ("mono", "pool")]
+            attacked = strength.get((recipe, condition))
+            if attacked is None:
+                rows.append([*line, "-", "-", "-", "-"])
+                continue
+            size = attacked["edits"]
+            if not size:  # noise has no edits
+                size = attacked["norm"]
+            numbers = [attacked["broken_mono"], attacked["broken_pool"], size]
+            rows.append([*line, *map(number, numbers), number(attacked["least_changed"])])
+    head = ["batches", "attack", "mono mAP", "pool mAP", "broken: mono", "pool", "size"]
+    return table_text([*head, "least changed"], rows)
+
+
+def robust_of(recipe: dict) -> str:
+    """What the search's rows are sorted by."""
+    return recipe["robust"]
 
 
 def search_table(study: dict) -> str:
     """Settings of robust training on dev: one seed, hybrid batches; the mean decides."""
-    cell = Cells(study)
-    names = [a for a in study["attacks"] if ":control" not in a]
-    rows = []
-    for name in sorted(study["recipes"], key=lambda n: n.removeprefix("hybrid-")):
-        found = [cell.rows[name, a, "all"]["cells"]["pool mAP"][0] for a in names]
-        texts = [cell(name, a, "pool mAP", "all", False) for a in names]
-        rest = [cell(name, "clean", "mono mAP", "all", False), cell(name, "clean", "pool mAP", "untrained", False)]
-        text = re.sub(f"({'|'.join(train.METHODS)})_", r"\1:", name.removeprefix("hybrid-"))
-        rows.append([f"`{text}`", *texts, digits(sum(found) / len(found)), *rest])
-    head = ["--robust", *(SHORT.get(a, a) for a in names), "mean", "mono, clean", "untrained, clean"]
-    return lines(head, rows)
+    cells, rows = Cells(study), []
+    conditions = [condition for condition in cells.conditions if not condition.control]
+    for recipe in sorted(study["recipes"], key=robust_of):
+        name = recipe["name"]
+        values = [cells.rows[name, c, "all"]["cells"]["pool"]["mAP"][0] for c in conditions]
+        texts = [number(value) for value in [*values, sum(values) / len(values)]]
+        texts += [cells.text(name, "mono"), cells.text(name, "pool", langs="untrained")]
+        rows.append([f"`{recipe['robust']}`", *texts])
+    names = [short_name(condition) for condition in conditions]
+    head = ["--robust", *names, "mean", "mono, clean", "untrained, clean"]
+    return table_text(head, rows)
 
 
-def said(study: dict) -> str:
+def answer_list(study: dict) -> str:
     """The generated sentences."""
     return "\n".join(f"- {text}" for text in study["answer"])
 
 
 def blocks() -> dict[str, str]:
     """Name of a marked block in the README -> its text."""
-    study, search = (json.loads(path.read_text(encoding="utf-8")) for path in (STUDY, SEARCH))
+    study = json.loads(STUDY.read_text(encoding="utf-8"))
+    search = json.loads(SEARCH.read_text(encoding="utf-8"))
     return {
-        "first": first_table(study), "full": full_table(study), "robust": robust_table(study),
-        "attacks": attack_rows(study), "answer": said(study), "search": search_table(search),
-    }  # fmt: skip
+        "first": first_table(study),
+        "full": full_table(study),
+        "robust": robust_tables(study),
+        "attacks": attack_table(study),
+        "answer": answer_list(study),
+        "search": search_table(search),
+    }
 
 
 def fill(text: str) -> str:
     """The README with every marked block replaced: <!-- first --> ... <!-- end -->."""
     for name, content in blocks().items():
-        pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        if not pattern.search(text):
+        start, end = f"<!-- {name} -->\n", "\n<!-- end -->"
+        before, _, rest = text.partition(start)
+        old, _, after = rest.partition(end)
+        if before + start + old + end + after != text:
             raise ValueError(f"README.md: no block <!-- {name} --> ... <!-- end -->")
-        text = pattern.sub(lambda m, new=content: m[1] + new + m[2], text)
+        text = before + start + content + end + after
     return text
 
 
+def keep(path: Path, target: Path, keys: tuple) -> None:
+    """Write what the repository keeps of the study in `path`."""
+    study = reduce(json.loads(path.read_text(encoding="utf-8")), keys)
+    text = json.dumps(study, ensure_ascii=False, separators=(",", ":"))
+    target.write_text(text + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        search = "--search" in sys.argv
-        study = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-        study, target = reduce(study, SEARCHED if search else KEPT), SEARCH if search else STUDY
-        target.write_text(json.dumps(study, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    if "--search" in sys.argv:
+        keep(Path(sys.argv[1]), SEARCH, SEARCH_KEYS)
+    elif len(sys.argv) > 1:
+        keep(Path(sys.argv[1]), STUDY, STUDY_KEYS)
     readme = ROOT / "README.md"
     readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")
