@@ -1,14 +1,14 @@
 """Fine-tune an encoder for cross-lingual retrieval: flags -> runs/NAME, and a table over all runs.
 
-    for batch in batches(pairs, batching, ...):         which languages meet: the experiment
-        q, p = encoder(queries), encoder(passages)      (B, D), (B, D)
-        loss = info_nce(q, p, tau, mask)                false negatives masked by gold group
-        loss += w * info_nce(q', p, tau, mask)          --robust: q' is a perturbed q
-        loss.backward(); clip; step; schedule           AdamW, linear warm-up and decay
+    views    what a batch has to be encoded as: its passages, its queries, and for each --robust
+             method m its perturbed queries (edited texts, or noise on their word embeddings)
+    vectors  q, p, q_m = encode(views)                      (B, D) each, in length-sorted chunks
+    losses   (1 - sum w_m) InfoNCE(q, p) + sum [ w_m InfoNCE(q_m, p) + c KL(q_m | q) ]
+    backward, clip, AdamW                                   linear warm-up and decay
 
-Where to look next: `train` is the loop above, `batch_losses` is the step (plain and robust), and
-`derive` is everything that follows from the flags. xlt.py holds batches, encoder and loss,
-attacks.py the perturbations. evaluate.py makes the table that is printed at the end.
+Where to look next: `training_step` is the first three lines above, `training_loop` the last,
+`worst_noise` and `edit_text` are how a query is perturbed. xlt.py holds batches, encoder and loss,
+attacks.py the searches and word lists. study.py makes the table that is printed at the end.
 Left out on purpose: a Trainer class, callbacks, experiment trackers, config files, early stopping.
 Differs from the papers: the hybrid-batch paper trains 100 pairs a step at 3e-5 on XLM-R; the
 bundled encoder is a thousandth of its size, so its learning rate is larger. Robust-XLT perturbs
@@ -17,9 +17,13 @@ both inputs of a classifier; here the query is perturbed, as the adversary does 
     python train.py                                         hybrid batches, bundled world, one seed
     python train.py --batching x-y hybrid --seed 0 1 2      six runs, one table with mean and spread
     python train.py --robust none rs-da rs-da+self-teaching adv:how=pgd,epsilon=0.1
+
+Shapes: B pairs of a batch, b of a chunk, T tokens (t of one text), D embedding. A position is a
+place in the data set's list of queries or of passages; a tower is "query" or "passage".
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -29,287 +33,773 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 import attacks
 import evaluate
 import study
 import xlt
-from xlt import BATCHINGS, Encoder, Help, Pairs, batches, false_negatives, info_nce
+from attacks import Ball, Climb, setting
+from xlt import BATCHINGS, Batch, DataSet, Encoder, Text, TrainingPairs, false_negatives, info_nce
 
 HERE = Path(__file__).parent
 # The hybrid-batch paper's training languages; el and vi are never trained on: they are the
 # zero-shot test
 TRAIN_LANGS = ["en", "ar", "zh", "de", "es", "ru", "th", "tr", "hi"]
-# --robust: name -> its own settings beside weight and perturb, and where its edits come from
+
+
+# ---- robust methods: what --robust can say -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MethodKind:
+    """What a method perturbs, which settings of `Method` it has, and their usual values."""
+
+    source: str  # of its edits, as in attacks.ATTACKS; "embeddings": noise; "": a loss alone
+    keys: tuple[str, ...]
+    defaults: dict = field(default_factory=dict)  # where they differ from those of Method
+
+
+WORDS = ("weight", "perturb", "rate", "copies")
+# Chosen on dev: with a weight or a rate below 1 a part of the training stays clean
 METHODS = {
-    "rs-rp": ("sigma", "noise"),
-    "rs-da": ("rate", "copies"),
-    "adv": ("how", "epsilon", "norm", "ball", "steps", "step_size"),
-    "code-switch": ("rate", "words", "copies"),
-    "typos": ("rate", "copies"),
-    "self-teaching": (),
+    "rs-rp": MethodKind("embeddings", ("weight", "perturb", "sigma", "noise")),
+    "rs-da": MethodKind("synonyms", WORDS, {"rate": 0.5}),
+    "adv": MethodKind(
+        "embeddings",
+        ("weight", "perturb", "how", "epsilon", "norm", "ball", "steps", "step_size"),
+        {"weight": 0.5},
+    ),
+    "code-switch": MethodKind("dictionary", (*WORDS, "words"), {"weight": 0.5}),
+    "typos": MethodKind("typos", WORDS, {"rate": 0.5}),
+    "self-teaching": MethodKind("", ("weight",), {"weight": 0.5}),
 }
-SOURCES = {"rs-da": "synonyms", "code-switch": "dictionary", "typos": "typos"}
-ROBUST_KEYS = ("clean", "perturbed", "consistency", "edited", "edits", "norm")  # of the log
+
+
+@dataclass(frozen=True)
+class Method:
+    """One perturbation to train on, as text "adv:how=pgd,epsilon=0.05"; papers' values in brackets.
+
+    A setting is a dataclass field that knows its limits. METHODS says which method has which.
+    """
+
+    name: str
+    weight: float = setting(1.0, least=0)  # share of the loss; of self-teaching: the KL's factor
+    perturb: str = setting("query", choices=("query", "both"))  # towers; Robust-XLT: both
+    rate: float = setting(1.0, above=0, most=1)  # share of texts edited (Robust-XLT 1, typos 0.5)
+    words: float = setting(0.5, above=0, most=1)  # code-switch: of a text (CoSDA-ML 0.4 to 0.9)
+    copies: int = setting(0, least=0)  # fixed copies a text (Robust-XLT: 10, 3); 0: drawn anew
+    sigma: float = setting(1.0, above=0)  # rs-rp: norm of a word's noise, in mean norms of a word
+    noise: str = setting("gaussian", choices=("gaussian", "uniform"))  # uniform: in the ball
+    how: str = setting("fgm", choices=("fgm", "pgd", "freelb"))  # freelb: trains on all points
+    epsilon: float = setting(0.1, above=0)  # adv: radius, in mean norms of a word embedding
+    norm: str = setting("l2", choices=("l2", "max"))
+    ball: str = setting("token", choices=("token", "sentence"))  # FreeLB, Miyato et al.: sentence
+    steps: int = setting(3, least=1)  # of pgd and freelb (FreeLB: 2 to 3)
+    step_size: float = setting(0.5, above=0)  # of pgd and freelb, in radii
+
+    @property
+    def source(self) -> str:
+        return METHODS[self.name].source
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        if self.perturb == "both":
+            return ("query", "passage")
+        return ("query",)
+
+
+@dataclass(frozen=True)
+class Robust:
+    """All that one --robust asks for: perturbations, and the factor of self-teaching's KL."""
+
+    methods: tuple[Method, ...] = ()
+    consistency: float = 0.0
+
+    @property
+    def clean_share(self) -> float:
+        """What the perturbations leave to the clean loss."""
+        return 1.0 - sum(method.weight for method in self.methods)
+
+    @property
+    def needs_clean_queries(self) -> bool:
+        # Worst-case noise on passages climbs against the clean queries
+        climbs = any(m.name == "adv" and m.perturb == "both" for m in self.methods)
+        return self.clean_share > 1e-9 or self.consistency > 0 or climbs
+
+    @property
+    def needs_clean_passages(self) -> bool:
+        return self.needs_clean_queries or any(m.perturb == "query" for m in self.methods)
+
+
+def parse_robust(text: str) -> Robust:
+    """What --robust says, part by part; "none" has no method.
+
+        rs-da+typos                weights .5 and .5: the usual 1 over their number, no clean loss
+        adv                        weight .5, clean loss .5
+        adv+self-teaching          weight 0, c = .5: clean loss and KL alone, as CharacterBERT-DR
+        adv:weight=.3+self-teaching:weight=2      .7 clean, .3 adv, 2 KL
+
+    *Errors*: ValueError for an unknown name or setting and for what cannot be combined.
+    """
+    if text == "none":
+        return Robust()
+    where, parts = f"--robust {text}", [part.partition(":") for part in text.split("+")]
+    names = [name for name, _, _ in parts]
+    for name in names:
+        if name not in METHODS:
+            options = ", ".join(METHODS)
+            raise ValueError(f"{where}: {name!r} is unknown. Take none or of {options}.")
+    if len(set(names)) < len(names) or names == ["self-teaching"]:
+        example = "rs-da+self-teaching"
+        raise ValueError(
+            f"{where}: join different methods, one of them a perturbation, e.g. {example}."
+        )
+    teaching = "self-teaching" in names
+    methods, consistency = [], 0.0
+    for name, _, settings in parts:
+        start = replace(Method(name), **METHODS[name].defaults)
+        if name == "self-teaching":
+            method = attacks.read_settings(start, settings, METHODS[name].keys, where)
+            consistency = method.weight
+            continue
+        if teaching:  # by the KL alone, and every text is edited
+            start = Method(name, weight=0.0)
+        start = replace(start, weight=start.weight / (len(names) - int(teaching)))
+        method = attacks.read_settings(start, settings, METHODS[name].keys, where)
+        if method.weight == 0 and not teaching:
+            raise ValueError(f"{where}: with weight 0 {name} does nothing. Raise it, or drop it.")
+        methods.append(method)
+    if teaching and consistency == 0:
+        raise ValueError(f"{where}: with weight 0 self-teaching does nothing. Drop it.")
+    total = sum(method.weight for method in methods)
+    if total > 1 + 1e-9:
+        raise ValueError(f"{where}: the weights sum to {total:g}; they are shares of the loss.")
+    return Robust(tuple(methods), consistency)
 
 
 # ---- flags ---------------------------------------------------------------------------------------
 
-# fmt: off
-FLAGS = {
-    "model and data": {
-        "--model": {"default": str(HERE / "data/tiny_xlmr"), "help": "Hugging Face folder or name"},
-        "--data": {"type": Path, "default": HERE / "data/minifacts",
-                   "help": "data set folder with qrels/train.tsv"},
-        "--eval-data": {"type": Path, "help": "data set folder of the table (default: --data)"},
-        "--eval-split": {"default": "test", "choices": ["dev", "test"],
-                         "help": "split of the table; select on dev, report test"},
-        "--train-langs": {"nargs": "+", "default": TRAIN_LANGS, "metavar": "LANG",
-            "help": "training languages; the hybrid-batch paper's: without el and vi"},
-        "--test-langs": {"nargs": "+", "metavar": "LANG", "help": "of the table (default: all)"},
-        "--attacks": {"nargs": "+", "metavar": "NAME[:KEY=VALUE,...]",
-            "help": "of the table (default: random greedy:edits=2, if the data have synonyms/); "
-                    "names and keys: attacks.py, top"},
-        "--attack-views": {"nargs": "+", "default": ["mono", "pool"], "metavar": "VIEW",
-            "choices": ["mono", "cross", "pool"], "help": "views attacked, of mono, cross, pool"},
-        "--lir": {"nargs": "*", "type": int, "default": [], "metavar": "R",
-                  "help": "also without R main directions of each language (Yang et al. 2021: 1)"},
-        "--report": {"type": Path, "metavar": "FILE.html",
-                     "help": "write what the runs say: .html, and .md, .tex, .json beside"},
-    },
-    "batches and loss": {
-        "--batching": {"nargs": "+", "default": ["hybrid"], "choices": BATCHINGS, "metavar": "NAME",
-            "help": f"languages that meet in a batch: {', '.join(BATCHINGS)} (LAReQA; Elmahdy)"},
-        "--alpha": {"nargs": "+", "type": float, "default": [0.5], "metavar": "A",
-                    "help": "hybrid: share of monolingual batches, 0 to 1 (paper: 0.5)"},
-        "--tau": {"type": float, "default": 0.05, "help": "temperature, > 0; divides the cosine"},
-        "--symmetric": {"action": "store_true", "help": "also let each passage pick its query"},
-        "--keep-false-negatives": {"action": "store_true", "help": "do not mask them"},
-    },
-    "robust training": {
-        "--robust": {"nargs": "+", "default": ["none"], "metavar": "NAME[:KEY=VALUE,...][+NAME]",
-            "help": f"perturbations to train on: none or of {', '.join(METHODS)}; + joins several "
-                    "in one run; keys: Method in train.py."},
-    },
-    "optimisation": {
-        "--batch-size": {"type": int, "default": 100, "metavar": "B",
-            "help": "pairs a step (paper: 100), B - 1 negatives; accumulation adds none"},
-        "--steps": {"type": int, "default": 150, "metavar": "N", "help": "optimiser steps"},
-        "--lr": {"type": float, "default": 1e-3, "help": "peak, of AdamW (paper, XLM-R: 3e-5)"},
-        "--weight-decay": {"type": float, "default": 1e-2, "help": "AdamW's (paper: 1e-2)"},
-        "--warmup": {"type": float, "default": 0.1, "help": "share of steps, from 0 to below 1"},
-        "--clip": {"type": float, "default": 1.0, "help": "largest L2 norm of the gradient"},
-        "--seed": {"nargs": "+", "type": int, "default": [0], "metavar": "S",
-                   "help": "of order, languages, noise and dropout"},
-    },
-    "encoder": {
-        "--pooling": {"choices": ["mean", "cls"], "help": "default: as saved, else mean"},
-        "--query-length": {"type": int, "help": "tokens (default: as saved, else 96; XTREME)"},
-        "--passage-length": {"type": int, "help": "tokens (default: as saved, else 256; XTREME)"},
-        "--context": {"action": "store_true", "default": None,
-                      "help": "encode passages with their paragraph, as LAReQA"},
-    },
-    "machine and files": {
-        "--device": {"default": "auto", "help": "torch device; auto: cuda if there is one"},
-        "--precision": {"choices": ["fp32", "bf16"], "default": "fp32",
-                        "help": "of the forward pass; the loss is fp32"},
-        "--out": {"type": Path, "default": Path("runs"), "help": "folder of the runs' folders"},
-        "--save-every": {"type": int, "default": 50, "help": "steps between checkpoints"},
-        "--log-every": {"type": int, "default": 25, "help": "steps between lines of the log"},
-        "--resume": {"action": "store_true", "help": "continue interrupted runs, bit for bit"},
-        "--overwrite": {"action": "store_true", "help": "start over, also complete runs"},
-        "--smoke": {"action": "store_true",
-            "help": "one seed, four small steps, 12 questions, two languages: does it work?"},
-    },
-}
-# fmt: on
+
+@dataclass(frozen=True)
+class RunFlags:
+    """The flags of one run, as run.json holds them; what they mean stands in `parse`."""
+
+    model: str
+    data: str
+    eval_data: str | None
+    eval_split: str
+    train_langs: list[str]
+    test_langs: list[str] | None
+    batching: str
+    alpha: float | None  # None: matters to hybrid alone
+    tau: float
+    symmetric: bool
+    keep_false_negatives: bool
+    robust: str
+    batch_size: int
+    steps: int
+    lr: float
+    weight_decay: float
+    warmup: float
+    clip: float
+    seed: int
+    pooling: str | None
+    query_length: int | None
+    passage_length: int | None
+    context: bool | None
+    device: str
+    precision: str
+
+    @property
+    def recipe(self) -> str:
+        """What distinguishes a run but its seed: hybrid-none, hybrid0.3-adv_epsilon=0.1."""
+        return study.recipe_name(self.batching, self.alpha, self.robust)
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.warmup * self.steps)
+
+    @property
+    def about(self) -> dict:
+        """What metrics.json says of the run; `variant` is a hash of all flags but these and device.
+
+        train_langs are the languages that the model has seen: en-en has seen English alone, but for
+        the words of all training languages that code-switching shows it.
+        """
+        about = {name: getattr(self, name) for name in ("batching", "alpha", "robust", "seed")}
+        rest = {name: value for name, value in asdict(self).items() if name not in about}
+        del rest["device"]
+        seen = self.train_langs
+        methods = parse_robust(self.robust).methods
+        if self.batching == "en-en" and all(m.name != "code-switch" for m in methods):
+            seen = ["en"]
+        variant = hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]
+        return {"recipe": self.recipe, **about, "train_langs": seen, "variant": variant}
 
 
 def parse(argv=None) -> argparse.Namespace:
     """The flags of train.py; --batching, --alpha, --robust and --seed take several values."""
-    first = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(description=first, allow_abbrev=False, formatter_class=Help)
-    for name, flags in FLAGS.items():
-        group = parser.add_argument_group(name)
-        for flag, how in flags.items():
-            group.add_argument(flag, **how)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=xlt.Help
+    )
+    # fmt: off
+    add = parser.add_argument_group("model and data").add_argument
+    add("--model", default=str(HERE / "data/tiny_xlmr"), help="Hugging Face folder or name")
+    add("--data", type=Path, default=HERE / "data/minifacts",
+        help="data set folder with qrels/train.tsv (its format: load_data in xlt.py)")
+    add("--eval-data", type=Path, help="data set folder of the table (default: --data)")
+    add("--eval-split", default="test", choices=["dev", "test"],
+        help="split of the table; select on dev, report test")
+    add("--train-langs", nargs="+", default=TRAIN_LANGS, metavar="LANG",
+        help="training languages; the hybrid-batch paper's: without el and vi")
+    add("--test-langs", nargs="+", metavar="LANG", help="of the table (default: all)")
+    add("--attacks", nargs="+", metavar="NAME[:KEY=VALUE,...]",
+        help="of the table (default: random greedy:edits=2, if the data have synonyms/); names "
+             "and keys: attacks.py, top")
+    add("--attack-views", nargs="+", default=["mono", "pool"], metavar="VIEW",
+        choices=evaluate.VIEWS, help="views attacked, of mono, cross, pool")
+    add("--lir", nargs="*", type=int, default=[], metavar="R",
+        help="also without R main directions of each language (Yang et al. 2021: 1)")
+
+    add = parser.add_argument_group("batches and loss").add_argument
+    add("--batching", nargs="+", default=["hybrid"], choices=BATCHINGS, metavar="NAME",
+        help=f"languages that meet in a batch: {', '.join(BATCHINGS)} (LAReQA; Elmahdy)")
+    add("--alpha", nargs="+", type=float, default=[0.5], metavar="A",
+        help="hybrid: share of monolingual batches, 0 to 1 (paper: 0.5)")
+    add("--tau", type=float, default=0.05, help="temperature, > 0; divides the cosine")
+    add("--symmetric", action="store_true", help="also let each passage pick its query")
+    add("--keep-false-negatives", action="store_true", help="do not mask them")
+
+    add = parser.add_argument_group("robust training").add_argument
+    add("--robust", nargs="+", default=["none"], metavar="NAME[:KEY=VALUE,...][+NAME]",
+        help=f"perturbations to train on: none or of {', '.join(METHODS)}; + joins several in one "
+             "run; keys: Method in train.py, e.g. rs-rp:sigma=0.5")
+
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--batch-size", type=int, default=100, metavar="B",
+        help="pairs a step (paper: 100), B - 1 negatives; accumulation adds none")
+    add("--steps", type=int, default=150, metavar="N", help="optimiser steps")
+    add("--lr", type=float, default=1e-3, help="peak, of AdamW (paper, XLM-R: 3e-5)")
+    add("--weight-decay", type=float, default=1e-2, help="AdamW's (paper: 1e-2)")
+    add("--warmup", type=float, default=0.1, help="share of steps, from 0 to below 1")
+    add("--clip", type=float, default=1.0, help="largest L2 norm of the gradient")
+    add("--seed", nargs="+", type=int, default=[0], metavar="S",
+        help="of order, languages, noise and dropout")
+
+    add = parser.add_argument_group("encoder").add_argument
+    add("--pooling", choices=["mean", "cls"], help="default: as saved, else mean")
+    add("--query-length", type=int, help="tokens (default: as saved, else 96; XTREME)")
+    add("--passage-length", type=int, help="tokens (default: as saved, else 256; XTREME)")
+    add("--context", action="store_true", default=None,
+        help="encode passages with their paragraph, as LAReQA")
+
+    add = parser.add_argument_group("machine and files").add_argument
+    add("--device", default="auto", help="torch device; auto: cuda if there is one")
+    add("--precision", choices=["fp32", "bf16"], default="fp32",
+        help="of the forward pass; the loss is fp32")
+    add("--out", type=Path, default=Path("runs"), help="folder of the runs' folders")
+    add("--save-every", type=int, default=50, help="steps between checkpoints")
+    add("--log-every", type=int, default=25, help="steps between lines of the log")
+    add("--resume", action="store_true", help="continue interrupted runs, bit for bit")
+    add("--overwrite", action="store_true", help="start over, also complete runs")
+    add("--smoke", action="store_true",
+        help="one seed, four small steps, 12 questions, two languages: does it work?")
+    # fmt: on
     args = parser.parse_args(argv)
     for name in ("steps", "batch_size", "lr", "tau", "clip", "save_every", "log_every"):
         if not getattr(args, name) > 0:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
     if not 0 <= args.warmup < 1:
         parser.error(f"--warmup {args.warmup}: a share of the steps, from 0 to below 1")
-    if any(r < 0 for r in args.lir):
-        parser.error("--lir: the number of directions taken out is at least 0")
-    if wrong := [alpha for alpha in args.alpha if not 0 <= alpha <= 1]:
-        parser.error(f"--alpha {wrong[0]}: the share of monolingual batches is from 0 to 1")
+    for r in args.lir:
+        if r < 0:
+            parser.error("--lir: the number of directions taken out is at least 0")
+    for alpha in args.alpha:
+        if not 0 <= alpha <= 1:
+            parser.error(f"--alpha {alpha}: the share of monolingual batches is from 0 to 1")
     return args
 
 
-
-@dataclass(frozen=True)
-class Method:
-    """One perturbation to train on, as text "adv:how=pgd,epsilon=0.05".
-
-    The defaults were chosen on dev (README, robust training); the papers' values stand beside.
-    """
-
-    name: str
-    weight: float = 1.0  # share of its loss; the clean loss has the rest. self-teaching: of the KL
-    perturb: str = "query"  # or "both" towers, as Robust-XLT
-    rate: float = 1.0  # share of the texts that are edited (Robust-XLT: all; typos: 0.5)
-    words: float = 0.5  # code-switch: share of a text's words (CoSDA-ML: 0.4 to 0.9)
-    copies: int = 0  # fixed copies a text; 0: drawn anew each step
-    sigma: float = 1.0  # rs-rp: norm of the noise on a token, in mean norms of a word embedding
-    noise: str = "gaussian"  # or "uniform", in the ball
-    how: str = "fgm"  # adv: one step; or pgd, its best point, from fgm's; or freelb, all points
-    epsilon: float = 0.1  # adv: radius, in mean norms of a word embedding
-    norm: str = "l2"
-    ball: str = "token"  # or "sentence", as in FreeLB and Miyato et al.
-    steps: int = 3  # of pgd and freelb (FreeLB: 2 to 3)
-    step_size: float = 0.5  # of pgd and freelb, in radii
-
-    @property
-    def strength(self) -> float:
-        """At 0 it changes nothing."""
-        words = self.words if self.name == "code-switch" else 1.0
-        return {"rs-rp": self.sigma, "adv": self.epsilon}.get(self.name, self.rate * words)
-
-
-# What keeps a part of the training clean; beside self-teaching the clean loss is there anyway
-DEFAULTS = {
-    "adv": {"weight": 0.5}, "code-switch": {"weight": 0.5}, "rs-da": {"rate": 0.5},
-    "typos": {"rate": 0.5},
-}  # fmt: skip
-
-
-def parse_robust(text: str) -> list[Method]:
-    """ "rs-da+self-teaching:weight=2" -> its methods; [] for "none".
-
-    Several perturbations have their usual weights over their number. Beside self-teaching they
-    enter by the KL alone, unless they are given a weight, as in CharacterBERT-DR.
-    *Errors*: ValueError for an unknown name or setting and for what cannot be combined.
-    """
-    names = [part.partition(":")[0] for part in text.split("+")]
-    if names == ["none"]:
-        return []
-    if unknown := [name for name in names if name not in METHODS]:
-        known = ", ".join(METHODS)
-        raise ValueError(f"--robust {text}: {unknown[0]!r} is unknown. Take none or of {known}.")
-    if len(set(names)) < len(names) or names == ["self-teaching"]:
-        raise ValueError(
-            f"--robust {text}: join different methods, one of them a perturbation, e.g. "
-            "rs-da+self-teaching."
-        )
-    teach, count, found = "self-teaching" in names, len(names) - ("self-teaching" in names), []
-    for name, part in zip(names, text.split("+"), strict=True):
-        usual = {"weight": 0.0 if teach else 1.0} | ({} if teach else DEFAULTS.get(name, {}))
-        usual["weight"] = 0.5 if name == "self-teaching" else usual["weight"] / count
-        method = replace(Method(name), **usual)
-        known = ["weight", *(["perturb"] if name != "self-teaching" else []), *METHODS[name]]
-        found.append(attacks.change(method, part.partition(":")[2], known, f"--robust {text}"))
-    check_methods(found, text)
-    return found
-
-
-def check_methods(methods: list[Method], text: str) -> None:
-    """Refuse settings out of range, with a sentence that says what to do."""
-    teach = any(m.name == "self-teaching" for m in methods)
-    where, allowed = f"--robust {text}", {
-        "perturb": ("query", "both"), "noise": ("gaussian", "uniform"), "norm": ("l2", "max"),
-        "how": ("fgm", "pgd", "freelb"), "ball": ("token", "sentence"),
-    }  # fmt: skip
-    for m in methods:
-        for key, values in allowed.items():
-            if getattr(m, key) not in values:
-                raise ValueError(f"{where}: {key} is one of {', '.join(values)}.")
-        low = {"sigma": 0, "epsilon": 0, "rate": 0, "words": 0, "step_size": 0, "steps": 1}
-        high = {"rate": 1.0, "words": 1.0}
-        for key, least in (low | {"copies": 0, "weight": 0}).items():
-            value, most = getattr(m, key), high.get(key, math.inf)
-            if not (least <= value <= most and value < math.inf):
-                upto = f" and at most {most:g}" if most < math.inf else ""
-                raise ValueError(f"{where}: {key} is {value:g}; it is at least {least}{upto}.")
-        if not m.strength:
-            key = {"rs-rp": "sigma", "adv": "epsilon"}.get(m.name, "rate")
-            key = "words" if m.name == "code-switch" and m.rate else key
-            raise ValueError(f"{where}: with {key} 0 {m.name} does nothing. Raise it, or drop it.")
-        if not (m.weight or (teach and m.name != "self-teaching")):
-            raise ValueError(f"{where}: with weight 0 {m.name} does nothing. Raise it, or drop it.")
-    shares = [m.weight for m in methods if m.name != "self-teaching"]
-    if sum(shares) > 1 + 1e-9:
-        raise ValueError(
-            f"{where}: the weights sum to {sum(shares):g}; they are shares of the loss."
-        )
-
-
-def single_runs(args: argparse.Namespace) -> list[dict]:
+def single_runs(args: argparse.Namespace) -> list[RunFlags]:
     """The product of --batching, --alpha, --robust and --seed: the flags of each run.
 
     Alpha matters to hybrid alone, so x-y with two alphas is one run.
+    *Errors*: ValueError for an unknown or impossible --robust.
     """
-    several = ("batching", "alpha", "robust", "seed")
-    # These do not change what is trained
-    machine = ("out", "resume", "overwrite", "smoke", "save_every", "log_every", "attacks",
-               "attack_views", "lir")  # fmt: skip
-    common = {k: v for k, v in vars(args).items() if k not in (*several, *machine)}
-    if args.device == "auto":
-        common["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    common |= {k: str(v.resolve()) for k, v in common.items() if isinstance(v, Path)}
-    if Path(args.model).exists():  # else a name on the hub
-        common["model"] = str(Path(args.model).resolve())
-    if args.smoke:
-        common |= {"steps": min(args.steps, 4), "batch_size": min(args.batch_size, 8)}
-        common["test_langs"] = args.test_langs or args.train_langs[:2]
-    runs, seeds = [], args.seed[:1] if args.smoke else args.seed
     for text in args.robust:
-        parse_robust(text)  # refused before the first run
+        parse_robust(text)
+    # For now with the lists of --batching, --alpha, --robust and --seed
+    common = {flag.name: getattr(args, flag.name) for flag in fields(RunFlags)}
+    common["device"] = evaluate.pick_device(args.device)
+    for name in ("model", "data", "eval_data"):
+        if common[name] is not None and Path(common[name]).exists():  # else a name on the hub
+            common[name] = str(Path(common[name]).resolve())
+    seeds = args.seed
+    if args.smoke:
+        seeds = args.seed[:1]
+        common |= {"steps": min(args.steps, 4), "batch_size": min(args.batch_size, 8)}
+        if args.test_langs is None:
+            common["test_langs"] = args.train_langs[:2]
+    runs = []
     # Seeds outermost: whenever one stops, all recipes have about as many of them
-    for seed, *each in itertools.product(seeds, args.batching, args.alpha, args.robust):
-        flags = common | dict(zip(several, (*each, seed), strict=True))
-        flags["alpha"] = flags["alpha"] if flags["batching"] == "hybrid" else None
+    for seed, batching, alpha, robust in itertools.product(
+        seeds, args.batching, args.alpha, args.robust
+    ):
+        if batching != "hybrid":
+            alpha = None
+        several = {"seed": seed, "batching": batching, "alpha": alpha, "robust": robust}
+        flags = RunFlags(**(common | several))
         if flags not in runs:
             runs.append(flags)
     return runs
 
 
-def recipe(flags: dict) -> str:
-    """What distinguishes a run but its seed: hybrid-none, hybrid0.3-adv_epsilon=0.1."""
-    alpha = "" if flags["alpha"] in (None, 0.5) else f"{flags['alpha']:g}"
-    robust = flags.get("robust", "none").replace(":", "_")  # a colon is no good in a file's name
-    return f"{flags['batching']}{alpha}-{robust}"
-
-
-def derive(flags: dict, pairs: Pairs, encoder: Encoder) -> dict:
-    """Everything that follows from the flags and the data."""
+def derive(flags, pairs, encoder):
+    """Everything that follows from the flags and the data, for run.json."""
+    groups, robust = len(pairs.queries), parse_robust(flags.robust)
     return {
-        "groups": len(pairs.queries), "warmup_steps": round(flags["warmup"] * flags["steps"]),
-        "epochs": round(flags["steps"] * flags["batch_size"] / len(pairs.queries), 2),
-        # Kept when batchings are compared, or the optimiser is what is measured (2006.11604)
-        "lr_per_pair": flags["lr"] / flags["batch_size"],
-        "parameters": sum(p.numel() for p in encoder.parameters()),
-        "robust": [vars(method) for method in parse_robust(flags["robust"])],
+        "groups": groups,
+        "warmup_steps": flags.warmup_steps,
+        "epochs": round(flags.steps * flags.batch_size / groups, 2),
+        # The same in all runs that are compared, or the optimiser is what is measured: with this
+        # ratio constant, robustness stays almost constant (arXiv 2006.11604)
+        "lr_per_pair": flags.lr / flags.batch_size,
+        "parameters": sum(weight.numel() for weight in encoder.parameters()),
+        "robust": [asdict(method) for method in robust.methods],
+        "self_teaching": robust.consistency,
         "embedding_norm": round(attacks.mean_norm(encoder), 4),  # the unit of sigma and epsilon
-    }  # fmt: skip
+    }
+
+
+# ---- how a text is perturbed ---------------------------------------------------------------------
+# What is drawn for a text depends on (seed, method, step, tower, text id) alone: not on its place
+# in the batch, in a chunk or on a machine.
+
+
+@dataclass
+class EditCounts:
+    """What the perturbations did; the first five since the last line of the log."""
+
+    texts: int = 0
+    edited: int = 0  # texts that really changed
+    edits: int = 0  # words
+    tokens: int = 0  # with noise
+    norm: float = 0.0  # sum of the norms of their noise, in mean norms of a word embedding
+    # Of the whole run: language -> texts, language -> texts that really changed
+    texts_of: dict[str, int] = field(default_factory=dict)
+    edited_of: dict[str, int] = field(default_factory=dict)
+
+    def add_text(self, lang: str, changed: bool, edits: int) -> None:
+        self.texts += 1
+        self.edited += changed
+        self.edits += edits
+        self.texts_of[lang] = self.texts_of.get(lang, 0) + 1
+        self.edited_of[lang] = self.edited_of.get(lang, 0) + changed
+
+    def add_noise(self, noise: list[Tensor], unit: float) -> None:
+        for of_text in noise:
+            norms = of_text.norm(dim=1)  # (t, D) -> (t,)
+            self.tokens += int((norms > 0).sum())
+            self.norm += float(norms.sum()) / unit
+
+    def start_line(self) -> None:
+        self.texts, self.edited, self.edits, self.tokens, self.norm = 0, 0, 0, 0, 0.0
+
+
+@dataclass
+class Perturber:
+    """What the perturbations of one run need."""
+
+    robust: Robust
+    seed: int
+    data: DataSet
+    unit: float  # mean norm of a word embedding before training
+    tables: dict[str, dict] = field(default_factory=dict)  # source -> lang -> word -> replacements
+    answers: dict[int, set[str]] = field(default_factory=dict)  # passage -> its queries' answers
+    places: dict[tuple, list] = field(default_factory=dict)  # (source, tower, position) -> slots
+    counts: EditCounts = field(default_factory=EditCounts)
+
+    def text(self, tower: str, position: int) -> Text:
+        if tower == "query":
+            return self.data.queries[position]
+        return self.data.passages[position]
+
+    def rng(self, method: Method, step: int, tower: str, position: int) -> torch.Generator:
+        text_id = self.text(tower, position).id
+        return xlt.generator(self.seed, "perturb", method.name, step, tower, text_id)
+
+    def slots(self, source: str, tower: str, position: int) -> list:
+        """Where a text may be edited (spans for typos, else slots); looked up once."""
+        key = source, tower, position
+        if key not in self.places:
+            text = self.text(tower, position)
+            table = self.tables.get(source, {}).get(text.lang, {})
+            answers = {text.answer}
+            if tower == "passage":
+                answers = self.answers.get(position, set())
+            fixed = set()
+            for answer in sorted(answers):
+                fixed |= attacks.answer_words(answer, table, text.lang)
+            if source == "typos":
+                self.places[key] = attacks.typo_places(text.text, text.lang, fixed)
+            else:
+                self.places[key] = attacks.find_slots(text.text, table, text.lang, fixed)
+        return self.places[key]
+
+
+def make_perturber(flags: RunFlags, data: DataSet, encoder: Encoder | None = None) -> Perturber:
+    """Open the tables that --robust needs; without encoder only to see whether all is there.
+
+    Code-switching draws words of the training languages alone, or el and vi were no zero-shot test.
+    *Errors*: ValueError for a missing table, or where no training text has a replaceable word.
+    """
+    unit = 1.0
+    if encoder is not None:
+        unit = attacks.mean_norm(encoder)
+    perturber = Perturber(parse_robust(flags.robust), flags.seed, data, unit)
+    sources = {method.source for method in perturber.robust.methods} - {"embeddings"}
+    if "synonyms" in sources:
+        perturber.tables["synonyms"] = attacks.read_synonyms(data.folder)
+    if "dictionary" in sources:
+        path = data.folder / "dictionary.tsv"
+        perturber.tables["dictionary"] = attacks.read_dictionary(path, flags.train_langs)
+    langs = flags.train_langs
+    if flags.batching == "en-en":
+        langs = ["en"]
+    queries = []  # positions of training queries in these languages
+    for position, relevant in data.qrels["train"].items():
+        query = data.queries[position]
+        if query.lang in langs:
+            queries.append(position)
+        for passage in relevant:
+            if query.answer and data.passages[passage].lang == query.lang:
+                perturber.answers.setdefault(passage, set()).add(query.answer)
+    for source in sorted(sources):
+        if not any(perturber.slots(source, "query", position) for position in queries):
+            raise ValueError(
+                f"--robust {flags.robust}: no training query in {langs} has a word that {source} "
+                f"could replace. Add words to {data.folder}'s synonyms/ or dictionary.tsv."
+            )
+    return perturber
+
+
+def draw_edits(text, slots, method, rng):
+    """The edits of one text to train on: (start, end) -> replacement.
+
+    rs-da          every word uniformly from itself and its replacements (Robust-XLT)
+    code-switch    every word with probability `words`, any of its translations (CoSDA-ML)
+    typos          one word, one edit (Zhuang & Zuccon 2021)
+    """
+    if method.name == "typos":
+        start, end = xlt.choose(slots, rng)
+        return {(start, end): attacks.typo(text[start:end], rng)}
+    if method.name == "code-switch":
+        return attacks.draw_translations(slots, method.words, rng)
+    return attacks.draw_freely(slots, rng)
+
+
+def edit_text(perturber: Perturber, method: Method, step: int, tower: str, position: int) -> Text:
+    """A text with its edits of this step; counted."""
+    text = perturber.text(tower, position)
+    slots = perturber.slots(method.source, tower, position)
+    rng = perturber.rng(method, step, tower, position)
+    chosen = float(torch.rand((), generator=rng)) < method.rate
+    edit_rng = rng
+    if method.copies:  # Robust-XLT: one of a few copies that are always the same
+        copy = int(torch.randint(method.copies, (), generator=rng))
+        edit_rng = xlt.generator(perturber.seed, "copy", method.name, tower, text.id, copy)
+    edits = {}
+    if chosen and slots:
+        edits = draw_edits(text.text, slots, method, edit_rng)
+    edited = attacks.substitute(text.text, edits)
+    perturber.counts.add_text(text.lang, edited != text.text, len(edits))
+    return replace(text, text=edited)
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """InfoNCE of some rows of the batch, one by one: what `worst_noise` on these rows raises."""
+
+    others: Tensor  # (B, D) the step's clean vectors of the other tower, without gradient
+    tau: float
+    mask: Tensor | None  # (B, B), True where the other tower's row is a false negative
+
+    def __call__(self, v: Tensor, rows: list[int]) -> Tensor:
+        """v (b, D), which are `rows` of the batch -> losses (b,)."""
+        scores = v @ self.others.T / self.tau  # (b, D) @ (D, B) -> (b, B)
+        if self.mask is not None:
+            scores = scores.masked_fill(self.mask[rows], -math.inf)  # (B, B) -> (b, B)
+        return F.cross_entropy(scores, torch.tensor(rows, device=v.device), reduction="none")
+
+
+def random_noise(encoder, token_rows, method, unit, rngs):
+    """rs-rp: random noise on every word of every text.
+
+    *Shapes*: one generator a text -> one (t, D) tensor a text. *Units*: unit: mean norm of a word.
+    """
+    noise = [None] * len(token_rows)
+    for chunk in attacks.embedding_chunks(encoder, token_rows):
+        dim, chunk_rngs = chunk.embeddings.shape[-1], [rngs[row] for row in chunk.rows]
+        radius = method.sigma * unit
+        delta = attacks.random_noise(chunk.places, dim, chunk_rngs, radius, method.noise)
+        for row, of_text in zip(chunk.rows, delta, strict=True):
+            noise[row] = of_text[: len(token_rows[row]["input_ids"])]  # (T, D) -> (t, D)
+    return noise
+
+
+def worst_noise(
+    encoder: Encoder, token_rows: list, method: Method, unit: float, row_loss: RowLoss, rngs: list
+) -> list[list[Tensor]]:
+    """adv: the noise in a ball that raises each text's loss the most.
+
+    The search runs in eval mode, so that it draws no dropout, and with respect to the noise alone.
+    *Shapes*: -> points, each with one (t, D) tensor a text: one point of fgm and pgd, `steps` of
+    freelb (a random start, and steps - 1 moves uphill).
+    """
+    ball = Ball(method.epsilon * unit, method.norm, method.ball)
+    if method.norm == "max":
+        # A bound for each coordinate, so that a token's L2 norm is at most epsilon
+        dim = encoder.model.get_input_embeddings().weight.shape[1]
+        ball = replace(ball, radius=ball.radius / math.sqrt(dim))
+    climb = Climb(method.steps, method.step_size)
+    n_points = method.steps if method.how == "freelb" else 1
+    points = [[None] * len(token_rows) for _ in range(n_points)]
+    with xlt.eval_mode(encoder):
+        for chunk in attacks.embedding_chunks(encoder, token_rows):
+
+            def objective(embeddings, chunk=chunk):  # this chunk, also when the loop has moved on
+                v = encoder.from_embeddings(embeddings, chunk.batch)  # (b, T, D) -> (b, D)
+                return row_loss(v, chunk.rows)
+
+            chunk_rngs = [rngs[row] for row in chunk.rows]
+            search = objective, chunk.embeddings, chunk.places, ball
+            if method.how == "fgm":
+                deltas = [attacks.fgm(*search)]
+            elif method.how == "pgd":
+                deltas = [attacks.pgd(*search, climb, chunk_rngs)]
+            else:
+                deltas = attacks.freelb(*search, climb, chunk_rngs)
+            for point, delta in zip(points, deltas, strict=True):
+                for row, of_text in zip(chunk.rows, delta, strict=True):
+                    point[row] = of_text[: len(token_rows[row]["input_ids"])]  # (T, D) -> (t, D)
+    return points
+
+
+# ---- one training step: views -> vectors -> losses -> backward -----------------------------------
+
+
+@dataclass
+class View:
+    """What one forward pass encodes: the texts of one tower, clean or under one method."""
+
+    tower: str  # "query" or "passage"
+    rows: list[dict]  # B token rows
+    noise: list[Tensor] | None = None  # B tensors (t, D), added to the word embeddings
+    method: Method | None = None  # None: clean
+    point: int = 0  # which one of the method's points
+    points: int = 1  # how many it has: several of FreeLB
+
+
+@dataclass
+class Losses:
+    """The losses of one step, scalars; None: not computed, since no part of the loss needs it."""
+
+    loss: Tensor  # what training goes down
+    clean: Tensor | None = None
+    perturbed: Tensor | None = None  # mean over methods
+    consistency: Tensor | None = None  # mean over methods
+
+
+def clean_views(encoder, batch, perturber):
+    """The passages and queries as they are, as far as a loss or a method looks at them."""
+    data, views = perturber.data, []
+    if perturber.robust.needs_clean_passages:
+        passages = [data.passages[position] for position in batch.passages]
+        views.append(View("passage", encoder.tokenize(passages, "passage")))
+    if perturber.robust.needs_clean_queries:
+        queries = [data.queries[position] for position in batch.queries]
+        views.append(View("query", encoder.tokenize(queries, "query")))
+    return views
+
+
+def perturbed_views(encoder, batch, perturber, step, row_losses):
+    """The queries (or both towers) once more for each method; FreeLB's once for each point."""
+    views, positions = [], {"query": batch.queries, "passage": batch.passages}
+    for method in perturber.robust.methods:
+        for tower in method.towers:
+            if method.source != "embeddings":
+                texts = [edit_text(perturber, method, step, tower, i) for i in positions[tower]]
+                views.append(View(tower, encoder.tokenize(texts, tower), method=method))
+                continue
+            texts = [perturber.text(tower, i) for i in positions[tower]]
+            rows = encoder.tokenize(texts, tower)
+            rngs = [perturber.rng(method, step, tower, i) for i in positions[tower]]
+            if method.name == "rs-rp":
+                points = [random_noise(encoder, rows, method, perturber.unit, rngs)]
+            else:
+                row_loss = row_losses[tower]
+                points = worst_noise(encoder, rows, method, perturber.unit, row_loss, rngs)
+            for number, noise in enumerate(points):
+                perturber.counts.add_noise(noise, perturber.unit)
+                views.append(View(tower, rows, noise, method, number, len(points)))
+    return views
+
+
+def self_teaching(q2: Tensor, p2: Tensor, q: Tensor, p: Tensor, tau: float, mask=None) -> Tensor:
+    """KL between perturbed scores (the student) and clean ones (the teacher, without gradient).
+
+        KL(P' | P) = sum_j P'_j (log P'_j - log P_j),   P' = softmax(q2 @ p2.T / tau)
+
+    Mean over queries.
+
+    *Shapes*: q2, p2 perturbed, q, p clean (B, D); mask (B, B) of false negatives -> scalar >= 0.
+    *Source*: Zhuang & Zuccon 2022, over the passages of the batch.
+    """
+    student = q2 @ p2.T / tau  # (B, D) @ (D, B) -> (B, B)
+    teacher = (q @ p.T / tau).detach()  # (B, D) @ (D, B) -> (B, B)
+    if mask is not None:  # SUBTLE: not -inf, whose difference is NaN; exp(-1e9) is 0 just as well
+        student, teacher = student.masked_fill(mask, -1e9), teacher.masked_fill(mask, -1e9)
+    student, teacher = student.log_softmax(1), teacher.log_softmax(1)
+    return (student.exp() * (student - teacher)).sum(1).mean()  # (B, B) -> (B,) -> ()
+
+
+def vectors_of(views, vectors, tower, method=None, point=0):
+    """The vectors (B, D) of one of the views, or None if it is not among them."""
+    for view, v in zip(views, vectors, strict=True):
+        if (view.tower, view.method, view.point) == (tower, method, point):
+            return v
+    return None
+
+
+def step_losses(
+    views: list[View], vectors: list[Tensor], robust: Robust, flags: RunFlags, mask: Tensor | None
+) -> Losses:
+    """The formula of this file, a pure function of the vectors.
+
+        loss = (1 - sum_m w_m) InfoNCE(q, p) + sum_m [ w_m InfoNCE(q_m, p_m) + c KL(q_m | q) ]
+
+    m runs over the perturbations; a method with several points enters by their mean, and p_m is p
+    where only the query is perturbed.
+    *Shapes*: vectors (B, D), one a view; mask (B, B) of false negatives, or None.
+    """
+    q, p = vectors_of(views, vectors, "query"), vectors_of(views, vectors, "passage")
+    losses = Losses(loss=0.0)
+    if q is not None:
+        losses.clean = info_nce(q, p, flags.tau, mask, flags.symmetric)
+        losses.loss = robust.clean_share * losses.clean
+    perturbed, kls = [], []
+    for view, q2 in zip(views, vectors, strict=True):
+        if view.method is None or view.tower == "passage":
+            continue  # perturbed passages come with their queries, just below
+        p2 = vectors_of(views, vectors, "passage", view.method, view.point)
+        if p2 is None:
+            p2 = p
+        perturbed.append(info_nce(q2, p2, flags.tau, mask, flags.symmetric) / view.points)
+        losses.loss = losses.loss + view.method.weight * perturbed[-1]
+        if robust.consistency:
+            kls.append(self_teaching(q2, p2, q, p, flags.tau, mask) / view.points)
+            losses.loss = losses.loss + robust.consistency * kls[-1]
+    if perturbed:
+        losses.perturbed = sum(perturbed) / len(robust.methods)
+    if kls:
+        losses.consistency = sum(kls) / len(robust.methods)
+    return losses
+
+
+def worst_case_losses(views, vectors, tau, mask):
+    """tower -> what worst-case noise on it raises: InfoNCE against the other tower's clean vectors.
+
+    *Shapes*: vectors (B, D), one a view; mask (B, B) of queries by passages, or None.
+    """
+    row_losses = {}
+    q, p = vectors_of(views, vectors, "query"), vectors_of(views, vectors, "passage")
+    if p is not None:
+        row_losses["query"] = RowLoss(p.detach(), tau, mask)
+    if q is not None:
+        transposed = None if mask is None else mask.T
+        row_losses["passage"] = RowLoss(q.detach(), tau, transposed)
+    return row_losses
+
+
+def training_step(
+    encoder: Encoder, batch: Batch, flags: RunFlags, perturber: Perturber, step: int = 0
+) -> tuple[Losses, Tensor]:
+    """One batch: views -> vectors -> losses. The caller goes backward.
+
+    *Shapes*: -> losses, and the batch's false negatives (B, B), which run.json counts also where
+    --keep-false-negatives does not mask them.
+    """
+    wrong_negatives = false_negatives(batch.gold, batch.passage_group).to(encoder.device)
+    mask = wrong_negatives
+    if flags.keep_false_negatives:
+        mask = None
+    views = clean_views(encoder, batch, perturber)
+    vectors = [encoder(view.rows) for view in views]  # (B, D) each
+    # CHANGED vs plain training: more views; worst-case noise looks at the clean vectors. Without
+    # --robust the next four lines add nothing
+    row_losses = worst_case_losses(views, vectors, flags.tau, mask)
+    perturbed = perturbed_views(encoder, batch, perturber, step, row_losses)
+    vectors += [encoder(view.rows, view.noise) for view in perturbed]
+    views += perturbed
+    return step_losses(views, vectors, perturber.robust, flags, mask), wrong_negatives
 
 
 # ---- state: nothing is lost ----------------------------------------------------------------------
 
 
-def save_checkpoint(folder: Path, modules: dict, state: dict) -> None:
+@dataclass
+class BatchCounts:
+    """What the batches of a run held."""
+
+    rows: int = 0
+    masked_rows: int = 0  # with at least one false negative
+    batches: dict[str, int] = field(default_factory=dict)  # kind -> batches
+    pairs: dict[str, dict[str, int]] = field(default_factory=dict)  # query lang -> passage lang
+
+    def add(self, batch: Batch, data: DataSet, wrong_negatives: Tensor) -> None:
+        self.rows += len(batch.queries)
+        self.masked_rows += int(wrong_negatives.any(1).sum())
+        self.batches[batch.kind] = self.batches.get(batch.kind, 0) + 1
+        for query, passage in zip(batch.queries, batch.passages, strict=True):
+            row = self.pairs.setdefault(data.queries[query].lang, {})
+            lang = data.passages[passage].lang
+            row[lang] = row.get(lang, 0) + 1
+
+
+@dataclass
+class LoopState:
+    """Where a training loop is: with weights, optimizer and random state all that resuming needs.
+
+    Batches need no state: which one comes when is a function of the flags alone.
+    """
+
+    step: int = 0
+    log_bytes: int = 0  # of log.jsonl; what comes after will be written again
+    seconds: float = 0.0
+    batch_counts: BatchCounts = field(default_factory=BatchCounts)
+    edit_counts: EditCounts = field(default_factory=EditCounts)
+
+
+def save_checkpoint(folder, encoder, optimizer, state):
     """Write the resume state aside, flush it to the disk, then rename: never half a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    content = state | {name: module.state_dict() for name, module in modules.items()}
-    content |= {"random": torch.get_rng_state(), "random_cuda": cuda}  # dropout draws from these
+    content = {
+        "encoder": encoder.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "loop": asdict(state),
+        "texts_cut": dict(encoder.texts_cut),
+        "texts_seen": dict(encoder.texts_seen),
+        "random": torch.get_rng_state(),  # dropout draws from these two
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
     aside = folder / "state.pt.tmp"
     with open(aside, "wb") as out:
         torch.save(content, out)
@@ -318,427 +808,204 @@ def save_checkpoint(folder: Path, modules: dict, state: dict) -> None:
     os.replace(aside, folder / "state.pt")
 
 
-def load_checkpoint(folder: Path, modules: dict) -> dict:
+def load_checkpoint(folder, encoder, optimizer):
     """Put everything back as it was, if there is a checkpoint; return the loop's own state."""
-    state = {"step": 0, "counts": Counter(), "logged": 0, "seconds": 0.0}
-    state |= {name: Counter() for name in ("truncated", "seen", "done", "total")}
-    if not (folder / "state.pt").exists():
-        return state
-    content = torch.load(folder / "state.pt", weights_only=False, map_location="cpu")
-    for name, module in modules.items():
-        module.load_state_dict(content[name])
+    path = folder / "state.pt"
+    if not path.exists():
+        return LoopState()
+    # Tensors and plain values only: opening a checkpoint runs no code
+    content = torch.load(path, weights_only=True, map_location="cpu")
+    encoder.load_state_dict(content["encoder"])
+    optimizer.load_state_dict(content["optimizer"])
+    encoder.texts_cut.update(content["texts_cut"])
+    encoder.texts_seen.update(content["texts_seen"])
     torch.set_rng_state(content["random"])
     if content["random_cuda"]:
         torch.cuda.set_rng_state_all(content["random_cuda"])
-    return {name: content[name] for name in state}
+    state = LoopState(**content["loop"])
+    state.batch_counts = BatchCounts(**content["loop"]["batch_counts"])
+    state.edit_counts = EditCounts(**content["loop"]["edit_counts"])
+    return state
 
 
-def prepare_folder(folder: Path, manifest: dict, args: argparse.Namespace) -> str:
+def prepare_folder(folder, manifest, resume, overwrite):
     """Look at what is in a run's folder: "done", "resume" or "new".
 
     *Errors*: ValueError for a folder of other flags, data or starting weights, an interrupted run
     without --resume, or a folder that is no run.
     """
     remedy = "Give another --out, or --overwrite to start over."
-    if args.overwrite and folder.exists():
-        shutil.rmtree(folder)
     if not (folder / "run.json").exists():
         if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder}: not empty, and no run (no run.json). {remedy}")
+            raise ValueError(f"{folder}: not empty, and no run (no run.json). Give another --out.")
+        return "new"
+    if overwrite:
+        shutil.rmtree(folder)
         return "new"
     old = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     for name, value in manifest["flags"].items():
-        if name != "device" and old["flags"].get(name) != value:
-            flag, was = name.replace("_", "-"), old["flags"].get(name)
+        was = old["flags"].get(name)
+        if name != "device" and was != value:
+            flag = name.replace("_", "-")
             raise ValueError(f"{folder} was made with --{flag} {was}, not {value}. {remedy}")
     for name in ("data_sha256", "eval_data_sha256", "init_sha256"):
         if old.get(name) != manifest[name]:
             raise ValueError(f"{folder} was made with another {name}: files have changed. {remedy}")
     if old.get("complete"):
         return "done"
-    if not args.resume:
+    if not resume:
         raise ValueError(f"{folder} is not complete. Continue it with --resume, or --overwrite it.")
-    return "resume" if (folder / "ckpt/state.pt").exists() else "new"
+    if (folder / "ckpt/state.pt").exists():
+        return "resume"
+    return "new"
 
 
-# ---- robust training: how a batch is perturbed ---------------------------------------------------
+# ---- the training loop ---------------------------------------------------------------------------
 
 
-@dataclass
-class Perturber:
-    """What the perturbations of one run need, and what they have done since the last log line."""
+def lr_factor(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate after `step` steps: linear up over `warmup`, then down to 0.
 
-    methods: list[Method]
-    seed: int
-    unit: float  # mean norm of a word embedding before training
-    tables: dict = field(default_factory=dict)  # source -> lang -> word -> replacements
-    answers: dict = field(default_factory=dict)  # id(text) -> answers that stay as they are
-    slots: dict = field(default_factory=dict)  # (source, id(text)) -> where it may be edited
-    done: Counter = field(default_factory=Counter)
-    total: Counter = field(default_factory=Counter)  # texts and edited ones of the run, by language
-
-    @property
-    def consistency(self) -> float:
-        """The weight of self-teaching's KL."""
-        return sum(m.weight for m in self.methods if m.name == "self-teaching")
-
-    @property
-    def active(self) -> list[Method]:
-        """The perturbations that change something: at strength 0 training is plain, bit for bit."""
-        found = [m for m in self.methods if m.name != "self-teaching" and m.strength]
-        return [m for m in found if m.weight or self.consistency]
-
-    def of(self, t: xlt.Text, source: str) -> list:
-        """Where a text may be edited; found once."""
-        key = source, id(t)
-        if key not in self.slots:
-            table, fixed = self.tables.get(source, {}).get(t.lang, {}), set()
-            for answer in self.answers.get(id(t), (t.answer,)):
-                fixed |= attacks.answer_words(answer, table, t.lang)
-            if source == "typos":
-                self.slots[key] = attacks.typo_places(t.text, t.lang, fixed)
-            else:
-                self.slots[key] = attacks.find_slots(t.text, table, t.lang, fixed)
-        return self.slots[key]
-
-
-def make_perturber(flags: dict, data: xlt.DataSet, encoder: Encoder | None = None) -> Perturber:
-    """Open the tables that --robust needs; without encoder only to see whether all is there.
-
-    Code-switching draws words of the training languages alone, or el and vi were no zero-shot test.
-    *Errors*: ValueError for a missing table, or where no training text has a replaceable word.
+    10 steps, 2 of them warm-up, after 0 to 9 steps: 1/2, 1, 8/8, 7/8, 6/8, ... 1/8.
     """
-    methods = parse_robust(flags["robust"])
-    made = Perturber(methods, flags["seed"], attacks.mean_norm(encoder) if encoder else 1.0)
-    sources = {SOURCES[m.name] for m in methods if m.name in SOURCES}
-    langs = ["en"] if flags["batching"] == "en-en" else flags["train_langs"]
-    if "synonyms" in sources:
-        made.tables["synonyms"] = attacks.read_synonyms(data.folder)
-    if "dictionary" in sources:
-        made.tables["dictionary"] = attacks.read_dictionary(
-            data.folder / "dictionary.tsv", flags["train_langs"]
-        )
-    for q, relevant in data.qrels["train"].items():
-        asked = data.queries[q]
-        for p in relevant:
-            if asked.answer and data.passages[p].lang == asked.lang:
-                made.answers.setdefault(id(data.passages[p]), []).append(asked.answer)
-    for source in sorted(sources):
-        asked = (data.queries[q] for q in data.qrels["train"])
-        if not any(made.of(t, source) for t in asked if t.lang in langs):
-            raise ValueError(
-                f"--robust {flags['robust']}: no training query in {langs} has a word that "
-                f"{source} could replace. Add words to {data.folder}'s synonyms/ or dictionary.tsv."
-            )
-    return made
+    up = (step + 1) / max(1, warmup)
+    down = (steps - step) / max(1, steps - warmup)
+    return min(up, down, 1.0)
 
 
-def edit(texts: list[xlt.Text], method: Method, tools: Perturber, rng) -> list[xlt.Text]:
-    """rs-da, code-switch, typos: the texts with their edits of this step."""
-    edited, source = [], SOURCES[method.name]
-    for t in texts:
-        slots = tools.of(t, source)
-        chosen = float(torch.rand((), generator=rng)) < method.rate
-        own = rng
-        if method.copies:  # Robust-XLT: one of a few copies that are always the same
-            copy = int(torch.randint(method.copies, (), generator=rng))
-            own = xlt.generator(tools.seed, "copies", method.name, t.id, copy)
-        edits = attacks.augment(t, slots, source, own, method.words) if chosen and slots else {}
-        text = attacks.substitute(t.text, edits)
-        tools.done.update({"texts": 1, "edited": text != t.text, "edits": len(edits)})
-        tools.total.update({f"texts {t.lang}": 1, f"edited {t.lang}": text != t.text})
-        edited.append(replace(t, text=text))
-    return edited
+def log_line(step, kind, losses, grad_norm, lr):
+    """One line of log.jsonl, all but the counts of edits and the seconds."""
+    line = {"step": step, "loss": round(losses.loss.item(), 4), "kind": kind}
+    line |= {"grad_norm": round(grad_norm, 3), "lr": lr}
+    if losses.perturbed is not None:
+        for name in ("clean", "perturbed", "consistency"):
+            value = getattr(losses, name)
+            if value is not None:
+                line[name] = round(value.item(), 4)
+    return line
 
 
-def noise(encoder: Encoder, method: Method, tools: Perturber, rng, picks) -> list:
-    """rs-rp, adv: functions (words, batch, chunk) -> words with noise; freelb has one a step.
-
-    picks(v, chunk) -> (b,) is the loss of these rows, which adv raises; the search for the worst
-    noise runs in eval mode, so that it draws no dropout, and leaves the parameters' .grad alone.
-    """
-    spec = attacks.Attack(method.how, "", norm=method.norm, ball=method.ball, steps=method.steps,
-                          step_size=method.step_size, restarts=1)  # fmt: skip
-    dim = encoder.model.get_input_embeddings().weight.shape[1]
-    radius = method.epsilon * tools.unit / (dim**0.5 if method.norm == "max" else 1)
-    points = {}  # freelb: chunk -> where it is now
-
-    def perturb(words, batch, chunk):
-        mask, rngs = attacks.noise_places(encoder, batch), [rng] * len(chunk)
-        if method.name == "rs-rp":
-            wide = method.sigma * tools.unit
-            delta = attacks.random_noise(mask, dim, rngs, wide, method.noise)
-        else:
-            args = (
-                lambda w: picks(encoder.from_words(w, batch).float(), chunk),
-                words.detach(),
-                mask,
-            )
-            was_training = encoder.training
-            encoder.eval()
-            if method.how == "fgm":
-                delta = attacks.fgm(*args, radius, method.norm, method.ball)
-            elif method.how == "pgd":
-                delta = attacks.pgd(*args, radius, spec, rngs)
-            else:
-                delta = attacks.freelb(*args, radius, spec, rngs, points.get(tuple(chunk)))
-            points[tuple(chunk)] = delta
-            encoder.train(was_training)
-        size = attacks.size(delta, "token")[..., 0] / tools.unit  # (b, T)
-        tools.done.update({"norm": float(size.sum()), "tokens": int(mask.sum())})
-        return words + delta  # (b, T, D)
-
-    return [perturb] * (method.steps if method.how == "freelb" and method.name == "adv" else 1)
-
-
-def perturbed(encoder, texts: dict, method: Method, tools: Perturber, step: int, losses) -> list:
-    """A batch under one method -> [(q', p'), ...]; p' is None unless both towers are perturbed.
-
-    losses[kind](v, chunk) -> (b,): what these rows lose when they pick from the other tower.
-    """
-    # Derived, not carried on: resuming needs no state, and batches are not disturbed
-    rng, found = xlt.generator(tools.seed, "noise", method.name, step), []
-    for kind in losses:
-        mine, hooks = texts[kind], [None]
-        if method.name in SOURCES:
-            mine = edit(mine, method, tools, rng)
-        else:
-            hooks = noise(encoder, method, tools, rng, losses[kind])
-        rows = encoder.tokenize(mine, kind)
-        found.append([encoder(rows, perturb=hook) for hook in hooks])  # (B, D) each
-    return list(zip(*found, strict=True)) if len(losses) > 1 else [(q, None) for q in found[0]]
-
-
-def self_teaching(q2, p2, q, p, tau: float, mask=None) -> torch.Tensor:
-    """KL from the perturbed scores to the clean ones, which get no gradient: mean over queries.
-
-        KL(P' | P) = sum_j P'_j (log P'_j - log P_j),   P' = softmax(q2 @ p2.T / tau)
-
-    *Shapes*: q2, p2 perturbed, q, p clean (B, D); mask (B, B) of false negatives -> scalar >= 0.
-    *Source*: Zhuang & Zuccon 2022, over the passages of the batch.
-    """
-    student, teacher = q2.float() @ p2.float().T / tau, (q.float() @ p.float().T / tau).detach()
-    if mask is not None:  # SUBTLE: not -inf, whose difference is NaN; exp(-1e9) is 0 just as well
-        student, teacher = student.masked_fill(mask, -1e9), teacher.masked_fill(mask, -1e9)
-    student, teacher = student.log_softmax(1), teacher.log_softmax(1)  # (B, B)
-    return (student.exp() * (student - teacher)).sum(1).mean()  # (B, B) -> (B,) -> ()
-
-
-# ---- training ------------------------------------------------------------------------------------
-
-
-def rate(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate: linear up over `warmup` steps, linear down to 0."""
-    return min((step + 1) / max(1, warmup), (steps - step) / max(1, steps - warmup), 1.0)
-
-
-def row_loss(v, chunk, others, tau: float, mask=None) -> torch.Tensor:
-    """InfoNCE of some rows of the batch, one by one: what worst-case noise on them raises.
-
-    *Shapes*: v (b, D), chunk its b rows of the batch, others (B, D), mask (B, B) -> (b,).
-    """
-    scores = v @ others.detach().T / tau  # (b, D) @ (D, B) -> (b, B)
-    if mask is not None:
-        scores = scores.masked_fill(mask[chunk], -math.inf)
-    return F.cross_entropy(scores, torch.tensor(chunk, device=v.device), reduction="none")
-
-
-def batch_losses(
-    encoder: Encoder, data, batch, flags: dict, tools: Perturber, step: int = 0
-) -> tuple[dict, torch.Tensor]:
-    """One batch -> (losses by name, mask of false negatives). The formula of this file.
-
-        loss = (1 - sum_m w_m) InfoNCE(q, p) + sum_m [ w_m InfoNCE(q_m, p_m) + c KL(q_m | q) ]
-
-    m runs over the perturbations; plain training has none. What nobody needs is not computed.
-    """
-    tau, methods, c = flags["tau"], tools.active, tools.consistency
-    share = 1.0 - sum(m.weight for m in methods)
-    clean = share > 1e-9 or c or any((m.name, m.perturb) == ("adv", "both") for m in methods)
-    texts = {"query": [data.queries[i] for i in batch.queries]}
-    texts["passage"] = [data.passages[i] for i in batch.passages]
-    mask = false_negatives(batch.gold, batch.group).to(encoder.device)  # (B, B)
-    used = None if flags["keep_false_negatives"] else mask
-    # Scores and losses in fp32, whatever the precision of the forward pass
-    exact = torch.autocast(encoder.device.type, enabled=False)
-    nce = exact(partial(info_nce, tau=tau, mask=used, symmetric=flags["symmetric"]))
-    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flags["precision"] == "bf16"):
-        found, q, p = {"loss": 0.0}, None, None
-        if clean or any(m.perturb == "query" for m in methods):
-            p = encoder(encoder.tokenize(texts["passage"], "passage"))  # (B, D)
-        if clean:
-            q = encoder(encoder.tokenize(texts["query"], "query"))  # (B, D)
-            found["clean"] = nce(q, p)
-            found["loss"] = share * found["clean"]
-        # CHANGED vs plain training: each perturbation has queries (or both towers) of its own
-        for m in methods:
-            losses = {"query": exact(partial(row_loss, others=p, tau=tau, mask=used))}
-            if m.perturb == "both":
-                back = used if used is None else used.T
-                losses["passage"] = exact(partial(row_loss, others=q, tau=tau, mask=back))
-            points = perturbed(encoder, texts, m, tools, step, losses)  # freelb: several, the mean
-            points = [(a, p if b is None else b) for a, b in points]
-            worse = sum(nce(a, b) for a, b in points) / len(points)
-            found["loss"] = found["loss"] + m.weight * worse
-            found["perturbed"] = found.get("perturbed", 0.0) + worse.detach() / len(methods)
-            if c:
-                kl = exact(partial(self_teaching, q=q, p=p, tau=tau, mask=used))
-                gap = sum(kl(a, b) for a, b in points) / len(points)
-                found["loss"] = found["loss"] + c * gap
-                found["consistency"] = found.get("consistency", 0.0) + gap.detach() / len(methods)
-    return found, mask
-
-
-def log_line(found: dict, tools: Perturber) -> dict:
-    """What robust training adds to a line of the log; counts since the last one are cleared.
+def edit_columns(counts):
+    """What the perturbations did since the last line of the log.
 
     *Units*: edited: share of the texts that really changed; edits: words a text; norm: of the noise
     on a token, in mean norms of a word embedding.
     """
-    losses = ("clean", "perturbed", "consistency")
-    line = {k: round(float(found[k]), 4) for k in losses if k in found}
-    done = tools.done
-    if done["texts"]:
-        line |= {k: round(done[k] / done["texts"], 3) for k in ("edited", "edits")}
-    if done["tokens"]:
-        line["norm"] = round(done["norm"] / done["tokens"], 4)
-    done.clear()
-    return line
+    columns = {}
+    if counts.texts:
+        columns["edited"] = round(counts.edited / counts.texts, 3)
+        columns["edits"] = round(counts.edits / counts.texts, 3)
+    if counts.tokens:
+        columns["norm"] = round(counts.norm / counts.tokens, 4)
+    return columns
 
 
-def count_batch(counts: Counter, batch, mask: torch.Tensor, data) -> None:
-    """Add one batch to the counts: rows by language pair, batches by kind, rows that are masked."""
-    rows = zip(batch.queries, batch.passages, strict=True)
-    counts.update(f"{data.queries[a].lang}>{data.passages[b].lang}" for a, b in rows)
-    counts.update({f"{batch.kind} batches": 1, "rows": len(batch.queries)})
-    counts.update({"masked rows": int(mask.any(1).sum())})
-
-
-def report(log, name: str, steps: int, line: dict) -> None:
+def write_line(log, run, steps, line):
     """One line of the log: as JSON into the file, aligned on the screen, the same values."""
     log.write(json.dumps(line) + "\n")
     log.flush()
-    eta = line["seconds"] / line["step"] * (steps - line["step"])
-    tqdm.write(
-        f"{name} step {line['step']:5d}/{steps}  loss {line['loss']:7.4f}  {line['kind']:5}  "
+    left = line["seconds"] / line["step"] * (steps - line["step"])
+    text = (
+        f"{run} step {line['step']:5d}/{steps}  loss {line['loss']:7.4f}  {line['kind']:5}  "
         f"grad {line['grad_norm']:6.2f}  lr {line['lr']:.1e}  {line['seconds']:5.0f} s  "
-        f"ETA {eta:4.0f} s" + "".join(f"  {k} {line[k]:g}" for k in ROBUST_KEYS if k in line),
-        file=sys.stderr,
+        f"ETA {left:4.0f} s"
     )
+    for name in ("clean", "perturbed", "consistency", "edited", "edits", "norm"):
+        if name in line:
+            text += f"  {name} {line[name]:g}"
+    tqdm.write(text, file=sys.stderr)
 
 
-def train(
-    encoder: Encoder, data: xlt.DataSet, plan, flags: dict, folder: Path, args, tools: Perturber
-) -> dict:
-    """Run the training loop; return counts. Checkpoints go to ckpt/, lines to log.jsonl.
+def training_loop(
+    encoder: Encoder, plan: Iterator[Batch], flags: RunFlags, perturber: Perturber, folder: Path,
+    log_every: int = 25, save_every: int = 50,
+) -> LoopState:  # fmt: skip
+    """Train from the start or from the checkpoint in folder/ckpt; lines go to folder/log.jsonl.
 
     *Errors*: FloatingPointError for a loss that is not finite; the last checkpoint stays.
     """
-    steps, warmup = flags["steps"], round(flags["warmup"] * flags["steps"])
-    how = {"lr": flags["lr"], "weight_decay": flags["weight_decay"]}
-    optimizer = torch.optim.AdamW(encoder.parameters(), **how)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, warmup))
-    torch.manual_seed(xlt.derive_seed(flags["seed"], "dropout"))
-    modules = {"model": encoder, "optimizer": optimizer, "schedule": schedule}
-    state = load_checkpoint(folder / "ckpt", modules)
-    encoder.truncated, encoder.seen = state["truncated"], state["seen"]
-    tools.done, tools.total = state["done"], state["total"]
+    optimizer = torch.optim.AdamW(
+        encoder.parameters(), lr=flags.lr, weight_decay=flags.weight_decay
+    )
+    torch.manual_seed(xlt.derive_seed(flags.seed, "dropout"))
+    state = load_checkpoint(folder / "ckpt", encoder, optimizer)
+    perturber.counts = state.edit_counts  # one object: what is counted stands in the checkpoints
+    first_step, start = state.step, time.time() - state.seconds  # as if there had been no pause
     encoder.train()
-    start = time.time() - state["seconds"]
-    show = {"desc": folder.name, "disable": None, "leave": False}  # a bar on a terminal only
     with (
         open(folder / "log.jsonl", "a", encoding="utf-8") as log,
-        tqdm(total=steps, initial=state["step"], **show) as bar,
+        tqdm(total=flags.steps, initial=first_step, desc=folder.name, disable=None) as bar,
     ):
-        log.truncate(state["logged"])  # lines after the checkpoint will be written again
+        log.truncate(state.log_bytes)  # what was logged after the checkpoint comes once more
         log.seek(0, os.SEEK_END)
         for step, batch in enumerate(plan, 1):
-            if step <= state["step"]:
-                continue  # replay: which batch comes when is a function of the seed alone
-            logged = step % args.log_every == 0 or step == steps
-            found, mask = batch_losses(encoder, data, batch, flags, tools, step)
-            loss = found["loss"]
-            loss.backward()
-            value = loss.item()  # waits for a GPU
-            norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags["clip"])
-            if not (loss.isfinite() and norm.isfinite()):
+            if step <= first_step:
+                continue  # replay: which batch comes when is a function of the flags alone
+            lr = flags.lr * lr_factor(step - 1, flags.steps, flags.warmup_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            losses, wrong_negatives = training_step(encoder, batch, flags, perturber, step)
+            losses.loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags.clip)
+            if not (losses.loss.isfinite() and grad_norm.isfinite()):
                 raise FloatingPointError(
-                    f"{folder}: the loss is {value}, its gradient {norm.item()}, at step "
-                    f"{step}. The last checkpoint stays; try an --lr below {flags['lr']:g}."
+                    f"{folder}: the loss is {losses.loss.item()}, its gradient {grad_norm.item()}, "
+                    f"at step {step}. The last checkpoint stays; try an --lr below {flags.lr:g}."
                 )
-            line = {"step": step, "loss": round(value, 4), "kind": batch.kind}
-            line |= {"grad_norm": round(norm.item(), 3), "lr": schedule.get_last_lr()[0]}
-            if logged and tools.methods:
-                line |= log_line(found, tools)
             optimizer.step()
             optimizer.zero_grad()
-            schedule.step()
-            count_batch(state["counts"], batch, mask, data)
+            state.step = step
+            state.batch_counts.add(batch, perturber.data, wrong_negatives)
             bar.update()
-            if logged:
-                report(log, folder.name, steps, line | {"seconds": round(time.time() - start, 1)})
-            if step % args.save_every == 0 and step < steps:
-                state |= {"step": step, "logged": log.tell(), "seconds": time.time() - start}
-                save_checkpoint(folder / "ckpt", modules, state)
-    made = {"seconds_training": round(time.time() - start, 1)}
-    if tools.methods:
-        rates = {k[6:]: tools.total[f"edited {k[6:]}"] / n for k, n in tools.total.items()
-                 if k.startswith("texts ")}  # fmt: skip
-        made["edit_rate"] = {lang: round(rates[lang], 3) for lang in sorted(rates)}
-    return made | {"counts": dict(sorted(state["counts"].items()))}
+            if step % log_every == 0 or step == flags.steps:
+                line = log_line(step, batch.kind, losses, grad_norm.item(), lr)
+                line |= edit_columns(perturber.counts)
+                line["seconds"] = round(time.time() - start, 1)
+                write_line(log, folder.name, flags.steps, line)
+                perturber.counts.start_line()
+            if step % save_every == 0 and step < flags.steps:
+                state.log_bytes, state.seconds = log.tell(), time.time() - start
+                save_checkpoint(folder / "ckpt", encoder, optimizer, state)
+    state.seconds = time.time() - start
+    return state
 
 
 # ---- one run, all runs ---------------------------------------------------------------------------
 
 
-def commit() -> str:
+def commit():
     """The commit of this code, or "unknown" outside a checkout."""
-    found = subprocess.run(
-        ["git", "-C", HERE, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
+    command = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or "unknown"
 
 
-def run(flags: dict, args: argparse.Namespace, data, eval_data) -> dict:
-    """Train one run unless it is complete, evaluate what is missing; return its metrics.json."""
-    name = f"{recipe(flags)}-seed{flags['seed']}" + ("-smoke" if args.smoke else "")
-    folder = args.out / name
-    keys = ("pooling", "query_length", "passage_length", "context")
-    changes = {k: flags[k] for k in keys if flags[k] is not None}
-    encoder = xlt.load_encoder(flags["model"], flags["device"], **changes)
-    manifest = {"flags": flags, "recipe": recipe(flags), "complete": False, "commit": commit()}
-    manifest |= {"data_sha256": data.sha256, "eval_data_sha256": eval_data.sha256}
-    manifest |= {"init_sha256": xlt.weights_hash(encoder), "versions": xlt.versions()}
-    state = prepare_folder(folder, manifest, args)
-    if state == "done":
-        print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
-    else:
-        fit(folder, state, manifest, encoder, data, args)
-    how = evaluate.parse([str(folder), "--data", str(eval_data.folder)])
-    how.split, how.langs, how.device = flags["eval_split"], flags["test_langs"], flags["device"]
-    how.attacks, how.attack_views, how.lir = args.attacks, args.attack_views, args.lir
-    how.limit = 12 if args.smoke else 0
-    return evaluate.evaluate_path(folder, eval_data, how)
-
-
-def fit(folder: Path, state: str, manifest: dict, encoder: Encoder, data, args) -> None:
-    """Train one run from the start or from its checkpoint; leave model/ and a complete run.json."""
-    flags = manifest["flags"]
-    pairs, tools = Pairs(data, flags["train_langs"]), make_perturber(flags, data, encoder)
-    plan = batches(pairs, *(flags[k] for k in ("batching", "batch_size", "steps")),
-                   flags["alpha"] or 0.0, flags["seed"])  # fmt: skip
-    manifest |= {"derived": derive(flags, pairs, encoder), "settings": vars(encoder.settings)}
-    manifest |= {"threads": torch.get_num_threads()}
+def train_run(folder, state, manifest, encoder, data, flags, args):
+    """Train one run, "new" or to "resume"; leave model/ and a complete run.json."""
+    pairs, perturber = TrainingPairs(data, flags.train_langs), make_perturber(flags, data, encoder)
+    alpha = 0.0 if flags.alpha is None else flags.alpha
+    plan = xlt.batches(pairs, flags.batching, flags.batch_size, flags.steps, alpha, flags.seed)
+    manifest |= {
+        "derived": derive(flags, pairs, encoder),
+        "settings": vars(encoder.settings),
+        "threads": torch.get_num_threads(),
+    }
     if state == "new":
         shutil.rmtree(folder, ignore_errors=True)
         xlt.write_json(folder / "run.json", manifest)
     print(json.dumps({folder.name: manifest}, default=str), file=sys.stderr)
-    manifest |= train(encoder, data, plan, flags, folder, args, tools)
-    counts = manifest["counts"]
-    manifest["false_negative_rate"] = round(counts["masked rows"] / counts["rows"], 4)
-    manifest["truncated"] = xlt.cut_texts(encoder)
+    loop = training_loop(encoder, plan, flags, perturber, folder, args.log_every, args.save_every)
+    counts, edits = loop.batch_counts, loop.edit_counts
+    edited = {lang: edits.edited_of[lang] / texts for lang, texts in edits.texts_of.items()}
+    manifest |= {
+        "seconds_training": round(loop.seconds, 1),
+        "counts": asdict(counts),
+        "false_negative_rate": round(counts.masked_rows / counts.rows, 4),
+        "edited_share": {lang: round(share, 3) for lang, share in sorted(edited.items())},
+        "truncated": xlt.truncated_texts(encoder),
+        "complete": True,
+    }
     xlt.save_encoder(encoder, folder / "model")
-    manifest["complete"] = True
     xlt.write_json(folder / "run.json", manifest)
     shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete: nothing to resume
     print(
@@ -746,6 +1013,53 @@ def fit(folder: Path, state: str, manifest: dict, encoder: Encoder, data, args) 
         f"{100 * manifest['false_negative_rate']:.1f} % of the rows held a false negative",
         file=sys.stderr,
     )
+
+
+def train_and_evaluate(flags, args, data, eval_data, options):
+    """Train one run unless it is complete, evaluate what is missing."""
+    folder = args.out / f"{flags.recipe}-seed{flags.seed}"
+    if args.smoke:
+        folder = args.out / f"{folder.name}-smoke"
+    changes = {}
+    for name in ("pooling", "query_length", "passage_length", "context"):
+        if getattr(flags, name) is not None:
+            changes[name] = getattr(flags, name)
+    encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, **changes)
+    manifest = {
+        "flags": asdict(flags),
+        "about": flags.about,
+        "complete": False,
+        "commit": commit(),
+        "data_sha256": data.sha256,
+        "eval_data_sha256": eval_data.sha256,
+        "init_sha256": xlt.weights_hash(encoder),
+        "versions": xlt.versions(),
+    }
+    state = prepare_folder(folder, manifest, args.resume, args.overwrite)
+    if state == "done":
+        print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
+    else:
+        train_run(folder, state, manifest, encoder, data, flags, args)
+    return evaluate.evaluate_folder(folder, eval_data, options, folder, flags.device)
+
+
+def table_options(args, runs, eval_data):
+    """How every run is evaluated; looks whether the attacks' tables are there."""
+    texts = args.attacks
+    if texts is None:
+        texts = ["clean"]
+        if any((eval_data.folder / "synonyms").glob("*.json")):
+            texts += ["random", "greedy:edits=2"]
+    options = evaluate.Options(
+        split=args.eval_split,
+        langs=runs[0].test_langs,
+        limit=12 if args.smoke else 0,
+        lir=args.lir,
+        attacks=evaluate.parse_attacks(texts),
+        attack_views=args.attack_views,
+    )
+    evaluate.open_adversary(options, eval_data, None)  # a missing table is an error now
+    return options
 
 
 def main(argv=None) -> int:
@@ -756,42 +1070,37 @@ def main(argv=None) -> int:
     args = parse(argv)
     try:
         runs = single_runs(args)
-        for text in set(args.attacks or ()) - {"clean"}:
-            attacks.parse_attack(text)
+        evaluate.parse_attacks(args.attacks or [])
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads: loading {args.data}",
-        file=sys.stderr,
-        flush=True,
-    )
+    threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    print(f"{threads}: loading {args.data}", file=sys.stderr, flush=True)
+    evaluated, seconds = [], []
     try:
         data = xlt.load_data(args.data)
         eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
-        for flags in {(f["batching"], f["robust"]): f for f in runs}.values():
-            make_perturber(flags, data)  # what a run will miss is said now, not hours later
-        Pairs(data, args.train_langs)  # refuses data without training pairs, unknown languages
-        found, spent = [], []
-        if args.attacks is None:
-            known = any((eval_data.folder / "synonyms").glob("*.json"))
-            args.attacks = ["clean", *(["random", "greedy:edits=2"] if known else [])]
-        how = evaluate.parse(["-", "--attacks", *args.attacks])
-        evaluate.make_adversary(how, eval_data, None)  # its tables, too
+        # What a run will miss is said now, not hours later
+        TrainingPairs(data, args.train_langs)
+        evaluate.check_split(eval_data, args.eval_split, args.test_langs or [])
+        options = table_options(args, runs, eval_data)
+        for flags in runs:
+            if flags.seed == runs[0].seed:
+                make_perturber(flags, data)
         for number, flags in enumerate(runs):
-            # The last few: what was complete before took no time
-            left = statistics.median(spent[-5:] or [0]) * (len(runs) - number)
-            eta, start = f"; about {left / 60:.0f} min left" if number else "", time.time()
-            print(f"run {number + 1} of {len(runs)}: {recipe(flags)}, seed {flags['seed']}{eta}",
-                  file=sys.stderr, flush=True)  # fmt: skip
-            found.append(run(flags, args, data, eval_data))
-            spent.append(time.time() - start)
-        print(evaluate.table(found))
-        study.conclude(found, None)
+            text = f"run {number + 1} of {len(runs)}: {flags.recipe}, seed {flags.seed}"
+            if seconds:  # of the last few: runs that were complete already took no time
+                left = statistics.median(seconds[-5:]) * (len(runs) - number)
+                text += f"; about {left / 60:.0f} min left"
+            print(text, file=sys.stderr, flush=True)
+            start = time.time()
+            evaluated.append(train_and_evaluate(flags, args, data, eval_data, options))
+            seconds.append(time.time() - start)
+        study.print_tables(evaluated)
     except (ValueError, FloatingPointError, OSError, RuntimeError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
-    print(f"done: {len(found)} runs in {args.out}, {args.eval_split} of {eval_data.folder}")
+    print(f"done: {len(runs)} runs in {args.out}, {args.eval_split} of {eval_data.folder}")
     return 0
 
 
