@@ -13,13 +13,13 @@ Embeddings are perturbed by noise instead, in a ball around each. An attack is a
 and a way to search among them: the table ATTACKS lists all.
 Where to look next: `find_words` is what makes eleven languages work, `margins` is the goal,
 `beam_search` the worst case over words, `pgd` the worst case over embeddings, `attack_queries`
-runs them on all queries. evaluate.py ranks what comes out, train.py trains on the same edits and
-noise.
+runs them on all queries (but for `smoothed`, which is a retriever and changes no query).
+evaluate.py ranks what comes out, train.py trains on the same edits and noise.
 Left out on purpose: part-of-speech taggers, word segmenters, sentence encoders that judge fluency.
 Differs from TextAttack: the goal is a ranking; all queries advance in lock-step, the texts of a
-step are one batch, and a word is what the table says it is. From Robust-XLT: it splits on single
-spaces with case and punctuation attached, which finds 37.7 % of XQuAD-R's English question words
-where this finds 59.3 %, and no word at all in Thai and Chinese.
+step are one batch, and a word is what the table says it is. Differs from Robust-XLT, which splits
+on single spaces with case and punctuation attached: that finds 37.7 % of XQuAD-R's English question
+words where this finds 59.3 %, and no word at all in Thai and Chinese.
 
 Shapes: B queries of a chunk, T tokens, D embedding, Q queries, P passages, R relevant passages,
 L languages, C texts that are scored, N texts that are drawn, V words of a vocabulary.
@@ -64,8 +64,8 @@ class Limits:
     below: float = math.inf
     choices: tuple[str, ...] = ()
 
-    def broken_rule(self, value) -> str:
-        """What a value is not, "" if it is allowed: of -1.0, say, "at least 0"."""
+    def broken_rule(self, value):
+        """The rule that a value breaks, "" if none: -1.0 breaks "at least 0", where least is 0."""
         if self.choices:
             if value in self.choices:
                 return ""
@@ -142,7 +142,9 @@ class AttackKind:
     """What the name of an attack says."""
 
     source: str  # of the options: "nothing", "synonyms", "dictionary", "typos" or "embeddings"
-    search: str  # among them: "random", "beam", "exact", "gradient" or "vote"
+    # "random": drawn; "beam": word by word, the worst ones are kept; "exact": all texts;
+    # "gradient": uphill; "vote": many texts drawn, and the majority of their answers counts
+    search: str
     defaults: dict = field(default_factory=dict)  # settings that differ from those of Attack
 
 
@@ -189,24 +191,24 @@ class Attack:
     confidence: float = setting(0.99, above=0, below=1)  # that one query's certificate holds
 
     @property
-    def kind(self) -> AttackKind:
+    def kind(self):
         return ATTACKS[self.name]
 
     @property
-    def settings(self) -> dict:
+    def settings(self):
         """What differs from the defaults of this attack."""
         return settings_of(self, Attack(self.name, **self.kind.defaults))
 
     @property
-    def label(self) -> str:
+    def label(self):
         """The one way to write it, "greedy" or "greedy:edits=2": it names the random streams."""
         if not self.settings:
             return self.name
         return f"{self.name}:{settings_text(self.settings)}"
 
     @property
-    def has_control(self) -> bool:
-        """A worst case is compared with random changes of the same size: is it one?"""
+    def has_control(self):
+        """Is this a worst case? Those are compared with random changes of the same size."""
         return self.kind.search in ("beam", "exact", "gradient")
 
 
@@ -616,7 +618,7 @@ def keyboard_of(letter):
     return ()
 
 
-def near_keys(letter: str) -> list[str]:
+def near_keys(letter):
     """The keys beside, above and below a letter; [] if we have no keyboard for it.
 
         q w e r        the rows lie askew: near_keys("s") -> ["a", "d", "w", "e", "z", "x"]
@@ -666,7 +668,7 @@ def typo(word: str, rng: Generator) -> str:
             changed[i] = choose(beside, rng) + letters[i][1:]  # the marks stay
         if changed and changed != letters:
             return "".join(changed)
-        edits.remove(edit)  # it changes nothing here: another one
+        edits.remove(edit)  # it changes nothing at this letter: another kind
     return word
 
 
@@ -817,14 +819,19 @@ def view_margin(margins: Tensor, query_lang: Tensor, view: str) -> Tensor:
 
 
 def directions(pools, v, rows, view):
-    """The d with margin = v . d near v: best relevant minus best other passage. -> (C, D)"""
+    """The d with margin = v . d near v: best relevant minus best other passage. -> (C, D)
+
+    In cross it is the mean over the languages that have both. Held constant, d is the margin's
+    gradient.
+    """
     p = pools.p.to(v.device)
     best = find_best(pools, v.detach(), rows)
     margin = best.relevant_score - best.other_score  # (C, L + 1)
     in_view = pools_of_view(pools.query_lang[rows], margin.shape[1], view)
     counts = in_view.to(v.device) & margin.isfinite()
-    weight = counts / counts.sum(1, keepdim=True).clamp(min=1)  # of a mean over pools
+    weight = counts / counts.sum(1, keepdim=True).clamp(min=1)  # (C, L + 1), of a mean over pools
     differences = p[best.relevant_row] - p[best.other_row]  # (C, L + 1, D)
+    # (C, L + 1), (C, L + 1, D) -> (C, D)
     return torch.einsum("cl,cld->cd", weight.to(p.dtype), differences)
 
 
@@ -840,14 +847,14 @@ class AttackedQuery:
     source: Text
     slots: list[Slot]  # where it could be changed; none: not attacked
     edits: Edits = field(default_factory=dict)
-    asked: set[str] = field(default_factory=set)  # texts encoded for it: its encoder calls
+    asked: set[str] = field(default_factory=set)  # texts scored for it: its encoder calls
     norm: float = 0.0  # mean L2 norm of the noise on a token, in mean norms of a word embedding
     exhaustive: bool = False  # every text within the bounds was tried
     worst: Tensor | None = None  # then: its smallest margin in each pool (L + 1,)
     vector: Tensor | None = None  # (D,) under noise
 
     @property
-    def attacked(self) -> bool:
+    def attacked(self):
         """A query with nothing to replace was not attacked: it is no robust one."""
         return len(self.slots) > 0 or self.norm > 0
 
@@ -857,10 +864,10 @@ class AttackedQuery:
         return substitute(self.source.text, self.edits)
 
     @property
-    def changed(self) -> bool:
+    def changed(self):
         return self.text != self.source.text or self.norm > 0
 
-    def most_edits(self, bound: float) -> int:
+    def most_edits(self, bound):
         """How many words may change: a number, a share of the slots (rounded up), or all for 0."""
         if bound == 0:
             return len(self.slots)
@@ -878,7 +885,7 @@ def rows_of_views(items):
 
 
 def bare_text(text):
-    """A query that is nothing but its words."""
+    """A query that is nothing but its words, so that equal words are one text and encoded once."""
     return Text("", "", text, "")
 
 
@@ -954,7 +961,7 @@ def positions_by_value(values):
 
 
 def leave_one_out(items, score, attack):
-    """Each item's slots, first the one whose word the margin misses most. Black box: scores."""
+    """Each item's slots, first the one without whose word the margin is lowest, by scores alone."""
     without = []  # for each item: its text without the word of slot 0, of slot 1, ...
     for item in items:
         slots = item.slots
@@ -1049,7 +1056,7 @@ def enumerate_all(items, score, attack):
 
 
 # ---- 8. embeddings: noise in a ball --------------------------------------------------------------
-# An objective is what an attack raises, a function: embeddings (B, T, D) -> (B,)
+# An objective is what an attack maximises, a function: embeddings (B, T, D) -> (B,)
 
 
 @dataclass(frozen=True)
@@ -1087,7 +1094,7 @@ def ball_radius(epsilon: float, norm: str, encoder: Encoder) -> float:
     return radius
 
 
-def noise_size(x: Tensor, scope: str) -> Tensor:
+def noise_size(x, scope):
     """L2 norm of each token (B, T, 1), or of each sentence (B, 1, 1)."""
     if scope == "token":
         return x.norm(dim=-1, keepdim=True)
@@ -1191,7 +1198,7 @@ def pgd(
         else:
             delta = random_start(places, embeddings.shape[-1], ball, rngs)
         # CHANGED vs fgm: steps, projection, the best is kept
-        for _ in range(climb.steps + 1):
+        for _ in range(climb.steps + 1):  # the start is judged as well
             value, grad = gradient(objective, embeddings, delta, places)
             better = value > best_value  # (B,)
             best_value[better] = value[better]
@@ -1252,7 +1259,7 @@ def embedding_chunks(
 
 @dataclass(frozen=True)
 class MarginObjective:
-    """What an attack on a chunk's queries raises: minus their margins. (B, T, D) -> (B,)"""
+    """What an attack on a chunk's queries maximises: minus their margins. (B, T, D) -> (B,)"""
 
     items: list[AttackedQuery]
     chunk: Chunk
@@ -1326,7 +1333,9 @@ def control_embeddings(items, twins, encoder, attack, seed):
 
 # ---- 9. HotFlip: the gradient of the embeddings says which word to change ------------------------
 
-HOTFLIP_KEEPS = 2  # replacements of a word that the gradient proposes and the scores judge
+# Replacements of a word that the gradient proposes and the scores judge. (Any other attack with
+# order=gradient asks the gradient for the order of the words alone, and keeps all replacements)
+HOTFLIP_KEEPS = 2
 
 
 def token_spans(text, encoder):
@@ -1410,6 +1419,8 @@ def draw_set(word, table, lang):
 def overlap(word: str, table: Table, lang: str = "") -> float:
     """q_w: how much of the draw of a word is shared, at worst, with the draw of a replacement.
 
+    If an adversary puts w' in the place of w, at most 1 - q_w of the drawn texts are others.
+
         q_w = min over w' of |P_w & P_w'| / max(|P_w|, |P_w'|),     P_w = {w} and its replacements
 
         overlap("a", {"a": ["b", "c"], "b": ["a"], "c": ["a", "b"]}) -> 2/3     w' = b
@@ -1475,9 +1486,9 @@ def draw_texts(item, attack, seed):
         columns.append([words[pick] for pick in picks])
     spans = [slot.span for slot in item.slots]
     texts = Counter()
-    for words in zip(*columns, strict=True):
+    for words, count in Counter(zip(*columns, strict=True)).items():
         edits = dict(zip(spans, words, strict=True))
-        texts[substitute(text, edits)] += 1
+        texts[substitute(text, edits)] += count
     return texts
 
 
@@ -1496,11 +1507,14 @@ def smoothed(
     attack: Attack,
     seed: int,
 ) -> Tensor:
-    """The smoothed retriever on each item's query -> (items, 2, L + 1): right at rank 1, certified.
+    """The smoothed retriever on each item's query -> (items, 2, L + 1).
+
+    [:, 0]: right at rank 1, [:, 1]: right and certified, in each pool.
 
     It draws each slot's word anew, uniformly, and answers with the passage that is at rank 1 most
     often. Its slots are those of the clean query, whatever an adversary puts there later.
-    The same draws choose the majority and bound its share, as in SAFER: strictly, two events.
+    The same draws choose the majority and bound its share, as in SAFER (strictly, the bound wants
+    draws of its own).
     *Shapes*: tables: lang -> closed table (`close_table`), the one that the slots were found with.
     """
     drawn = [draw_texts(item, attack, seed) for item in items]
@@ -1528,13 +1542,13 @@ def smoothed(
 def slots_of(text, attack, table, seed, fixed):
     """Where this attack may change a query, and to what."""
     fixed = {*fixed, *answer_words(text.answer, table, text.lang)}
-    if attack.kind.source == "nothing":
+    if attack.kind.source in ("nothing", "embeddings"):
         return []
     if attack.kind.source == "typos":
         rng = generator(seed, attack.label, text.id, "options")
         return typo_slots(text.text, text.lang, rng, fixed, attack.k)
     if attack.kind.search == "vote":
-        # SUBTLE: a closed table was cut to k before it was closed; cut again its sets differ
+        # SUBTLE: evaluate.py cuts the table to k, then closes it; cut again its sets would differ
         return find_slots(text.text, table, text.lang, fixed)
     return find_slots(text.text, table, text.lang, fixed, attack.k)
 

@@ -204,7 +204,7 @@ class Cell:
     rows: np.ndarray  # (n,) which of the split's queries
 
     @property
-    def langs(self) -> tuple[str, str]:
+    def langs(self):
         return self.query_lang, self.passage_lang
 
 
@@ -219,10 +219,11 @@ class Split:
     passages: list[int]  # P positions in data.passages, sorted by language
     q: Tensor  # (Q, D)
     pools: Pools  # the passages' vectors, and which of them are relevant; see attacks.py
-    cells: list[Cell]
+    views: Sequence[str]
+    cells: list[Cell]  # of these views; one may have none (cross, where there is one language)
     clean: Ranked  # before any attack
 
-    def query_column(self, name: str) -> np.ndarray:
+    def query_column(self, name):
         """One field of every query, e.g. "lang". (Q,)"""
         texts = [self.data.queries[i] for i in self.queries]
         return np.array([getattr(text, name) for text in texts])
@@ -295,7 +296,7 @@ def rank_cells(q: Tensor, pools: Pools, cells: list[Cell]) -> Ranked:
     return {cell.langs: rank_cell(q, pools, cell) for cell in cells}
 
 
-def check_split(data: DataSet, split: str, langs: list[str]) -> None:
+def check_split(data, split, langs):
     """Refuse, with a ValueError, a split or a language that the data set has not."""
     if split not in data.qrels:
         there = sorted(data.qrels)
@@ -332,7 +333,7 @@ def encode_split(
     query_langs = np.array([data.queries[i].lang for i in queries])
     cells = make_cells(query_langs, pools.langs, views)
     clean = rank_cells(q, pools, cells)
-    return Split(encoder, data, split, queries, passages, q, pools, cells, clean)
+    return Split(encoder, data, split, queries, passages, q, pools, views, cells, clean)
 
 
 def chance_of_views(pools, cells):
@@ -419,7 +420,7 @@ def conditions_of(records: list[dict]) -> list[Condition]:
     return list(dict.fromkeys(condition_of(record) for record in records))
 
 
-def array_name(condition: Condition, view: str, metric: str) -> str:
+def array_name(condition, view, metric):
     """The name of an array in metrics.npz."""
     return f"{condition.label}|{view}|{metric}"
 
@@ -451,16 +452,16 @@ def make_record(condition, cell, values):
     return record
 
 
-def single_queries(condition, cells, ranked, n_queries):
+def single_queries(split, condition, views, ranked):
     """Metrics of every single query, for metrics.npz; in cross the mean over passage languages.
 
     *Shapes*: -> array_name -> (Q,), NaN where nothing is relevant.
     """
     arrays = {}
-    for view in dict.fromkeys(cell.view for cell in cells):
+    for view in views:
         for metric in KEPT:
-            total, terms = np.zeros(n_queries), np.zeros(n_queries)
-            for cell in cells:
+            total, terms = np.zeros(len(split.queries)), np.zeros(len(split.queries))
+            for cell in split.cells:
                 if cell.view != view:
                     continue
                 values = ranked[cell.langs][metric]
@@ -525,10 +526,10 @@ class Adversary:
     tables: dict[str, dict]  # source of options -> lang -> word -> replacements
     fixed: frozenset[str]  # words that nobody replaces
 
-    def table_of(self, attack: Attack) -> dict[str, dict]:
+    def table_of(self, attack):
         return self.tables.get(attack.kind.source, {})
 
-    def hash_of(self, attack: Attack) -> str:
+    def hash_of(self, attack):
         """Eight digits for the table and the protected words that an attack uses."""
         content = json.dumps([self.table_of(attack), sorted(self.fixed)])
         return hashlib.sha256(content.encode()).hexdigest()[:8]
@@ -568,7 +569,7 @@ def make_targets(split, adversary, attack, views, table):
     return attacks.make_attacked(split.data, split.queries, views, attack, table, seed, fixed)
 
 
-def attack_split(split: Split, adversary: Adversary, attack: Attack) -> Results:
+def attack_split(split, adversary, attack):
     """One attack and its control: queries -> perturbed queries -> vectors -> ranks -> records."""
     options = adversary.options
     condition, views = options.condition(attack), options.attacked_views
@@ -620,7 +621,7 @@ def rank_attacked(split, targets, v, condition):
         positions = [i for i, target in enumerate(targets) if target.view == view]
         cells = [cell for cell in split.cells if cell.view == view]
         ranked = rank_cells(v[positions], split.pools, cells)
-        results.arrays |= single_queries(condition, cells, ranked, len(split.queries))
+        results.arrays |= single_queries(split, condition, [view], ranked)
         for cell in cells:
             of_cell = [targets[positions[row]] for row in cell.rows]
             before, after = split.clean[cell.langs], ranked[cell.langs]
@@ -671,7 +672,7 @@ def certified_counts(targets, before, column):
     kept = np.where(safe, before, before * 0)  # NaN stays NaN: nothing is relevant
     return {
         "certified R@1": nan_mean(kept),
-        "n_exhaustive": sum(target.exhaustive for target in targets),
+        "n_exhaustive": sum(targets[i].exhaustive for i in np.flatnonzero(~np.isnan(before))),
     }
 
 
@@ -733,7 +734,7 @@ def vote_split(split, adversary, attack, condition):
         record = make_record(condition, cell, values)
         record["mAP"] = None
         record["certified R@1"] = nan_mean(safe_votes[cell.rows, column] * share)
-        record["n_attacked"] = sum(targets[row].attacked for row in cell.rows)
+        record["n_attacked"] = sum(targets[row].attacked for row in cell.rows[relevant > 0])
         record["table"] = adversary.hash_of(attack)
         results.records.append(record)
     return results
@@ -802,8 +803,7 @@ def identity(encoder, data, options):
 def rank_unattacked(split, condition, ranked):
     """The queries as they are: records and single queries."""
     records = [make_record(condition, cell, ranked[cell.langs]) for cell in split.cells]
-    arrays = single_queries(condition, split.cells, ranked, len(split.queries))
-    return Results(records, [], arrays)
+    return Results(records, [], single_queries(split, condition, split.views, ranked))
 
 
 def evaluate(
@@ -930,12 +930,10 @@ def is_measured(path, old, condition, views):
     beside = path.with_suffix(".npz")
     if not old or not beside.exists():
         return False
-    records = [record for record in old["results"] if condition_of(record) == condition]
-    if not set(views) <= {record["view"] for record in records}:
-        return False
     kind = attacks.ATTACKS.get(condition.attack)
-    if kind is not None and kind.search == "vote":
-        return True  # one rank only: it has no single queries
+    if kind is not None and kind.search == "vote":  # one rank only: it has no single queries
+        voted = {record["view"] for record in old["results"] if condition_of(record) == condition}
+        return set(views) <= voted
     names = set(np.load(beside).files)
     return all(array_name(condition, view, KEPT[0]) in names for view in views)
 
@@ -958,8 +956,8 @@ def write_trec(folder, split, depth=1000):
         for name, vector in zip(names, split.q.double(), strict=True):
             scores = (p @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
             order = np.lexsort((place, -scores))[:depth]
-            for rank, i in enumerate(order, 1):
-                run.write(f"{name} Q0 {ids[i]} {rank} {scores[i]:.9g} xlt\n")
+            ranked = enumerate(order, 1)
+            run.writelines(f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in ranked)
     candidates = set(split.passages)
     with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
         for name, query in zip(names, split.queries, strict=True):
@@ -982,7 +980,7 @@ def number(value: float | None, metric: str = "") -> str:
 
 def markdown_table(rows: list[list[str]]) -> str:
     """Rows of cells, the head first -> a Markdown table with aligned columns."""
-    head, *rest = rows
+    head, *rest = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *rest]
     widths = []
     for column in zip(*lines, strict=True):
@@ -1144,7 +1142,7 @@ def parse(argv=None) -> argparse.Namespace:
         help="which qrels; select on dev, report test")
     add("--langs", nargs="+", metavar="LANG", help="of queries and passages (default: all)")
     add("--limit", type=int, default=0, metavar="N",
-        help="only the first N questions, in all languages: a quick look (default: all)")
+        help="only the first N questions, in all languages: a quick look; 0 for all")
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
     add("--context", action="store_true", help="encode passages with their paragraph, as LAReQA")
@@ -1188,7 +1186,7 @@ def options_of(args):
     return Options(**(values | {"attacks": parse_attacks(args.attacks)}))
 
 
-def pick_device(name: str) -> str:
+def pick_device(name):
     """ "auto" is cuda if there is one, else cpu."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

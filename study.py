@@ -3,6 +3,9 @@
     d[s, g] = mAP of recipe a - mAP of recipe b, of seed s on question g (mean over its languages)
     mean of d -> interval (bootstrap) and p (sign flips, Holm) -> "hybrid is above x-y by ..."
 
+    run folder -> Evaluated (metrics.json) -> Recipe (all its seeds) -> Measured (one condition)
+               -> a row of a table;  two recipes -> Comparison -> a part of a sentence
+
 Where to look next: `compare` is the statistics, `make_comparisons` what is compared with what,
 `answer` the sentences, `make_study` everything that the page and its .json hold.
 Left out on purpose: scipy, pandas, a plotting library, scripts in the page.
@@ -88,14 +91,15 @@ def by_group(values: np.ndarray, groups) -> np.ndarray:
 
 
 def widening(n: int, level: float = 0.95) -> float:
-    """The factor by which a percentile interval from n units is too narrow.
+    """The factor by which a percentile interval from n units is too narrow: widen deviations by it.
 
         sqrt(n / (n - 1)) * t_{n-1} / z        n = 3: 2.69, n = 5: 1.58, n = 200: 1.01
 
     The root: deviations from a mean fitted to them are too small. t for z: their size is uncertain.
     *Source*: Hesterberg 2015, "narrowness bias"; he moves the percentiles, we the deviations.
     """
-    # With t = sqrt(n - 1) tan(angle) the density of t is cos(angle) ** (n - 2): no scipy needed
+    # With t = sqrt(n - 1) tan(angle) the density of t is cos(angle) ** (n - 2): no scipy needed.
+    # From angle 0 on it is |t|, so that the area up to an angle is the share of |t| below
     angle = np.linspace(0, math.pi / 2, 10_001)
     density = np.cos(angle) ** (n - 2)
     area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])  # sum of trapezia
@@ -114,25 +118,28 @@ def bootstrap(
 
     *Shapes*: (S, G), paired by seed and group. S = 1: about other questions for this one seed.
     *Errors*: ValueError for NaN, or fewer than two groups.
-    *Source*: Owen 2007, the pigeonhole bootstrap. It counts `rest` three times and few units too
-    little; so we widen both, and the seeds only by what `rest` does not explain. Simulated with
-    normal effects, S 1 to 5, G 30 and 200, it covers the truth in .93 to .99 of cases (plain: .82).
+    *Source*: Owen 2007, the pigeonhole bootstrap. Few units make it too narrow, so both effects are
+    widened. But means of seeds differ even where seeds have no effect, by the rest in them: of the
+    sum of seed[s] ** 2 only what the rest does not explain is widened. Simulated with normal
+    effects, S 1 to 5, G 30 and 200, it covers the truth in .93 to .99 of cases (plain: .82).
     """
     if difference.ndim != 2 or difference.shape[1] < 2 or not np.isfinite(difference).all():
         raise ValueError(f"{difference.shape}: need (seeds, at least 2 groups), none of them NaN.")
-    seeds, groups = difference.shape
+    n_seeds, n_groups = difference.shape
     mean = difference.mean()
     seed = difference.mean(1, keepdims=True) - mean  # (S, 1)
     group = difference.mean(0, keepdims=True) - mean  # (1, G)
     rest = difference - mean - seed - group  # (S, G)
-    if seeds > 1:
-        noise = (rest**2).sum() / (groups - 1) / groups  # the part of seed ** 2 that is rest's
-        net = max(0.0, 1 - noise / max((seed**2).sum(), 1e-30))  # the share that is not
-        seed = seed * math.sqrt(net) * widening(seeds, level)
-    widened = mean + seed + group * widening(groups, level) + rest  # (S, G)
+    if n_seeds > 1:
+        # What the rest alone adds to sum(seed ** 2): (S - 1) / G times the variance of the rest,
+        # which is sum(rest ** 2) / ((S - 1) (G - 1))
+        from_rest = (rest**2).sum() / (n_groups - 1) / n_groups
+        net_share = max(0.0, 1 - from_rest / max((seed**2).sum(), 1e-30))
+        seed = seed * math.sqrt(net_share) * widening(n_seeds, level)
+    widened = mean + seed + group * widening(n_groups, level) + rest  # (S, G)
     # How often each unit is drawn, in place of the draws: one product instead of N copies
-    s = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds  # (N, S)
-    g = rng.multinomial(groups, np.full(groups, 1 / groups), resamples) / groups  # (N, G)
+    s = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds  # (N, S)
+    g = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), resamples) / n_groups  # (N, G)
     means = (s * (g @ widened.T)).sum(1)  # (N, G) @ (G, S) -> (N, S) -> (N,)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -146,8 +153,9 @@ def randomisation_test(
         p = share of sign patterns with |mean_g(sign_g * d_g)| >= |mean_g(d_g)|
 
     Recipes that do not differ may be swapped for a question, in all its seeds and languages at
-    once. These seeds are taken as given: if seeds add as much noise as questions, p <= .05 comes
-    by chance in .15 of cases. Call a difference real only if the interval excludes 0 as well.
+    once. With fewer than 6 groups p cannot be below .05. These seeds are taken as given: if seeds
+    add as much noise as questions, p <= .05 comes by chance in .15 of cases. Call a difference real
+    only if the interval excludes 0 as well.
     *Shapes*: (S, G). *Units*: p in (0, 1]; up to `exact` groups all 2^G patterns are counted, else
     (hits + 1) / (rounds + 1): the pattern seen is one of them.
     *Source*: Smucker et al. 2007.
@@ -155,10 +163,10 @@ def randomisation_test(
     d = difference.mean(0)  # (S, G) -> (G,)
     groups = len(d)
     if groups <= exact:
-        flip = np.arange(2**groups)[:, None] >> np.arange(groups) & 1  # (2^G, G), the bits
+        flip = (np.arange(2**groups)[:, None] >> np.arange(groups)) & 1  # (2^G, G), the bits
     else:
         flip = rng.integers(0, 2, (rounds, groups), dtype=np.int8)  # (rounds, G)
-    means = np.abs((1 - 2 * flip) @ d) / groups
+    means = np.abs((1 - 2 * flip) @ d) / groups  # signs +1, -1: (rounds, G) @ (G,) -> (rounds,)
     # SUBTLE: equal means differ in their last bits; without the slack rounding breaks the tie
     slack = 1e-9 * np.abs(d).mean()
     hits = int((means >= abs(d.mean()) - slack).sum())
@@ -240,6 +248,7 @@ class Recipe:
     robust: str | None
     variant: str  # hash of all other flags
     runs: list[Evaluated]  # by seed
+    suffix: str = ""  # of its name, " (1a2b3c4d)", where there are runs of other flags as well
 
     @property
     def seeds(self):
@@ -286,11 +295,12 @@ def recipes_of(evaluated: list[Evaluated]) -> dict[str, Recipe]:
     n_variants = Counter(name for name, _ in members)
     recipes = {}
     for (name, variant), runs in members.items():
-        if n_variants[name] > 1:
-            name = f"{name} ({variant})"
+        suffix = f" ({variant})" if n_variants[name] > 1 else ""
+        name += suffix
         runs.sort(key=seed_of)
         first = runs[0].metrics
         recipe = Recipe(name, first["batching"], first["alpha"], first["robust"], variant, runs)
+        recipe.suffix = suffix
         for seed, times in Counter(recipe.seeds).items():
             if times > 1:
                 raise ValueError(f"{name}: seed {seed} is given twice. Leave one out.")
@@ -388,7 +398,8 @@ class Comparison:
 
     kind "batching": two batchings with the same robust training, `fixed`;
     kind "robust": a robust training against none, both with the batching `fixed`;
-    kind "recipe": any two, where there is no such pair; `fixed` is "".
+    kind "recipe": the first recipe against each other one, where there is no such pair (models
+    that are no runs, say); `fixed` is "".
     metric "mAP", or "mAP lost" to the attack: clean minus attacked.
     """
 
@@ -454,12 +465,13 @@ def pairs_of(recipes):
         pairs += pairs_alike(alike)
     if pairs:
         return pairs
-    first, *others = recipes
-    return [Comparison("recipe", first, other, "") for other in others]
+    first, *others = recipes.values()
+    alike = [other for other in others if other.variant == first.variant]
+    return [Comparison("recipe", first.name, other.name, "") for other in alike]
 
 
 def shared_seeds(a, b):
-    """The seeds that both recipes have: what can be paired."""
+    """The seeds that both recipes have: what can be paired (a model that is no run has None)."""
     return [seed for seed in a.seeds if seed in b.seeds]
 
 
@@ -508,12 +520,12 @@ def make_comparisons(
         b_values = compared_values(b, seeds, comparison, scores)
         differences.append(compare(a_values, b_values, scores.group, rng, rounds=rounds))
     comparisons = []
-    adjusted = holm([difference.p for difference in differences])
-    for comparison, difference, p in zip(plan, differences, adjusted, strict=True):
+    all_adjusted = holm([difference.p for difference in differences])
+    for comparison, difference, adjusted in zip(plan, differences, all_adjusted, strict=True):
+        numbers = vars(difference) | {"holm": adjusted}
         excludes_zero = difference.low > 0 or difference.high < 0
-        significant = p < 0.05 and excludes_zero
-        comparison = replace(comparison, **vars(difference), holm=p, significant=significant)
-        comparisons.append(comparison)
+        significant = adjusted < 0.05 and excludes_zero
+        comparisons.append(replace(comparison, **numbers, significant=significant))
     return comparisons
 
 
@@ -584,6 +596,9 @@ def in_pool(comparisons, metric):
 
 def batching_sentences(comparisons, a, b):
     """Two batchings: a sentence a condition, and one on what the attacks take away."""
+    subject, other = a.batches + a.suffix, b.batches + b.suffix
+    if comparisons[0].kind == "recipe":  # they may differ in more than their batches
+        subject, other = a.name, b.name
     by_condition = defaultdict(dict)  # condition -> place -> comparison
     for comparison in comparisons:
         if comparison.metric == "mAP":
@@ -592,10 +607,10 @@ def batching_sentences(comparisons, a, b):
     sentences = []
     for condition, places in by_condition.items():
         start = "Clean" if condition == CLEAN else f"Under {condition.label}"
-        sentences.append(f"{start}: {sentence(a.batches, b.batches, places)}")
+        sentences.append(f"{start}: {sentence(subject, other, places)}")
     lost = in_pool(comparisons, "mAP lost")
     if lost:
-        text = sentence(f"what {a.batches} loses", f"what {b.batches} loses", lost)
+        text = sentence(f"what {subject} loses", f"what {other} loses", lost)
         sentences.append(f"Lost to the attack, pool: {text}")
     return sentences
 
@@ -609,7 +624,8 @@ def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[st
     for comparison in comparisons:
         by_pair[comparison.a, comparison.b].append(comparison)
     trainings = [c.fixed for c in comparisons if c.kind != "robust"]
-    told = "none"  # the robust training whose batchings are told
+    # Batchings were compared at every robust training; they are told at one: none, or the first
+    told = "none"
     if trainings and told not in trainings:
         told = trainings[0]
     sentences = []
@@ -618,7 +634,8 @@ def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[st
         if kind == "robust":
             places = in_pool(members, "mAP")
             if fixed.startswith("hybrid") and places:
-                text = sentence(recipes[a].robust, "plain training", places)
+                robust = recipes[a].robust + recipes[a].suffix
+                text = sentence(robust, "plain training", places)
                 sentences.append(f"{fixed.capitalize()} batches, pool: {text}")
         elif fixed == told:
             sentences += batching_sentences(members, recipes[a], recipes[b])
@@ -843,16 +860,10 @@ def robust_rows(recipes, scores, conditions):
 
 
 def examples_of(recipe):
-    """Attacked queries of the pool, of the first seed: all of the first attack, three of others."""
+    """Attacked queries of the pool: of the first seed and the first attack, one a language."""
     examples = [e for e in recipe.runs[0].metrics["examples"] if e["view"] == "pool"]
-    first_attack = conditions_of(examples)[:1]
-    shown, counts = [], Counter()
-    for example in examples:
-        condition = condition_of(example)
-        counts[condition] += 1
-        if condition in first_attack or counts[condition] <= 3:
-            shown.append(example | {"recipe": recipe.name})
-    return shown
+    first = conditions_of(examples)[:1]
+    return [e | {"recipe": recipe.name} for e in examples if condition_of(e) in first]
 
 
 # ---- tables: text, for the terminal, the .md file and the page -----------------------------------

@@ -28,6 +28,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import shutil
 import statistics
 import subprocess
@@ -397,20 +398,20 @@ class EditCounts:
     texts_of: dict[str, int] = field(default_factory=dict)
     edited_of: dict[str, int] = field(default_factory=dict)
 
-    def add_text(self, lang: str, changed: bool, edits: int) -> None:
+    def add_text(self, lang, changed, edits):
         self.texts += 1
         self.edited += changed
         self.edits += edits
         self.texts_of[lang] = self.texts_of.get(lang, 0) + 1
         self.edited_of[lang] = self.edited_of.get(lang, 0) + changed
 
-    def add_noise(self, noise: list[Tensor], unit: float) -> None:
+    def add_noise(self, noise, unit):
         for of_text in noise:
             norms = of_text.norm(dim=1)  # (t, D) -> (t,)
             self.tokens += int((norms > 0).sum())
             self.norm += float(norms.sum()) / unit
 
-    def start_line(self) -> None:
+    def start_line(self):
         self.texts, self.edited, self.edits, self.tokens, self.norm = 0, 0, 0, 0, 0.0
 
 
@@ -427,16 +428,16 @@ class Perturber:
     places: dict[tuple, list] = field(default_factory=dict)  # (source, tower, position) -> slots
     counts: EditCounts = field(default_factory=EditCounts)
 
-    def text(self, tower: str, position: int) -> Text:
+    def text(self, tower, position):
         if tower == "query":
             return self.data.queries[position]
         return self.data.passages[position]
 
-    def rng(self, method: Method, step: int, tower: str, position: int) -> torch.Generator:
+    def rng(self, method, step, tower, position):
         text_id = self.text(tower, position).id
         return xlt.generator(self.seed, "perturb", method.name, step, tower, text_id)
 
-    def slots(self, source: str, tower: str, position: int) -> list:
+    def slots(self, source, tower, position):
         """Where a text may be edited (spans for typos, else slots); looked up once."""
         key = source, tower, position
         if key not in self.places:
@@ -813,8 +814,11 @@ def load_checkpoint(folder, encoder, optimizer):
     path = folder / "state.pt"
     if not path.exists():
         return LoopState()
-    # Tensors and plain values only: opening a checkpoint runs no code
-    content = torch.load(path, weights_only=True, map_location="cpu")
+    try:  # tensors and plain values only: opening a checkpoint runs no code
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path}: does not open ({reason}). Start over: --overwrite.") from None
     encoder.load_state_dict(content["encoder"])
     optimizer.load_state_dict(content["optimizer"])
     encoder.texts_cut.update(content["texts_cut"])

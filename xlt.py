@@ -146,9 +146,10 @@ def read_text(line: str) -> Text:
     for key in ("_id", "text"):
         if key not in row:
             raise ValueError(f'"{key}" is missing. Every line needs "_id" and "text".')
-    for key in ("_id", "lang", "text", "title", "context", "group", "answer"):
-        if not isinstance(row.get(key, ""), str):
-            raise ValueError(f'"{key}" is {row[key]!r}, not a string. Put it in quotes.')
+    texts = ("_id", "lang", "text", "title", "context", "group", "answer")
+    wrong = [key for key in texts if not isinstance(row.get(key, ""), str)]
+    if wrong:
+        raise ValueError(f'"{wrong[0]}" is {row[wrong[0]]!r}, not a string. Put it in quotes.')
     text = row["text"]
     if row.get("title"):
         text = f"{row['title']} {text}"  # as BEIR encodes a titled passage

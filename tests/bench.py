@@ -7,7 +7,7 @@
 Measured in one run, on the same dev queries of all eleven languages and the same candidates (the
 query, and each single replacement from synonyms/), against all passages, on the CPU:
 
-    ours    attacks.scorer: all queries at once, each distinct text once, sorted by length
+    ours    attacks.Scorer: all queries at once, each distinct text once, sorted by length
     padded  as TextAttack and OpenAttack: one query after the other, its candidates one batch,
             padded to the model's maximum of at most 512 tokens; same model, pooling and passages
 
@@ -22,11 +22,12 @@ maximum, or to 512; ours names 256 (a passage's limit), XLM-R's own names 512: s
 
 import argparse
 import platform
-import statistics
 import sys
 import time
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,15 +36,14 @@ import torch
 import torch.nn.functional as F
 
 import attacks
-import evaluate
 import train
-from xlt import Pairs, batches, load_data, load_encoder, pool
+import xlt
 
 
 def parse(argv=None):
     """The flags of bench.py."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=evaluate.Help
+        description=__doc__.split("\n")[0], allow_abbrev=False, formatter_class=xlt.Help
     )
     add = parser.add_argument
     # fmt: off
@@ -63,78 +63,96 @@ def parse(argv=None):
 # ---- the same work for both ----------------------------------------------------------------------
 
 
-def spread(queries: list[int], n: int) -> list[int]:
-    """About n of the queries, from the first to the last: they are sorted by language."""
-    return queries[:: max(1, len(queries) // n)][:n] if n else queries
+def spread(queries, n):
+    """About n of the queries (0: all), from the first to the last: they are sorted by language."""
+    if not n:
+        return queries
+    return queries[:: max(1, len(queries) // n)][:n]
 
 
-def candidates(item) -> list[str]:
-    """The query and each of its single replacements."""
-    changes = [{(a, b): other} for a, b, options in item.slots for other in options]
-    return list(dict.fromkeys(attacks.substitute(item.source.text, c) for c in [{}, *changes]))
+def candidates(item):
+    """The query and each of its single replacements, each once."""
+    texts = [item.source.text]
+    for slot in item.slots:
+        for option in slot.options:
+            texts.append(attacks.substitute(item.source.text, {slot.span: option}))
+    return list(dict.fromkeys(texts))
 
 
-def timed(work) -> tuple[float, object]:
-    """Seconds of wall clock, and the result."""
+def make_scene(data, encoder, split, n, views):
+    """Queries under a greedy attack, and the pools that they are ranked in."""
     start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
+    p = encoder.encode(data.passages, "passage")
+    seconds = time.perf_counter() - start
+    queries = spread(sorted(data.qrels[split]), n)
+    passages = list(range(len(data.passages)))
+    pools = attacks.make_pools(p, data, queries, passages, split)
+    tables = attacks.read_synonyms(data.folder)
+    greedy = attacks.parse_attack("greedy")
+    items = attacks.make_attacked(data, queries, views, greedy, tables, 0)
+    print(f"{len(queries)} {split} queries, {len(p)} passages ({seconds:.1f} s)")
+    return items, pools, tables
 
 
 # ---- two ways to score them ----------------------------------------------------------------------
 
 
-def ours(encoder, pools, items: list, texts: list[list[str]]) -> torch.Tensor:
+def score_ours(encoder, pools, items, texts):
     """All candidates of all queries as one step of a search -> margins in the pool of all."""
-    score = attacks.scorer(encoder, pools)  # a new one: nothing is known yet
-    pairs = [(item, text) for item, mine in zip(items, texts, strict=True) for text in mine]
+    score = attacks.Scorer(encoder, pools)  # a new one: nothing is scored yet
+    pairs = []
+    for item, texts_of_item in zip(items, texts, strict=True):
+        pairs += [(item, text) for text in texts_of_item]
     return score(pairs)[0][:, -1]
 
 
 class Padded:
     """A model as TextAttack wraps it: texts of one query -> (C, 2) best other and best relevant."""
 
-    def __init__(self, encoder, p: torch.Tensor, length: int):
-        config = encoder.model.config
-        room = config.max_position_embeddings
-        room -= config.pad_token_id + 1 if "roberta" in config.model_type else 0
-        self.encoder, self.model, self.p, self.scored = encoder, encoder.model, p, 0
-        self.length = min(length, room)
+    def __init__(self, encoder, pools, length):
+        self.encoder, self.p, self.scored = encoder, pools.p[:-1], 0
+        self.length = min(length, xlt.room_for_tokens(encoder.model.config))
+        self.relevant = None  # (P,) of bool, of the query under attack
 
-    def aim(self, relevant: list[int]) -> None:
-        """The rows of p that answer the query under attack."""
+    def aim(self, pools, item):
+        """Take this query's relevant passages."""
+        rows = pools.relevant[item.query]
         self.relevant = torch.zeros(len(self.p), dtype=torch.bool)
-        self.relevant[relevant] = True
+        self.relevant[rows[rows < len(self.p)]] = True
 
     @torch.no_grad()
-    def __call__(self, texts: list[str]) -> torch.Tensor:
-        encoder, self.scored = self.encoder, self.scored + len(texts)
+    def __call__(self, texts):
+        encoder = self.encoder
+        self.scored += len(texts)
         encoder.tokenizer.model_max_length = self.length
         batch = encoder.tokenizer(
-            [encoder.settings.query_prefix + text for text in texts], return_tensors="pt",
-            padding="max_length", truncation=True, max_length=self.length,
-        )  # fmt: skip
-        hidden = self.model(**batch).last_hidden_state  # (C, T, D)
-        v = F.normalize(pool(hidden, batch["attention_mask"], encoder.settings.pooling), dim=-1)
-        scores = v @ self.p.T  # (C, D) @ (D, P) -> (C, P)
-        good, other = scores[:, self.relevant], scores[:, ~self.relevant]
-        return torch.stack([other.amax(1), good.amax(1)], 1)
+            [encoder.settings.query_prefix + text for text in texts],
+            return_tensors="pt",
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+        )
+        hidden = encoder.model(**batch).last_hidden_state  # (C, T, D)
+        pooled = xlt.pool_tokens(hidden, batch["attention_mask"], encoder.settings.pooling)
+        scores = F.normalize(pooled, dim=-1) @ self.p.T  # (C, D) @ (D, P) -> (C, P)
+        relevant, other = scores[:, self.relevant], scores[:, ~self.relevant]
+        return torch.stack([other.amax(1), relevant.amax(1)], 1)
 
 
-def padded(model: Padded, relevant: list[list[int]], texts: list[list[str]]) -> torch.Tensor:
+def score_padded(model, pools, items, texts):
     """The candidates of one query after the other -> margins in the pool of all."""
     margins = []
-    for rows, mine in zip(relevant, texts, strict=True):
-        model.aim(rows)
-        other, good = model(mine).T
-        margins.append(good - other)
+    for item, texts_of_item in zip(items, texts, strict=True):
+        model.aim(pools, item)
+        other, relevant = model(texts_of_item).T
+        margins.append(relevant - other)
     return torch.cat(margins)
 
 
 # ---- TextAttack itself ---------------------------------------------------------------------------
 
 
-def peer(model: Padded, relevant: list[list[int]], items: list, tables: dict) -> None:
+def attack_with_textattack(model, pools, items, tables):
     """Print TextAttack's own rate on the same queries, or why there is none.
 
     Its greedy search (leave-one-out, then the best replacement) sees (best other, best relevant) as
@@ -142,88 +160,78 @@ def peer(model: Padded, relevant: list[list[int]], items: list, tables: dict) ->
     finds its own words: so it scores other candidates than ours, and only the rate compares.
     """
     try:
-        import textattack as ta
+        import textattack
         from textattack.constraints.pre_transformation import RepeatModification
     except (ImportError, LookupError) as error:  # LookupError: nltk's data are missing
         print("TextAttack    not measured:", " ".join(str(error).split())[:80])
         return
 
-    class Swap(ta.transformations.WordSwap):
+    class Swap(textattack.transformations.WordSwap):
+        lang = ""
+
         def _get_replacement_words(self, word):
             return tables.get(self.lang, {}).get(word.lower(), [])
 
-    swap, goal = Swap(), ta.goal_functions.UntargetedClassification(model)
-    search, model.scored = ta.search_methods.GreedyWordSwapWIR(wir_method="delete"), 0
-    attack = ta.Attack(goal, [RepeatModification()], swap, search)
-
-    def work():
-        for rows, item in zip(relevant, items, strict=True):
-            swap.lang = item.source.lang
-            model.aim(rows)
-            attack.clear_cache()  # the same text has another score for another query
-            attack.attack(item.source.text, 1)
-
-    seconds, _ = timed(work)
-    report("TextAttack", model.scored, [seconds])
+    swap = Swap()
+    goal = textattack.goal_functions.UntargetedClassification(model)
+    search = textattack.search_methods.GreedyWordSwapWIR(wir_method="delete")
+    attack = textattack.Attack(goal, [RepeatModification()], swap, search)
+    model.scored, start = 0, time.perf_counter()
+    for item in items:
+        swap.lang = item.source.lang
+        model.aim(pools, item)
+        attack.clear_cache()  # the same text has another score for another query
+        attack.attack(item.source.text, 1)
+    print_rate("TextAttack", model.scored, [time.perf_counter() - start])
     print(f"TextAttack is version {metadata.version('textattack')}")
 
 
-# ---- reports -------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------
 
 
-def report(name: str, scored: int, seconds: list[float]) -> float:
+def print_rate(name, scored, seconds):
     """Print and return the median rate."""
-    low, rate, high = (scored / f(seconds) for f in (max, statistics.median, min))
-    print(f"{name:<13} {rate:9.1f} scores/s ({low:.1f} to {high:.1f}, n = {len(seconds)})")
-    return rate
+    rates = sorted(scored / s for s in seconds)
+    span = f"{rates[0]:.1f} to {rates[-1]:.1f}, n = {len(rates)}"
+    print(f"{name:<13} {median(rates):9.1f} scores/s ({span})")
+    return median(rates)
 
 
-def compare(args, data, encoder, tables: dict) -> None:
+def compare_rates(args, data, encoder):
     """Print the rate of both ways, their ratio, and TextAttack's own."""
-    queries = spread(sorted(data.qrels["dev"]), args.queries)
-    passages = list(range(len(data.passages)))
-    seconds, p = timed(lambda: encoder.encode(data.passages, "passage"))
-    spec = attacks.parse_attack("greedy")
-    items = attacks.make_items(data, queries, ["pool"], spec, tables, seed=0)
-    pools = attacks.make_pools(p, data, queries, passages, "dev")
-    texts, relevant = [candidates(x) for x in items], [list(data.qrels["dev"][q]) for q in queries]
-    count = sum(map(len, texts))
-    model = Padded(encoder, p, args.length)
-    print(f"{len(queries)} dev queries, {count} candidates, {len(p)} passages ({seconds:.1f} s)")
-    ours(encoder, pools, items[:2], texts[:2]), padded(model, relevant[:1], texts[:1])  # warm up
-    spent = {"ours": [], "padded": []}
+    items, pools, tables = make_scene(data, encoder, "dev", args.queries, ["pool"])
+    texts = [candidates(item) for item in items]
+    count = sum(len(texts_of_item) for texts_of_item in texts)
+    model = Padded(encoder, pools, args.length)
+    score_ours(encoder, pools, items[:2], texts[:2])  # warm up
+    score_padded(model, pools, items[:1], texts[:1])
+    seconds_ours, seconds_padded = [], []
     for _ in range(args.repeats):
-        seconds, mine = timed(lambda: ours(encoder, pools, items, texts))
-        spent["ours"].append(seconds)
-        seconds, theirs = timed(lambda: padded(model, relevant, texts))
-        spent["padded"].append(seconds)
-    gap = float((mine - theirs).abs().max())
+        start = time.perf_counter()
+        ours = score_ours(encoder, pools, items, texts)
+        middle = time.perf_counter()
+        padded = score_padded(model, pools, items, texts)
+        seconds_ours.append(middle - start)
+        seconds_padded.append(time.perf_counter() - middle)
+    gap = float((ours - padded).abs().max())
     if not gap < 1e-4:
         raise ValueError(f"the two ways differ by {gap:.1e} in a margin: the ratio means nothing.")
-    fast = report("ours", count, spent["ours"])
-    slow = report(f"padded to {model.length}", count, spent["padded"])
+    fast = print_rate("ours", count, seconds_ours)
+    slow = print_rate(f"padded to {model.length}", count, seconds_padded)
     print(f"ratio {fast / slow:.1f} (goal: at least 20); margins agree to {gap:.0e}")
-    peer(model, relevant, items, tables)
+    attack_with_textattack(model, pools, items, tables)
 
 
-def greedy(args, data, encoder, tables: dict) -> None:
+def time_greedy(args, data, encoder):
     """Print the seconds of what evaluate.py --attacks greedy does, without the metrics."""
-    queries = spread(sorted(data.qrels["test"]), args.greedy)
-    passages = list(range(len(data.passages)))
-    first, p = timed(lambda: encoder.encode(data.passages, "passage"))
-    spec = attacks.parse_attack("greedy")
-
-    def work():
-        items = attacks.make_items(data, queries, list(evaluate.VIEWS), spec, tables, seed=0)
-        pools = attacks.make_pools(p, data, queries, passages, "test")
-        attacks.run(items, encoder, pools, spec, seed=0)
-        return items
-
-    seconds, items = timed(work)
-    calls = sum(len(x.asked) for x in items)
-    print(f"greedy attack {seconds:.1f} s and {first:.1f} s for the passages (goal: at most 60 s)")
-    changed = f"{sum(x.changed for x in items)} of {len(items)} changed"
-    print(f"{len(queries)} test queries, three views: {calls} scores, {changed}")
+    items, pools, _ = make_scene(data, encoder, "test", args.greedy, ["mono", "cross", "pool"])
+    start = time.perf_counter()
+    attacks.attack_queries(items, encoder, pools, attacks.parse_attack("greedy"), 0)
+    seconds = time.perf_counter() - start
+    calls = sum(len(item.asked) for item in items)
+    changed = sum(item.changed for item in items)
+    print(f"greedy attack in three views {seconds:.1f} s (goal: at most 60 s)")
+    print(f"{calls} scores, {changed} of {len(items)} changed")
 
 
 METHODS = (
@@ -233,46 +241,52 @@ METHODS = (
 )  # fmt: skip
 
 
-def robust(data, encoder, steps: int = 9) -> None:
+def seconds_of_step(encoder, batch, flags, perturber, step):
+    """One training step, forward and back."""
+    encoder.zero_grad()
+    start = time.perf_counter()
+    losses, _ = train.training_step(encoder, batch, flags, perturber, step)
+    losses.loss.backward()
+    return time.perf_counter() - start
+
+
+def time_robust_steps(data, encoder, steps=9):
     """Print the time of a robust step over that of a plain one, forward and back: medians.
 
-    The two take turns on the same batches of 100 hybrid pairs; texts are found once, as in a run.
+    The two take turns on the same batches of 100 hybrid pairs; texts are looked up once, as in a
+    run.
     """
-    flags = vars(train.parse([])) | {"robust": "none", "batching": "hybrid", "seed": 0}
-    pairs = Pairs(data, flags["train_langs"])
-    plan = list(batches(pairs, "hybrid", flags["batch_size"], steps + 1))
+    flags = train.single_runs(train.parse([]))[0]
+    pairs = xlt.TrainingPairs(data, flags.train_langs)
+    plan = list(xlt.batches(pairs, "hybrid", flags.batch_size, steps + 1))
     plain = train.make_perturber(flags, data, encoder)
-
-    def step(tools, batch, n):
-        encoder.zero_grad()
-        train.batch_losses(encoder, data, batch, flags, tools, n)[0]["loss"].backward()
-
     for text in METHODS:
-        tools, ratios, spent = train.make_perturber(flags | {"robust": text}, data, encoder), [], []
-        for n, batch in enumerate(plan):
-            first, _ = timed(lambda batch=batch, n=n: step(plain, batch, n))
-            second, _ = timed(lambda batch=batch, n=n, tools=tools: step(tools, batch, n))
-            ratios.append(second / first)
-            spent.append(1000 * second)
-        low, ratio, high = (f(ratios[1:]) for f in (min, statistics.median, max))  # the first warms up
-        print(f"{text:24} {ratio:5.2f} times a plain step ({low:.2f} to {high:.2f}, n = {steps}), "
-              f"{statistics.median(spent[1:]):.0f} ms", flush=True)  # fmt: skip
+        robust = train.make_perturber(replace(flags, robust=text), data, encoder)
+        ratios, milliseconds = [], []
+        for step, batch in enumerate(plan):
+            first = seconds_of_step(encoder, batch, flags, plain, step)
+            second = seconds_of_step(encoder, batch, flags, robust, step)
+            if step > 0:  # the first warms up
+                ratios.append(second / first)
+                milliseconds.append(1000 * second)
+        span = f"{min(ratios):.2f} to {max(ratios):.2f}, n = {steps}"
+        cost = f"{median(ratios):5.2f} times a plain step ({span})"
+        print(f"{text:24} {cost}, {median(milliseconds):.0f} ms", flush=True)
 
 
 def main(argv=None) -> int:
     """Measure and print. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
     try:
-        data, encoder = load_data(args.data), load_encoder(args.model).eval()
+        data, encoder = xlt.load_data(args.data), xlt.load_encoder(args.model).eval()
         print(f"{args.model}: {platform.machine()}, {torch.get_num_threads()} threads")
-        print(", ".join(f"{name} {version}" for name, version in evaluate.versions().items()))
+        print(", ".join(f"{name} {version}" for name, version in xlt.versions().items()))
         if args.robust:
-            robust(data, encoder)
+            time_robust_steps(data, encoder)
             return 0
-        tables = attacks.read_synonyms(data.folder)
-        compare(args, data, encoder, tables)
+        compare_rates(args, data, encoder)
         if args.greedy is not None:
-            greedy(args, data, encoder, tables)
+            time_greedy(args, data, encoder)
     except (ValueError, OSError) as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return 1

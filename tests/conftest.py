@@ -12,31 +12,53 @@ sys.path.insert(0, str(ROOT))
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is a broken test
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-# Two meanings in two languages; q1 and q2 share an answer in German, as XQuAD-R's questions do
+# Two meanings in two languages; every query has its answer in both
 CORPUS = [
-    {"_id": "a.en", "lang": "en", "text": "Paris is the capital.", "group": "a", "context": "All of it."},
+    {"_id": "a.en", "lang": "en", "text": "Paris is the capital.", "group": "a", "context": "All."},
     {"_id": "a.de", "lang": "de", "text": "Paris ist die Hauptstadt.", "group": "a"},
     {"_id": "b.en", "lang": "en", "text": "Cats eat meat.", "group": "b"},
     {"_id": "b.de", "lang": "de", "text": "Katzen fressen Fleisch.", "group": "b"},
 ]
 QUERIES = [
-    {"_id": "q1.en", "lang": "en", "text": "What is the capital?", "group": "q1", "answer": "Paris"},
+    {
+        "_id": "q1.en",
+        "lang": "en",
+        "text": "What is the capital?",
+        "group": "q1",
+        "answer": "Paris",
+    },
     {"_id": "q1.de", "lang": "de", "text": "Was ist die Hauptstadt?", "group": "q1"},
     {"_id": "q2.en", "lang": "en", "text": "What do cats eat?", "group": "q2"},
     {"_id": "q2.de", "lang": "de", "text": "Was fressen Katzen?", "group": "q2"},
 ]
-QRELS = [f"q{n}.{a}\t{x}.{b}\t1" for n, x in ((1, "a"), (2, "b")) for a in ("en", "de") for b in ("en", "de")]
+QRELS = [
+    "q1.en\ta.en\t1",
+    "q1.en\ta.de\t1",
+    "q1.de\ta.en\t1",
+    "q1.de\ta.de\t1",
+    "q2.en\tb.en\t1",
+    "q2.en\tb.de\t1",
+    "q2.de\tb.en\t1",
+    "q2.de\tb.de\t1",
+]
+
+
+def write_rows(path, rows):
+    """Write JSON lines; a row may be a dict, or a raw line."""
+    with open(path, "w", encoding="utf-8") as out:
+        for row in rows:
+            if not isinstance(row, str):
+                row = json.dumps(row, ensure_ascii=False)
+            out.write(row + "\n")
 
 
 def write_folder(folder, corpus=CORPUS, queries=QUERIES, qrels=QRELS, splits=("train", "test")):
-    """Write a data set folder; rows may be dicts or raw lines."""
-    for name, rows in (("corpus", corpus), ("queries", queries)):
-        lines = [r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in rows]
-        (folder / f"{name}.jsonl").write_text("".join(x + "\n" for x in lines), encoding="utf-8")
+    """Write a data set folder."""
+    write_rows(folder / "corpus.jsonl", corpus)
+    write_rows(folder / "queries.jsonl", queries)
     (folder / "qrels").mkdir(exist_ok=True)
     for split in splits:
-        lines = ["query-id\tcorpus-id\tscore", *qrels]
-        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_rows(folder / "qrels" / f"{split}.tsv", ["query-id\tcorpus-id\tscore", *qrels])
     return folder
 
 

@@ -1,81 +1,245 @@
 """Rung 0: a folder of texts becomes a data set, and bad input becomes one clear error.
 
-Builds: xlt.load_data. Before: nothing. Run: pytest tests/test_00_data.py
+Builds: xlt.load_data, and the few helpers that every program needs: named random streams, JSON
+files that are never half written. Before: nothing. Run: pytest tests/test_00_data.py
 """
 
+import argparse
+import hashlib
 import json
+import os
 import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import CORPUS, QRELS, QUERIES, write_folder
 
-from xlt import derive_seed, generator, load_data
+from xlt import (
+    Help,
+    Text,
+    all_langs,
+    choose,
+    derive_seed,
+    generator,
+    load_data,
+    versions,
+    write_json,
+)
+
+# ---- a good folder -------------------------------------------------------------------------------
 
 
-def test_a_folder_loads_in_file_order_with_its_languages_and_groups(folder):
-    """Claim: rows keep their order and fields. Number: 4 and 4 of conftest. Catches: sorting by id."""
+def test_texts_keep_the_order_of_their_file(folder):
+    """Claim: position i of a list is row i of the file.
+
+    Number: the order of conftest.CORPUS, which is not the alphabet's (a.de would stand first).
+    Catches: texts sorted by id.
+    """
     data = load_data(folder)
-    assert [p.id for p in data.passages] == ["a.en", "a.de", "b.en", "b.de"]
-    assert [q.group for q in data.queries] == ["q1", "q1", "q2", "q2"]
-    assert data.passages[0].context == "All of it." and data.queries[0].answer == "Paris"
-    assert data.langs() == ["de", "en"]
-    # q1.de is row 1; a.en and a.de are rows 0 and 1
-    assert data.qrels["test"][1] == {0: 1.0, 1: 1.0}
+    assert [passage.id for passage in data.passages] == ["a.en", "a.de", "b.en", "b.de"]
+    assert [query.id for query in data.queries] == ["q1.en", "q1.de", "q2.en", "q2.de"]
 
 
-def test_a_plain_beir_folder_loads_without_language_or_group(tmp_path):
-    """Claim: lang is und, group the id, the title stands first. Catches: keys that BEIR lacks required."""
+def test_a_passage_with_all_optional_fields_is_read_whole(tmp_path):
+    """Claim: each key of the format arrives in its own field, the title put before the text.
+
+    Number: by eye; no two fields hold the same.
+    Catches: a title that is dropped, a group that is the id, a context that is dropped.
+    """
+    row = {
+        "_id": "p12.de",
+        "lang": "de",
+        "title": "Paris",
+        "text": "Paris ist groß.",
+        "group": "p12",
+        "context": "Es war einmal. Paris ist groß.",
+        "answer": "groß",
+    }
+    write_folder(tmp_path, [row], [QUERIES[0]], ["q1.en\tp12.de\t1"])
+    passage = load_data(tmp_path).passages[0]
+    assert passage.id == "p12.de"
+    assert passage.lang == "de"
+    assert passage.text == "Paris Paris ist groß."
+    assert passage.group == "p12"
+    assert passage.context == "Es war einmal. Paris ist groß."
+    assert passage.answer == "groß"
+
+
+def test_a_query_with_all_optional_fields_is_read_whole(tmp_path):
+    """Claim: queries are read as passages are, with their answer.
+
+    Number: by eye.
+    Catches: an answer that is not read, so that attacks replace the answer's words.
+    """
+    row = {
+        "_id": "q7.de",
+        "lang": "de",
+        "text": "Was ist groß?",
+        "group": "q7",
+        "answer": "Paris",
+    }
+    write_folder(tmp_path, CORPUS, [row], ["q7.de\ta.de\t1"])
+    expected = Text(id="q7.de", lang="de", text="Was ist groß?", group="q7", answer="Paris")
+    assert load_data(tmp_path).queries == [expected]
+
+
+def test_qrels_speak_of_positions(folder):
+    """Claim: query position -> {passage position: relevance}.
+
+    Number: q2.de is row 3 of the queries; its answers b.en and b.de are rows 2 and 3.
+    Catches: passages looked up among the queries.
+    """
+    data = load_data(folder)
+    assert sorted(data.qrels) == ["test", "train"]
+    assert data.qrels["test"][3] == {2: 1.0, 3: 1.0}
+
+
+def test_a_relevance_keeps_its_value(tmp_path):
+    """Claim: a graded judgement stays graded.
+
+    Number: 2 in the file, 2.0 in memory.
+    Catches: relevance read as yes or no.
+    """
+    write_folder(tmp_path, qrels=["q1.en\ta.en\t2", "q1.en\ta.de\t1"])
+    assert load_data(tmp_path).qrels["test"] == {0: {0: 2.0, 1: 1.0}}
+
+
+def test_languages_are_those_of_queries_and_of_passages(tmp_path):
+    """Claim: all_langs is the union of both files, sorted.
+
+    Number: French has a query only, German and English have passages only.
+    Catches: the languages of one file taken for those of the data set.
+    """
+    query = {"_id": "q1.fr", "lang": "fr", "text": "Quelle est la capitale ?"}
+    write_folder(tmp_path, CORPUS, [query], ["q1.fr\ta.en\t1"])
+    assert all_langs(load_data(tmp_path)) == ["de", "en", "fr"]
+
+
+# ---- a folder of BEIR's --------------------------------------------------------------------------
+
+
+def test_a_plain_beir_row_gets_language_group_and_title(tmp_path):
+    """Claim: without "lang" it is "und", without "group" it is the id, the title stands first.
+
+    Number: by eye.
+    Catches: keys required that BEIR lacks; an unknown key ("metadata") refused.
+    """
     corpus = [{"_id": "d1", "title": "Cats", "text": "They purr.", "metadata": {"url": 1}}]
-    write_folder(tmp_path, corpus, [{"_id": "d1", "text": "Who purrs?"}], ["d1\td1\t2"], ["test"])
-    data = load_data(tmp_path)
-    assert (data.passages[0].text, data.passages[0].lang) == ("Cats They purr.", "und")
-    assert data.passages[0].group == "d1"
-    # A query and a passage with one id are two things (PITFALLS 19)
-    assert data.qrels["test"] == {0: {0: 2.0}}
+    write_folder(tmp_path, corpus, [{"_id": "q", "text": "Who purrs?"}], ["q\td1\t1"])
+    assert load_data(tmp_path).passages == [Text("d1", "und", "Cats They purr.", "d1")]
 
 
-def test_unicode_line_separators_stay_inside_a_text(tmp_path):
-    """Claim: only a newline ends a row. Catches: splitlines(), which also cuts at U+2028 and U+0085."""
-    text = "one\u2028two\u0085three\tfour"
-    write_folder(tmp_path, [dict(CORPUS[0], text=text), *CORPUS[1:]])
+def test_an_empty_group_is_the_id_as_well(tmp_path):
+    """Claim: "group": "" means "none given".
+
+    Number: two passages without a group are two groups, "a" and "b".
+    Catches: all such passages in one group, each a false negative of the others.
+    """
+    corpus = [{"_id": name, "text": "hello", "group": ""} for name in "ab"]
+    write_folder(tmp_path, corpus, QUERIES, ["q1.en\ta\t1"])
+    assert [passage.group for passage in load_data(tmp_path).passages] == ["a", "b"]
+
+
+def test_a_query_and_a_passage_with_one_id_are_two_things(tmp_path):
+    """Claim: each file has its own table of ids.
+
+    Number: "x" is row 1 of the corpus and row 0 of the queries.
+    Catches: one table for both, and BEIR's way of dropping a passage with its query's id.
+    """
+    corpus = [{"_id": "y", "text": "Dogs bark."}, {"_id": "x", "text": "Cats purr."}]
+    write_folder(tmp_path, corpus, [{"_id": "x", "text": "Who purrs?"}], ["x\tx\t1"])
+    assert load_data(tmp_path).qrels["test"] == {0: {1: 1.0}}
+
+
+# ---- texts are left alone ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
+def test_only_a_newline_ends_a_row(tmp_path, separator):
+    """Claim: characters that look like line ends to Python stay inside a text.
+
+    Number: U+2028 and U+0085 stand in XQuAD; json.dumps writes them unescaped.
+    Catches: splitlines(), which cuts the row in two.
+    """
+    text = f"one{separator}two"
+    write_folder(tmp_path, [CORPUS[0] | {"text": text}, *CORPUS[1:]])
     assert load_data(tmp_path).passages[0].text == text
 
 
-def test_text_is_not_stripped_or_normalised(tmp_path):
-    """Claim: what is in the file is what is encoded. Number: a decomposed letter. Catches: NFC, strip()."""
+def test_a_text_is_neither_stripped_nor_normalised(tmp_path):
+    """Claim: what is in the file is what is encoded.
+
+    Number: an e with its accent as a second character, and a blank at either end.
+    Catches: NFC, which makes the text a character shorter, and strip().
+    """
     text = " cafe\u0301 "
-    write_folder(tmp_path, [dict(CORPUS[0], text=text), *CORPUS[1:]])
+    write_folder(tmp_path, [CORPUS[0] | {"text": text}, *CORPUS[1:]])
     assert load_data(tmp_path).passages[0].text == text
 
 
 def test_rows_judged_irrelevant_are_counted_not_lost(tmp_path):
-    """Claim: score 0 is no relevance and is counted. Catches: qrels read as a set of pairs."""
+    """Claim: score 0 says "not relevant" and is counted.
+
+    Number: b.en is row 2 of the corpus; one such row.
+    Catches: qrels read as a set of pairs, which makes b.en an answer.
+    """
     write_folder(tmp_path, qrels=[*QRELS, "q1.en\tb.en\t0"], splits=["test"])
     data = load_data(tmp_path)
-    assert 2 not in data.qrels["test"][0]
+    assert data.qrels["test"][0] == {0: 1.0, 1: 1.0}
     assert data.dropped == {"test": 1}
 
 
-BAD_ROWS = {
-    "broken JSON": ('{"_id": "x", "text": ', "no JSON object"),
-    "a list": ("[1, 2]", "no JSON object"),
-    "no id": ({"text": "hello"}, '"_id" is missing'),
-    "no text": ({"_id": "x"}, '"text" is missing'),
-    "empty text": ({"_id": "x", "text": " \n"}, '"text" is empty'),
-    "a number": ({"_id": 7, "text": "hello"}, '"_id" is 7, not a string'),
-    "unknown language": ({"_id": "x", "text": "hello", "lang": "German"}, "unknown language 'German'"),
-    "duplicate id": (CORPUS[0], "duplicate id 'a.en', see line 1"),
-}
+# ---- bad rows ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BAD_ROWS)
-def test_a_bad_row_is_refused_with_file_line_and_remedy(tmp_path, name):
-    """Claim: the error names file, line and value. Number: line 5, after four good rows."""
-    row, message = BAD_ROWS[name]
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"_id": "x", "text": ', "no JSON object"),
+        ("[1, 2]", "no JSON object"),
+        ({"text": "hello"}, '"_id" is missing. Every line needs "_id" and "text"'),
+        ({"_id": "x"}, '"text" is missing. Every line needs "_id" and "text"'),
+        ({"_id": "x", "text": " \n"}, '"text" is empty. Give it words or delete the line'),
+        ({"_id": 7, "text": "hello"}, '"_id" is 7, not a string. Put it in quotes'),
+        ({"_id": "x", "text": "hello", "group": 7}, '"group" is 7, not a string'),
+        ({"_id": "x", "text": "hello", "lang": "German"}, "unknown language 'German'. Write"),
+        (CORPUS[0], "duplicate id 'a.en', see line 1. Rename it"),
+    ],
+)
+def test_a_bad_row_is_refused_with_file_line_and_remedy(tmp_path, row, message):
+    """Claim: the error names file, line, value and what to do.
+
+    Number: line 5, after four good rows.
+    Catches: a KeyError or JSONDecodeError without a place; a check that is left out.
+    """
     write_folder(tmp_path, [*CORPUS, row])
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         load_data(tmp_path)
     assert str(error.value).startswith(f"{tmp_path}/corpus.jsonl:5: ")
+
+
+def test_a_refusal_shows_the_row(tmp_path):
+    """Claim: the row itself stands at the end of the message.
+
+    Number: one row, as it is in the file.
+    Catches: an error for which one has to open the file.
+    """
+    write_folder(tmp_path, ['{"text": "hello"}'])
+    with pytest.raises(ValueError, match=re.escape('Row: {"text": "hello"}')):
+        load_data(tmp_path)
+
+
+def test_blank_lines_are_passed_over_but_counted(tmp_path):
+    """Claim: a blank line is no row, yet a line for whoever looks the error up.
+
+    Number: two blank lines, four good rows, so the bad one is line 7.
+    Catches: numbering the rows, which gives 5.
+    """
+    write_folder(tmp_path, ["", "  ", *CORPUS, {"_id": "x"}])
+    with pytest.raises(ValueError, match='corpus.jsonl:7: "text" is missing'):
+        load_data(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -85,50 +249,249 @@ def test_a_bad_row_is_refused_with_file_line_and_remedy(tmp_path, name):
         ("q1.en\tz\t1", "unknown id 'z'. Add it to corpus.jsonl"),
         ("q1.en\ta.en\tyes", "is not query-id, corpus-id, score with tabs"),
         ("q1.en a.en 1", "is not query-id, corpus-id, score with tabs"),
-        (QRELS[0], "stands twice"),
+        (QRELS[0], "stands twice. Delete a row"),
     ],
 )
 def test_a_bad_qrels_row_is_refused_with_file_and_line(tmp_path, row, message):
-    """Claim: ids are checked against both files. Number: line 10: a header and eight good rows."""
+    """Claim: ids are looked up, scores are numbers, a pair is judged once.
+
+    Number: line 10, after a header and eight good rows.
+    Catches: rows of unknown ids passed over; the second judgement put over the first.
+    """
     write_folder(tmp_path, qrels=[*QRELS, row], splits=["test"])
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         load_data(tmp_path)
-    assert f"{tmp_path}/qrels/test.tsv:10: " in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path}/qrels/test.tsv:10: ")
 
 
-def test_missing_files_are_named(tmp_path):
-    """Claim: each missing piece has its own sentence. Catches: a bare FileNotFoundError."""
-    with pytest.raises(ValueError, match="no such folder"):
+def test_a_pair_that_is_judged_twice_is_refused_also_after_a_zero(tmp_path):
+    """Claim: a pair is judged once, whatever the scores.
+
+    Number: 0 in line 10, 1 in line 11.
+    Catches: looking among the relevant passages, where the pair of score 0 is not.
+    """
+    rows = [*QRELS, "q1.en\tb.en\t0", "q1.en\tb.en\t1"]
+    write_folder(tmp_path, qrels=rows, splits=["test"])
+    with pytest.raises(ValueError, match="test.tsv:11: 'q1.en', 'b.en' stands twice"):
+        load_data(tmp_path)
+
+
+# ---- missing files -------------------------------------------------------------------------------
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    """Claim: the sentence says what --data takes.
+
+    Catches: "queries.jsonl: no such file" for a folder that was mistyped.
+    """
+    with pytest.raises(ValueError, match="nowhere: no such folder. --data takes"):
         load_data(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"queries.jsonl: no such file"):
-        load_data(tmp_path)
-    write_folder(tmp_path, splits=[])
-    with pytest.raises(ValueError, match=r"none of train.tsv, dev.tsv, test.tsv"):
-        load_data(tmp_path)
 
 
-def test_a_file_that_is_not_utf8_is_named(folder):
-    """Claim: an encoding error names the file. Catches: UnicodeDecodeError without a path."""
-    line = json.dumps(QUERIES[0], ensure_ascii=False).replace("What", "Wh\u00e4t")
-    (folder / "queries.jsonl").write_bytes(line.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"queries.jsonl: not UTF-8"):
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
+def test_a_missing_file_is_named(folder, name):
+    """Claim: the file and the remedy.
+
+    Catches: a bare FileNotFoundError.
+    """
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"{name}: no such file. Run the data set's prepare.py"):
         load_data(folder)
 
 
-def test_the_hash_of_a_data_set_changes_with_any_of_its_files(folder):
-    """Claim: one character more gives another hash. Catches: hashing the corpus alone."""
+def test_a_folder_without_qrels_is_refused(tmp_path):
+    """Claim: one of three splits must be there.
+
+    Catches: a data set without a question to ask, which fails much later.
+    """
+    write_folder(tmp_path, splits=[])
+    with pytest.raises(ValueError, match="none of train.tsv, dev.tsv, test.tsv. Run prepare.py"):
+        load_data(tmp_path)
+
+
+def test_an_empty_file_is_refused(folder):
+    """Claim: no rows is an error of its own.
+
+    Catches: a corpus of nothing, in which every id of the qrels is unknown.
+    """
+    (folder / "corpus.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="corpus.jsonl: no rows. The file is empty"):
+        load_data(folder)
+
+
+def test_a_file_that_is_not_utf8_is_named(folder):
+    """Claim: an encoding error names its file.
+
+    Number: "ä" in Latin-1 is the byte 0xE4, which begins three bytes in UTF-8.
+    Catches: a UnicodeDecodeError without a path.
+    """
+    line = '{"_id": "q1.en", "text": "Wh\u00e4t?"}\n'
+    (folder / "queries.jsonl").write_bytes(line.encode("latin-1"))
+    with pytest.raises(ValueError, match="queries.jsonl: not UTF-8.*Convert the file"):
+        load_data(folder)
+
+
+# ---- the hash of a data set ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_the_hash_of_a_data_set_changes_with_any_of_its_files(folder, name):
+    """Claim: one character more gives another hash.
+
+    Number: a newline at the end, which changes no text.
+    Catches: hashing the corpus alone.
+    """
     before = load_data(folder).sha256
-    path = folder / "qrels/test.tsv"
-    path.write_text(path.read_text() + "\n")
+    with open(folder / name, "a", encoding="utf-8") as file:
+        file.write("\n")
     assert load_data(folder).sha256 != before
 
 
-def test_named_random_streams_are_apart_and_repeat():
-    """Claim: a stream depends on seed and name. Number: sha256 of "0/batches", first 8 bytes, halved."""
-    import hashlib
+def test_the_hash_of_a_data_set_does_not_depend_on_its_place(tmp_path):
+    """Claim: the same bytes in two folders have one hash of 64 digits.
 
-    first = hashlib.sha256(b"0/batches").hexdigest()[:16]
-    assert derive_seed(0, "batches") == int(first, 16) // 2
-    draws = {name: generator(0, name).initial_seed() for name in ("batches", "noise", "attacks")}
-    assert len(set(draws.values())) == 3
-    assert generator(1, "noise").initial_seed() != draws["noise"]
+    Catches: paths or times that are hashed as well, and a hash that is never filled in.
+    """
+    hashes = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        hashes.append(load_data(write_folder(tmp_path / name)).sha256)
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 64
+
+
+def test_the_hash_of_a_data_set_is_that_of_its_files_in_a_fixed_order(folder):
+    """Claim: it is the SHA-256 of the bytes of corpus, queries and splits, one after the other.
+
+    Number: the same from hashlib, in the order corpus, queries, train, test, no two of which are
+    alike.
+    Catches: splits in the order of the disk, which is another one on another machine.
+    """
+    (folder / "qrels/test.tsv").write_text("q1.en\ta.en\t1\n")
+    digest = hashlib.sha256()
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv"):
+        digest.update((folder / name).read_bytes())
+    assert load_data(folder).sha256 == digest.hexdigest()
+
+
+# ---- random streams ------------------------------------------------------------------------------
+
+
+def test_the_seed_of_a_stream_is_the_hash_of_its_name():
+    """Claim: the same number on every machine and in every process.
+
+    Number: printf 0/batches | sha256sum begins 402c26ad4eaf6091; half of that, as 63 bits.
+    Catches: Python's own hash(), which is another one in every process.
+    """
+    assert derive_seed(0, "batches") == 0x402C26AD4EAF6091 // 2
+
+
+def test_streams_of_different_names_or_seeds_are_apart():
+    """Claim: four streams, four seeds.
+
+    Number: two names, two seeds, all combined.
+    Catches: a name or a seed that is left out of the hash.
+    """
+    seeds = set()
+    for seed in (0, 1):
+        for name in ("batches", "noise"):
+            seeds.add(generator(seed, name).initial_seed())
+    assert len(seeds) == 4
+
+
+def test_a_stream_repeats():
+    """Claim: a generator made twice draws the same, whatever was drawn elsewhere.
+
+    Number: five random numbers, compared exactly.
+    Catches: torch's global generator.
+    """
+    first = torch.rand(5, generator=generator(3, "noise"))
+    torch.rand(100)
+    assert torch.equal(torch.rand(5, generator=generator(3, "noise")), first)
+
+
+def test_an_item_is_chosen_uniformly():
+    """Claim: each of three items in a third of the draws.
+
+    Number: n 900, so 300 each; one standard deviation is sqrt(900 * 1/3 * 2/3) = 14, five are 71.
+    Catches: a last item that is never drawn.
+    """
+    rng = generator(0, "test")
+    counts = Counter(choose(["a", "b", "c"], rng) for _ in range(900))
+    assert sorted(counts) == ["a", "b", "c"]
+    assert abs(counts["a"] - 300) < 71
+    assert abs(counts["b"] - 300) < 71
+    assert abs(counts["c"] - 300) < 71
+
+
+# ---- files and help ------------------------------------------------------------------------------
+
+
+def test_json_is_written_for_people(tmp_path):
+    """Claim: UTF-8 as it is, a line an entry, a folder that is missing is made.
+
+    Number: the file by hand.
+    Catches: "\\u0e01" for a Thai letter.
+    """
+    write_json(tmp_path / "new" / "file.json", {"b": "ก", "a": 1})
+    text = (tmp_path / "new" / "file.json").read_text(encoding="utf-8")
+    assert text == '{\n "b": "ก",\n "a": 1\n}\n'
+
+
+def test_json_is_written_aside_and_renamed(tmp_path, monkeypatch):
+    """Claim: at the moment of renaming, the new file is whole and the old one untouched.
+
+    Number: two contents, both read in that moment.
+    Catches: writing over the old file, of which a killed program leaves half.
+    """
+    path = tmp_path / "file.json"
+    write_json(path, {"step": 1})
+    read_at_renaming = []
+
+    def rename(source, target):
+        """os.replace, but for a look at both files."""
+        read_at_renaming.append(json.loads(Path(source).read_text()))
+        read_at_renaming.append(json.loads(Path(target).read_text()))
+        Path(source).rename(target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    write_json(path, {"step": 2})
+    assert read_at_renaming == [{"step": 2}, {"step": 1}]
+    assert [file.name for file in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_versions_name_what_the_numbers_depend_on():
+    """Claim: Python and three packages, with the version that is imported.
+
+    Number: torch says its version itself.
+    Catches: a package that is renamed or left out.
+    """
+    packages = versions()
+    assert sorted(packages) == ["numpy", "python", "torch", "transformers"]
+    assert packages["torch"] == torch.__version__
+
+
+def test_help_shows_a_default_unless_the_flag_is_off():
+    """Claim: "(default: 0.25)" behind a number, nothing behind a flag that is off by default.
+
+    Number: by eye.
+    Catches: "(default: False)", and a default that nobody sees.
+    """
+    parser = argparse.ArgumentParser(formatter_class=Help)
+    parser.add_argument("--alpha", type=float, default=0.25, help="the share")
+    parser.add_argument("--context", action="store_true", help="with paragraphs")
+    parser.add_argument("--out", help="the folder")
+    text = parser.format_help()
+    assert "the share (default: 0.25)" in text
+    assert text.count("default") == 1
+
+
+def test_help_shows_a_default_of_zero():
+    """Claim: 0 is a number, not "off".
+
+    Number: a seed.
+    Catches: `default in (None, False, [], ())`, which is true of 0.
+    """
+    parser = argparse.ArgumentParser(formatter_class=Help)
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    assert "of all that is drawn (default: 0)" in parser.format_help()

@@ -1,84 +1,243 @@
 """Rung 1: texts become unit vectors, and nothing but the text decides which.
 
-Builds: xlt.Encoder. Before: rung 0. Run: pytest tests/test_01_encoder.py
+Builds: xlt.Encoder, with pooling, chunks, truncation, saving and loading. Before: rung 0.
+Run: pytest tests/test_01_encoder.py (and, with sentence-transformers installed, -m peers)
 """
 
 import dataclasses
+import hashlib
 import json
+import math
+import random
 import shutil
+from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
+from torch import nn
 
-from xlt import Encoder, Settings, Text, length_chunks, load_encoder, pool, save_encoder
+from xlt import (
+    Encoder,
+    Settings,
+    Text,
+    eval_mode,
+    length_chunks,
+    load_encoder,
+    pool_tokens,
+    save_encoder,
+    truncated_texts,
+    weights_hash,
+)
+
+TINY = ROOT / "data/tiny_xlmr"
 
 
-def texts(*strings, lang="en", context=""):
-    return [Text(str(i), lang, s, str(i), context) for i, s in enumerate(strings)]
+def make_texts(*strings, lang="en", context=""):
+    """Texts without ids that mean anything."""
+    return [Text(string, lang, string, string, context) for string in strings]
 
 
-LONG_AND_SHORT = texts("Cats.", "What is the capital of France, and of Spain?", "Why? " * 40, "Paris")
+# As queries 9, 17, 96 (it is cut) and 8 tokens: neither sorted by length nor of one length
+LONG_AND_SHORT = make_texts(
+    "Cats.", "What is the capital of France, and of Spain?", "Why? " * 60, "Paris"
+)
 
 
-def test_vectors_have_one_row_a_text_and_length_one(encoder):
-    """Claim: (B, D) in fp32, L2 norm 1. Catches: a forgotten normalisation, which turns cosine into dot."""
+class EmbeddingsAsOutput(nn.Module):
+    """A model that returns its input: what comes out is what was looked up, plus the noise.
+
+    The embedding of token k is (k, 0), so that whatever stands in the second place is noise.
+    """
+
+    def __init__(self):
+        super().__init__()
+        numbers = torch.arange(10.0)
+        table = torch.stack([numbers, torch.zeros(10)], dim=1)  # (10, 2)
+        self.table = nn.Embedding.from_pretrained(table, freeze=False)
+
+    def get_input_embeddings(self):
+        return self.table
+
+    def forward(self, inputs_embeds, attention_mask):
+        return SimpleNamespace(last_hidden_state=inputs_embeds)
+
+
+@pytest.fixture
+def transparent():
+    """An encoder whose vectors can be computed by hand: the mean of token numbers, normalised."""
+    tokenizer = SimpleNamespace(pad_token_id=9, name_or_path="fake")
+    return Encoder(EmbeddingsAsOutput(), tokenizer)
+
+
+# ---- vectors -------------------------------------------------------------------------------------
+
+
+def test_encoding_gives_one_fp32_row_a_text(encoder):
+    """Claim: (B, D) on the CPU, without gradient.
+
+    Number: four texts, the 128 of data/tiny_xlmr/config.json.
+    Catches: a graph that is kept for 20,000 passages.
+    """
     vectors = encoder.encode(LONG_AND_SHORT, "query")
-    assert vectors.shape == (4, encoder.model.config.hidden_size) and vectors.dtype == torch.float32
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4), atol=1e-6, rtol=0)
+    assert vectors.shape == (4, 128)
+    assert vectors.dtype == torch.float32
+    assert not vectors.requires_grad
+
+
+def test_vectors_have_length_one(encoder):
+    """Claim: the L2 norm is 1, to 1e-6 (fp32).
+
+    Catches: a forgotten normalisation, which turns the cosine into a dot product.
+    """
+    norms = encoder.encode(LONG_AND_SHORT, "query").norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones(4), atol=1e-6, rtol=0)
 
 
 def test_mean_pooling_leaves_padding_out():
-    """Number: mean of (1, 3), (3, 5) is (2, 4); with the pad (9, 9) it would be (4.33, 5.67)."""
-    hidden = torch.tensor([[[1.0, 3.0], [3.0, 5.0], [9.0, 9.0]]])
-    mask = torch.tensor([[1, 1, 0]])
-    assert pool(hidden, mask, "mean").tolist() == [[2.0, 4.0]]
-    assert pool(hidden, mask, "cls").tolist() == [[1.0, 3.0]]
+    """Claim: the mean is over real tokens.
+
+    Number: (1, 3), (3, 5) and a pad (9, 9) give (2, 4); the second text, (1, 0), (2, 0), (6, 3),
+    gives (3, 1).
+    Catches: the pad pooled as well (4.33, 5.67); a division by T (1.33, 2.67).
+    """
+    hidden = torch.tensor(
+        [
+            [[1.0, 3.0], [3.0, 5.0], [9.0, 9.0]],
+            [[1.0, 0.0], [2.0, 0.0], [6.0, 3.0]],
+        ]
+    )
+    attention_mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert pool_tokens(hidden, attention_mask, "mean").tolist() == [[2.0, 4.0], [3.0, 1.0]]
+
+
+def test_cls_pooling_takes_the_first_token():
+    """Claim: the state of <s>, whatever follows.
+
+    Number: (1, 2) of (1, 2), (3, 5).
+    Catches: the mean for every pooling (2, 3.5); the first number of each token (1, 3).
+    """
+    hidden = torch.tensor([[[1.0, 2.0], [3.0, 5.0]]])
+    assert pool_tokens(hidden, torch.tensor([[1, 1]]), "cls").tolist() == [[1.0, 2.0]]
 
 
 def test_a_vector_does_not_depend_on_its_neighbours(encoder):
-    """Claim: alone and in a batch agree to 1e-6. Catches: padding that is attended to or pooled."""
-    together = encoder.encode(LONG_AND_SHORT, "query")
-    alone = torch.cat([encoder.encode([t], "query") for t in LONG_AND_SHORT])
+    """Claim: alone and in a batch agree to 1e-6 (fp32, unit vectors).
+
+    Number: one padded batch of all four, against batches of one, which have no padding.
+    Catches: padding that is attended to.
+    """
+    encoder.eval()
+    rows = encoder.tokenize(LONG_AND_SHORT, "query")
+    batch = encoder.pad(rows)
+    together = encoder.from_embeddings(encoder.word_embeddings(batch["input_ids"]), batch)
+    alone = torch.cat([encoder([row]) for row in rows])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
 def test_the_word_embedding_entry_gives_what_token_ids_give(encoder):
-    """Claim: inputs_embeds and input_ids agree. Catches: positions numbered from 0, not from pad + 1."""
+    """Claim: the model, given word embeddings, gives what it gives for ids.
+
+    Number: the library's own forward pass on ids, its states averaged text by text, to 1e-6.
+    Catches: positions numbered from 0 instead of pad + 1; embeddings with positions added twice.
+    """
     encoder.eval()
-    batch = encoder.pad(encoder.tokenize(LONG_AND_SHORT, "query"))
-    ours = encoder.from_words(encoder.words(batch["input_ids"]), batch)
-    hidden = encoder.model(**batch).last_hidden_state
-    theirs = torch.nn.functional.normalize(pool(hidden, batch["attention_mask"], "mean"), dim=-1)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    rows = encoder.tokenize(LONG_AND_SHORT, "query")
+    expected = []
+    for row in rows:
+        hidden = encoder.model(input_ids=torch.tensor([row["input_ids"]])).last_hidden_state
+        mean = hidden[0].mean(dim=0)  # (1, t, D) -> (D,)
+        expected.append(mean / mean.norm())
+    torch.testing.assert_close(encoder(rows), torch.stack(expected), atol=1e-6, rtol=0)
 
 
-def test_chunks_are_length_sorted_and_hold_every_text_once():
-    """Number: lengths 3, 50, 4, 5 with waste 1.5: 3, 4, 5 share a chunk (5 <= 1.5 * 3 + 4), 50 does not."""
+def test_precision_bf16_still_gives_fp32_vectors():
+    """Claim: autocast halves the model alone; its vectors are fp32 and of length one.
+
+    Number: against fp32 numbers differ by more than 1e-4 somewhere (bf16 has steps of 0.004), but
+    the cosine is above 0.99.
+    Catches: a precision that is ignored.
+    """
+    vectors = load_encoder(TINY, precision="bf16").encode(LONG_AND_SHORT, "query")
+    assert vectors.dtype == torch.float32
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4), atol=1e-6, rtol=0)
+    full = load_encoder(TINY).encode(LONG_AND_SHORT, "query")
+    assert (vectors - full).abs().max() > 1e-4, "bf16 did nothing"
+    assert (vectors * full).sum(dim=1).min() > 0.99
+
+
+class HalfEmbeddingsAsOutput(EmbeddingsAsOutput):
+    """The same in half precision, as some models give their states under autocast."""
+
+    def forward(self, inputs_embeds, attention_mask):
+        return SimpleNamespace(last_hidden_state=inputs_embeds.bfloat16())
+
+
+def test_states_in_half_precision_are_pooled_in_fp32(transparent):
+    """Claim: pooling and normalisation are fp32, whatever the model gives.
+
+    Number: token 3 with noise (0, 1) is (3, 1), exact in bf16; normalised (3, 1) / sqrt(10).
+    Catches: a norm taken in bf16, which gives (0.9492, 0.3164) for (0.948683, 0.316228).
+    """
+    transparent.model = HalfEmbeddingsAsOutput()
+    vectors = transparent([{"input_ids": [3]}], [torch.tensor([[0.0, 1.0]])])
+    expected = torch.tensor([[3.0, 1.0]]) / math.sqrt(10)
+    torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=0)
+
+
+# ---- chunks --------------------------------------------------------------------------------------
+
+
+def test_texts_of_similar_length_share_a_chunk():
+    """Claim: shortest first, cut where the longest would be above 1.5 times the shortest plus 4.
+
+    Number: lengths 3, 50, 4, 5: 5 <= 1.5 * 3 + 4, 50 is not.
+    Catches: chunks in the order of the texts.
+    """
     assert length_chunks([3, 50, 4, 5]) == [[0, 2, 3], [1]]
+
+
+def test_the_border_of_a_chunk_is_inclusive():
+    """Claim: the longest of a chunk is at most waste * shortest + 4.
+
+    Number: 1.5 * 10 + 4 = 19, so 19 still joins 10 and 20 does not.
+    Catches: a comparison with the chunk's longest text, with which lengths creep upwards.
+    """
+    assert length_chunks([20, 19, 10]) == [[2, 1], [0]]
+
+
+def test_a_chunk_holds_at_most_so_many_tokens():
+    """Claim: rows times longest is at most max_tokens.
+
+    Number: five texts of 10 tokens, 20 a chunk: two, two and one.
+    Catches: max_tokens taken for a number of texts.
+    """
     assert length_chunks([10] * 5, max_tokens=20) == [[0, 1], [2, 3], [4]]
 
 
-def test_chunks_change_neither_vectors_nor_gradient(encoder):
-    """Claim: one chunk a text gives the gradient of one chunk. Catches: losing or reordering a chunk."""
-    encoder.eval()
-    rows = encoder.tokenize(LONG_AND_SHORT, "query")
-    weight = torch.randn(4, encoder.model.config.hidden_size, generator=torch.Generator().manual_seed(1))
-    found = []
-    for max_tokens in (10**6, 1):
-        encoder.zero_grad()
-        vectors = encoder(rows, max_tokens)
-        (vectors * weight).sum().backward()
-        found.append((vectors.detach(), [p.grad.clone() for p in encoder.parameters()]))
-    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-6, rtol=0)
-    for a, b in zip(found[0][1], found[1][1], strict=True):
-        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
-    assert max(float(g.abs().max()) for g in found[0][1]) > 0.01, "no gradient: the test is vacuous"
+@pytest.mark.parametrize("seed", range(5))
+def test_every_text_is_in_one_chunk_within_the_bounds(seed):
+    """Claim: nothing is lost or doubled, and a chunk is too large only if it is one text.
+
+    Number: 40 lengths up to 99, 60 tokens a chunk, so some texts are longer than a chunk.
+    Catches: a text that is dropped because it fits nowhere; the bound checked before adding.
+    """
+    rng = random.Random(seed)
+    lengths = [rng.randint(1, 99) for _ in range(40)]
+    chunks = length_chunks(lengths, max_tokens=60)
+    assert sorted(chain(*chunks)) == list(range(40))
+    for chunk in chunks:
+        longest = max(lengths[position] for position in chunk)
+        assert len(chunk) == 1 or len(chunk) * longest <= 60
 
 
 def test_vectors_come_back_in_the_order_of_the_rows(encoder):
-    """Claim: row i of the batch is the vector of text i. Catches: leaving them sorted by length,
-    which pairs queries with wrong passages in training and which encode() alone would not show.
+    """Claim: row i of the batch is the vector of text i.
+
+    Number: each text alone, to 1e-6.
+    Catches: vectors left sorted by length, which pairs queries with wrong passages in training;
+    encode() alone would not show it, since it sorts before.
     """
     encoder.eval()
     rows = encoder.tokenize(LONG_AND_SHORT, "query")
@@ -88,94 +247,497 @@ def test_vectors_come_back_in_the_order_of_the_rows(encoder):
     torch.testing.assert_close(encoder(rows), alone, atol=1e-6, rtol=0)
 
 
-def test_queries_and_passages_get_their_own_prefix(encoder):
-    """Claim: the prefix is what differs. Catches: one prefix for both sides."""
-    both = [encoder.tokenizer.decode(encoder.tokenize(texts("Cats."), k)[0]["input_ids"]) for k in
-            ("query", "passage")]  # fmt: skip
-    assert "Query: Cats." in both[0] and "Passage: Cats." in both[1]
+def test_encoding_keeps_the_order_of_the_texts(encoder):
+    """Claim: encode sorts by length, and sorts back.
+
+    Number: the vectors of the rows as they are, to 1e-6.
+    Catches: a corpus in the order of its lengths.
+    """
+    encoder.eval()
+    expected = encoder(encoder.tokenize(LONG_AND_SHORT, "passage"))
+    vectors = encoder.encode(LONG_AND_SHORT, "passage")
+    torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=0)
 
 
-def test_truncation_is_counted_by_side_and_language(encoder):
-    """Claim: a text over the limit is cut to it and counted. Number: 12 tokens with <s> and </s>."""
-    encoder.settings = dataclasses.replace(encoder.settings, query_length=12)
-    rows = encoder.tokenize(texts("Long question. " * 20, lang="de"), "query")
-    rows += encoder.tokenize(texts("Hm"), "query")
-    assert len(rows[0]["input_ids"]) == 12 and rows[0]["input_ids"][-1] == encoder.tokenizer.eos_token_id
-    assert encoder.truncated == {("query", "de"): 1}
-    assert encoder.seen == {("query", "de"): 1, ("query", "en"): 1}
+def test_a_corpus_is_encoded_in_blocks_without_a_loss(transparent, monkeypatch):
+    """Claim: encode takes 2,048 texts at a time and gives a vector for each, in their order.
+
+    Number: 4,500 texts, three blocks. Text i is token i % 7, once to three times, so its mean is
+    (i % 7, 1) with the second place of the table set to 1.
+    Catches: a last block that is lost; blocks each sorted back by themselves.
+    """
+    transparent.model.table.weight.data[:, 1] = 1.0
+    rows = [{"input_ids": [i % 7] * (1 + i % 3)} for i in range(4500)]
+
+    def tokenize(texts, tower):
+        """Instead of a tokenizer."""
+        return rows
+
+    monkeypatch.setattr(transparent, "tokenize", tokenize)
+    means = torch.tensor([[i % 7, 1.0] for i in range(4500)])
+    expected = means / means.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(transparent.encode([], "query"), expected, atol=1e-6, rtol=0)
 
 
-def test_with_context_a_passage_is_a_pair_and_only_the_paragraph_is_cut(encoder):
-    """Claim: <s> sentence </s></s> paragraph </s>, as LAReQA. Catches: a cut sentence."""
-    encoder.settings = dataclasses.replace(encoder.settings, context=True, passage_length=24)
-    row = encoder.tokenize(texts("Cats eat meat.", context="Dogs run. " * 30), "passage")[0]["input_ids"]
+def test_the_gradient_does_not_depend_on_chunks(encoder):
+    """Claim: one chunk a text gives the gradient of one chunk for all.
+
+    Number: all parameters; 2e-5 absolute, since fp32 sums come in another order.
+    Catches: a chunk that is lost or detached.
+    """
+    encoder.eval()
+    rows = encoder.tokenize(LONG_AND_SHORT, "query")
+    weight = torch.randn(4, 128, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for max_tokens in (10**6, 1):
+        encoder.zero_grad()
+        (encoder(rows, max_tokens=max_tokens) * weight).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in encoder.parameters()])
+    for one, many in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, many, atol=2e-5, rtol=1e-4)
+    largest = max(float(gradient.abs().max()) for gradient in gradients[0])
+    assert largest > 0.01, "no gradient: the test is vacuous"
+
+
+# ---- noise ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_tokens", [8192, 1])
+def test_noise_is_added_to_the_right_rows_whatever_the_chunks(transparent, max_tokens):
+    """Claim: noise[i] is added to the word embeddings of rows[i], token by token.
+
+    Number: tokens 1, 2, 3 have the mean (2, 0); (0, 6) on one of them moves it to (2, 2), at 45
+    degrees. Token 5 with (0, -5) is (5, -5). At 45 degrees both numbers are sqrt(1/2).
+    Catches: noise left in the order of the rows, where the chunk (8192 tokens: one for both) has
+    the shorter one first; noise forgotten.
+    """
+    rows = [{"input_ids": [1, 2, 3]}, {"input_ids": [5]}]
+    noise = [torch.tensor([[0.0, 0.0], [0.0, 6.0], [0.0, 0.0]]), torch.tensor([[0.0, -5.0]])]
+    half = math.sqrt(1 / 2)
+    expected = torch.tensor([[half, half], [half, -half]])
+    vectors = transparent(rows, noise, max_tokens)
+    torch.testing.assert_close(vectors, expected, atol=1e-6, rtol=0)
+
+
+def test_noise_of_zeros_changes_nothing(encoder):
+    """Claim: bit for bit.
+
+    Number: x + 0 is x.
+    Catches: noise that goes another way than no noise, e.g. with positions added twice.
+    """
+    encoder.eval()
+    rows = encoder.tokenize(LONG_AND_SHORT, "query")
+    zeros = [torch.zeros(len(row["input_ids"]), 128) for row in rows]
+    assert torch.equal(encoder(rows, zeros), encoder(rows))
+
+
+# ---- dropout -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_eval_mode_ends_as_it_began(encoder, was_training):
+    """Claim: no training inside, afterwards the mode from before.
+
+    Number: both modes.
+    Catches: encoder.train() at the end, whatever was before; a mode that is not changed at all.
+    """
+    encoder.train(was_training)
+    with eval_mode(encoder):
+        assert not encoder.model.training
+    assert encoder.training is was_training
+    assert encoder.model.training is was_training
+
+
+def test_eval_mode_ends_as_it_began_also_after_an_error(encoder):
+    """Claim: an error inside, such as Ctrl-C while encoding, restores the mode and goes on.
+
+    Catches: a missing `finally`, after which training goes on without dropout.
+    """
+    encoder.train()
+    with pytest.raises(KeyboardInterrupt), eval_mode(encoder):
+        raise KeyboardInterrupt
+    assert encoder.model.training
+
+
+def test_encoding_is_without_dropout_and_leaves_the_mode(encoder):
+    """Claim: the same vectors twice from a model in training, which afterwards still trains.
+
+    Number: dropout of one half everywhere (the bundled model has none), compared exactly.
+    Catches: evaluation with dropout.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
+    encoder.train()
+    rows = encoder.tokenize(LONG_AND_SHORT, "query")
+    assert not torch.equal(encoder(rows), encoder(rows)), "no dropout: the test is vacuous"
+    first = encoder.encode(LONG_AND_SHORT, "query")
+    assert torch.equal(encoder.encode(LONG_AND_SHORT, "query"), first)
+    assert encoder.model.training
+
+
+# ---- tokens --------------------------------------------------------------------------------------
+
+
+def read_back(encoder, row):
+    """A token row as text, special tokens shown."""
+    return encoder.tokenizer.decode(row["input_ids"])
+
+
+@pytest.mark.parametrize(("tower", "start"), [("query", "Query: "), ("passage", "Passage: ")])
+def test_each_tower_has_its_own_prefix(encoder, tower, start):
+    """Claim: the prefix is what differs between the towers.
+
+    Number: the hybrid-batch paper's prefixes.
+    Catches: one prefix for both.
+    """
+    [row] = encoder.tokenize(make_texts("Cats."), tower)
+    assert start + "Cats." in read_back(encoder, row)
+
+
+@pytest.mark.parametrize(("tower", "limit"), [("query", 12), ("passage", 17)])
+def test_a_long_text_is_cut_to_the_length_of_its_tower(encoder, tower, limit):
+    """Claim: exactly the limit, special tokens included, and </s> still stands at the end.
+
+    Number: 12 for queries, 17 for passages.
+    Catches: a plain slice, which loses </s>; the other tower's limit.
+    """
+    encoder.settings = Settings(query_length=12, passage_length=17)
+    [row] = encoder.tokenize(make_texts("Long text. " * 20), tower)
+    assert len(row["input_ids"]) == limit
+    assert row["input_ids"][-1] == encoder.tokenizer.eos_token_id
+
+
+def test_a_text_that_just_fits_is_not_cut(encoder):
+    """Claim: a text of exactly the limit keeps its end and is not counted.
+
+    Number: its own length as the limit.
+    Catches: `>=` for `>`.
+    """
+    texts = make_texts("What is the capital?")
+    [whole] = encoder.tokenize(texts, "query")
+    encoder.settings = Settings(query_length=len(whole["input_ids"]))
+    assert encoder.tokenize(texts, "query") == [whole]
+    assert truncated_texts(encoder) == []
+
+
+def test_truncation_is_counted_by_tower_and_language(encoder):
+    """Claim: how many of how many, only where texts lost their end, in the order of the names.
+
+    Number: one of two German queries, no English one, all three Thai passages.
+    Catches: one count for all, which hides that it is Thai that is cut.
+    """
+    encoder.settings = Settings(query_length=12, passage_length=12)
+    long = "Long text. " * 20
+    encoder.tokenize(make_texts(long, "Hm", lang="de"), "query")
+    encoder.tokenize(make_texts("Hm", lang="en"), "query")
+    encoder.tokenize(make_texts(long, long, long, lang="th"), "passage")
+    assert truncated_texts(encoder) == [
+        {"tower": "passage", "lang": "th", "cut": 3, "of": 3},
+        {"tower": "query", "lang": "de", "cut": 1, "of": 2},
+    ]
+
+
+def test_with_context_a_passage_is_a_pair(encoder):
+    """Claim: <s> sentence </s></s> paragraph </s>, as in LAReQA.
+
+    Number: by eye.
+    Catches: sentence and paragraph glued together; the paragraph first.
+    """
+    encoder.settings = Settings(context=True)
+    [row] = encoder.tokenize(make_texts("Cats eat.", context="Dogs run."), "passage")
+    text = read_back(encoder, row).replace(" ", "")
+    assert text == "<s>Passage:Catseat.</s></s>Dogsrun.</s>"
+
+
+def test_with_context_a_query_stands_alone(encoder):
+    """Claim: only passages have paragraphs.
+
+    Number: one </s>.
+    Catches: the context of whatever text is given.
+    """
+    encoder.settings = Settings(context=True)
+    [row] = encoder.tokenize(make_texts("Cats?", context="Dogs run."), "query")
+    assert row["input_ids"].count(encoder.tokenizer.eos_token_id) == 1
+
+
+def test_of_a_long_pair_only_the_paragraph_is_cut(encoder):
+    """Claim: the sentence stays whole.
+
+    Number: 24 tokens, three of them </s>.
+    Catches: truncation of the longer part first, or of the sentence alone.
+    """
+    encoder.settings = Settings(context=True, passage_length=24)
+    sentence = "Cats eat meat and fish."
+    [row] = encoder.tokenize(make_texts(sentence, context="Dogs run. " * 30), "passage")
     end = encoder.tokenizer.eos_token_id
-    assert len(row) == 24 and row.count(end) == 3 and row[-1] == end
-    sentence = encoder.tokenizer.decode(row[: row.index(end)], skip_special_tokens=True)
-    assert sentence.strip() == "Passage: Cats eat meat."
-    query = encoder.tokenize(texts("Cats?", context="Dogs."), "query")[0]["input_ids"]
-    assert query.count(end) == 1, "a query has no paragraph"
+    assert len(row["input_ids"]) == 24
+    assert row["input_ids"].count(end) == 3
+    before_paragraph = row["input_ids"][: row["input_ids"].index(end)]
+    text = encoder.tokenizer.decode(before_paragraph, skip_special_tokens=True)
+    assert text.strip() == f"Passage: {sentence}"
 
 
-def test_padding_is_masked_by_length_not_by_token_id(encoder):
-    """Claim: XLM-R pads with id 1, so a mask of `ids != 0` is wrong. Number: 2 pads of the shorter row."""
-    batch = encoder.pad([{"input_ids": [0, 5, 2]}, {"input_ids": [0, 5, 7, 8, 2]}])
-    assert batch["input_ids"][0].tolist() == [0, 5, 2, 1, 1]
+def test_a_sentence_without_room_for_its_paragraph_is_cut_itself(encoder):
+    """Claim: a sentence longer than the limit is encoded alone, up to the limit.
+
+    Number: 12 tokens, one </s>.
+    Catches: "only_second", which cannot cut enough and raises.
+    """
+    encoder.settings = Settings(context=True, passage_length=12)
+    [row] = encoder.tokenize(make_texts("Cats eat. " * 20, context="Dogs run."), "passage")
+    assert len(row["input_ids"]) == 12
+    assert row["input_ids"].count(encoder.tokenizer.eos_token_id) == 1
+
+
+def test_padding_is_masked_by_length_not_by_token_id(transparent):
+    """Claim: the mask says where the text ends.
+
+    Number: pad id 9; the first text is three tokens of five, and its own last token is a 9.
+    Catches: a mask of `ids != 0` (XLM-R pads with 1) or of `ids != pad`.
+    """
+    batch = transparent.pad([{"input_ids": [0, 5, 9]}, {"input_ids": [0, 5, 7, 8, 2]}])
+    assert batch["input_ids"].tolist() == [[0, 5, 9, 9, 9], [0, 5, 7, 8, 2]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 
 
-def test_saving_and_loading_gives_the_same_vectors_and_settings(encoder, tmp_path):
-    """Claim: bit for bit. Catches: settings that are not saved, so that other vectors come back."""
+def test_token_types_are_padded_with_zero(transparent):
+    """Claim: whatever else the tokenizer gives (BERT's token types) is padded with 0.
+
+    Number: types 0, 1 of a pair, padded to three.
+    Catches: the pad id, here 9, of which a BERT has no type embedding.
+    """
+    rows = [
+        {"input_ids": [3, 4], "token_type_ids": [0, 1]},
+        {"input_ids": [3, 4, 5], "token_type_ids": [0, 0, 1]},
+    ]
+    assert transparent.pad(rows)["token_type_ids"].tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+# ---- saving and loading --------------------------------------------------------------------------
+
+
+def test_saving_and_loading_gives_the_same_vectors(encoder, tmp_path):
+    """Claim: bit for bit.
+
+    Number: settings off their defaults; weights scaled by 1.0001, since those that are bundled
+    are half-precision numbers, which would survive being rounded once more.
+    Catches: weights rounded to half precision on disk; pooling that comes back as the mean.
+    """
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(1.0001)
     encoder.settings = Settings(pooling="cls", query_prefix="F: ", query_length=12)
+    vectors = encoder.encode(LONG_AND_SHORT, "query")
     save_encoder(encoder, tmp_path)
-    again = load_encoder(tmp_path)
-    assert again.settings == encoder.settings
-    assert torch.equal(again.encode(LONG_AND_SHORT, "query"), encoder.encode(LONG_AND_SHORT, "query"))
+    assert torch.equal(load_encoder(tmp_path).encode(LONG_AND_SHORT, "query"), vectors)
+
+
+def test_saving_and_loading_gives_the_same_settings(encoder, tmp_path):
+    """Claim: all six settings come back.
+
+    Number: each off its default.
+    Catches: a setting that is not saved.
+    """
+    encoder.settings = Settings("cls", "F: ", "P: ", 12, 13, True)
+    save_encoder(encoder, tmp_path)
+    assert load_encoder(tmp_path).settings == Settings("cls", "F: ", "P: ", 12, 13, True)
+
+
+def test_a_setting_that_is_given_overrides_the_saved_one(encoder, tmp_path):
+    """Claim: one is changed, the others are as saved.
+
+    Number: saved length 12, given 40; the saved prefix stays.
+    Catches: saved settings that win; defaults for all that is not given.
+    """
+    encoder.settings = Settings(query_prefix="F: ", query_length=12)
+    save_encoder(encoder, tmp_path)
+    changed = load_encoder(tmp_path, query_length=40)
+    assert changed.settings == Settings(query_prefix="F: ", query_length=40)
 
 
 def test_two_loads_give_equal_weights(encoder):
-    """Claim: nothing is drawn at random when loading. Catches: a pooler that the checkpoint lacks."""
-    again = load_encoder(ROOT / "data/tiny_xlmr")
-    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), again.parameters(), strict=True))
+    """Claim: nothing is drawn at random when loading.
+
+    Number: all parameters, bit for bit.
+    Catches: a pooler that the checkpoint lacks.
+    """
+    again = dict(load_encoder(TINY).named_parameters())
+    for name, parameter in encoder.named_parameters():
+        assert torch.equal(again[name], parameter), name
 
 
-def test_the_saved_folder_tells_sentence_transformers_what_to_do(encoder, tmp_path):
-    """Claim: modules, pooling and prompts are written. (The library itself: test -m peers below.)"""
+def test_the_hash_of_the_weights_sees_one_number(encoder):
+    """Claim: equal for equal weights, another after one number of a million has moved.
+
+    Number: one bias of about 0.01 plus 1e-7.
+    Catches: a hash of names or shapes, or of numbers as they are printed.
+    """
+    before = weights_hash(encoder)
+    assert weights_hash(load_encoder(TINY)) == before
+    with torch.no_grad():
+        encoder.model.encoder.layer[2].output.dense.bias[7] += 1e-7
+    assert weights_hash(encoder) != before
+
+
+def test_the_hash_of_the_weights_is_a_hash_of_bytes():
+    """Claim: SHA-256 over name and bytes of each tensor, by name.
+
+    Number: a model of one weight, (1, 2): its 8 bytes in little-endian fp32, after its name.
+    Catches: a hash that depends on the path, or on how numbers are printed.
+    """
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data = torch.tensor([[1.0, 2.0]])
+    content = b"weight" + bytes.fromhex("0000803f 00000040")
+    assert weights_hash(SimpleNamespace(model=model)) == hashlib.sha256(content).hexdigest()
+
+
+# ---- what other libraries read -------------------------------------------------------------------
+
+
+def read_json(path):
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_saved_folder_names_three_stages(encoder, tmp_path):
+    """Claim: sentence-transformers finds model, pooling and normalisation, in this order.
+
+    Number: by eye; the model lies in the folder itself.
+    Catches: a missing Normalize, with which the library's vectors have other lengths.
+    """
     save_encoder(encoder, tmp_path)
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    assert [m["type"].rsplit(".", 1)[1] for m in modules] == ["Transformer", "Pooling", "Normalize"]
-    prompts = json.loads((tmp_path / "config_sentence_transformers.json").read_text())["prompts"]
-    assert prompts == {"query": "Query: ", "passage": "Passage: "}
+    stages = read_json(tmp_path / "modules.json")
+    types = [stage["type"].rpartition(".")[2] for stage in stages]
+    assert types == ["Transformer", "Pooling", "Normalize"]
+    assert [stage["path"] for stage in stages] == ["", "1_Pooling", "2_Normalize"]
+
+
+def test_the_saved_folder_tells_prompts_pooling_and_length(encoder, tmp_path):
+    """Claim: what our settings say, in the library's words.
+
+    Number: each off its default.
+    Catches: the prompts of the two towers exchanged; a pooling that is always the mean.
+    """
+    encoder.settings = Settings("cls", "F: ", "P: ", 12, 13)
+    save_encoder(encoder, tmp_path)
+    prompts = read_json(tmp_path / "config_sentence_transformers.json")["prompts"]
+    assert prompts == {"query": "F: ", "passage": "P: "}
+    pooling = read_json(tmp_path / "1_Pooling/config.json")
+    assert pooling == {"embedding_dimension": 128, "pooling_mode": "cls"}
+    assert read_json(tmp_path / "sentence_bert_config.json")["max_seq_length"] == 13
 
 
 @pytest.mark.peers
-def test_sentence_transformers_gives_our_vectors(encoder, tmp_path):
-    """Claim: agreement with an independent library to 1e-5, for both prompts and poolings.
+@pytest.mark.parametrize("tower", ["query", "passage"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_sentence_transformers_gives_our_vectors(encoder, tmp_path, pooling, tower):
+    """Claim: agreement with an independent library on the folder that we save, to 1e-5.
 
-    The library knows one maximum length, the passage's, so the query that we cut at 96 is left out.
+    Number: the library knows one length, the passage's, so the query that we cut is left out.
+    Catches: a wrong prompt, pooling or normalisation in the saved folder.
     """
     library = pytest.importorskip("sentence_transformers")
-    some = LONG_AND_SHORT[:2] + LONG_AND_SHORT[3:]
-    for pooling in ("mean", "cls"):
-        encoder.settings = Settings(pooling=pooling)
-        save_encoder(encoder, tmp_path)
-        model = library.SentenceTransformer(str(tmp_path), device="cpu")
-        for kind in ("query", "passage"):
-            theirs = model.encode([t.text for t in some], prompt_name=kind)
-            ours = encoder.encode(some, kind)
-            torch.testing.assert_close(torch.tensor(theirs), ours, atol=1e-5, rtol=0)
+    encoder.settings = Settings(pooling=pooling)
+    save_encoder(encoder, tmp_path)
+    texts = [LONG_AND_SHORT[0], LONG_AND_SHORT[1], LONG_AND_SHORT[3]]
+    model = library.SentenceTransformer(str(tmp_path), device="cpu")
+    vectors = torch.tensor(model.encode([text.text for text in texts], prompt_name=tower))
+    torch.testing.assert_close(vectors, encoder.encode(texts, tower), atol=1e-5, rtol=0)
 
 
-def test_a_folder_without_model_or_tokenizer_is_refused(tmp_path):
-    """Claim: the missing file is named. Catches: a traceback from deep inside the library."""
-    with pytest.raises(ValueError, match=r"no config.json"):
+# ---- refusals ------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    """Claim: the missing file is named.
+
+    Catches: a traceback from deep inside the library.
+    """
+    with pytest.raises(ValueError, match="no config.json. --model takes a folder that holds a mod"):
         load_encoder(tmp_path)
-    shutil.copy(ROOT / "data/tiny_xlmr/config.json", tmp_path)
-    with pytest.raises(ValueError, match=r"no tokenizer_config.json.*a tokenizer"):
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    """Claim: the missing file is named.
+
+    Catches: as above.
+    """
+    shutil.copy(TINY / "config.json", tmp_path)
+    with pytest.raises(ValueError, match="no tokenizer_config.json.*a tokenizer"):
+        load_encoder(tmp_path)
+
+
+def test_a_name_that_opens_nothing_is_refused():
+    """Claim: neither a folder nor a name on the hub (which no test asks).
+
+    Catches: the library's OSError, without our flag's name.
+    """
+    with pytest.raises(ValueError, match="--model no/such: no folder and no hub name"):
+        load_encoder("no/such")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(encoder, tmp_path):
+    """Claim: the missing weights are named.
+
+    Number: one bias is left out.
+    Catches: weights that the library draws at random instead, with a warning at most.
+    """
+    save_encoder(encoder, tmp_path)
+    weights = encoder.model.state_dict()
+    del weights["encoder.layer.0.output.dense.bias"]
+    encoder.model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ValueError, match="lacks .*layer.0.output.dense.bias.*incomplete"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["query_length", "passage_length"])
+def test_lengths_that_the_model_has_no_positions_for_are_refused(name):
+    """Claim: 512 tokens are the most, for either tower.
+
+    Number: 514 position embeddings, of which XLM-R leaves out the first two (pad id 1, plus 1).
+    Catches: 513 and 514, which raise an index error at the first long text.
+    """
+    assert getattr(load_encoder(TINY, **{name: 512}).settings, name) == 512
+    with pytest.raises(ValueError, match="at most 512 tokens. Take smaller lengths"):
+        load_encoder(TINY, **{name: 513})
+
+
+def test_a_model_that_wants_a_language_id_is_refused(encoder, tmp_path):
+    """Claim: XLM's older checkpoints are refused in one sentence.
+
+    Number: the setting that marks them, in the configuration of the bundled model.
+    Catches: vectors without the ids, which are wrong and look well.
+    """
+    encoder.model.config.use_lang_emb = True
+    save_encoder(encoder, tmp_path)
+    with pytest.raises(ValueError, match="wants a language id a token. Take one without"):
         load_encoder(tmp_path)
 
 
 def test_an_unknown_pooling_is_refused(encoder):
-    """Claim: the value and the remedy are named."""
+    """Claim: the value and the remedy are named.
+
+    Catches: the mean for whatever is not "cls".
+    """
     with pytest.raises(ValueError, match="pooling 'max' is unknown. Take mean or cls"):
         Encoder(encoder.model, encoder.tokenizer, Settings(pooling="max"))
+
+
+def test_a_tokenizer_without_padding_is_refused(encoder):
+    """Claim: a decoder's tokenizer is refused by name.
+
+    Catches: a TypeError at the first batch of two texts.
+    """
+    tokenizer = SimpleNamespace(pad_token_id=None, name_or_path="gpt2")
+    with pytest.raises(ValueError, match="'gpt2' has no padding token. Take an encoder's"):
+        Encoder(encoder.model, tokenizer)
+
+
+def test_settings_cannot_be_changed_by_accident(encoder):
+    """Claim: settings are frozen; other settings are another object.
+
+    Catches: a default of one encoder that all encoders share and one of them changes.
+    """
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        encoder.settings.query_length = 7

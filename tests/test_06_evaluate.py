@@ -1,291 +1,1181 @@
-"""Rung 6: vectors become ranks, ranks metrics, metrics a table that one can trust.
+"""Rung 6: vectors become ranks, ranks become metrics, metrics a file that one can trust.
 
-Builds: evaluate.py. Before: rungs 0 and 1. Run: pytest tests/test_06_evaluate.py
+Checks: evaluate.py without its attacks. Before: rungs 0 and 1.
+Run: pytest tests/test_06_evaluate.py
 """
 
-import dataclasses
 import json
 import math
 import random
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
-from conftest import CORPUS, QRELS, QUERIES, write_folder
+from conftest import CORPUS, QRELS, QUERIES, ROOT, write_folder
+from pytest import approx
+from torch import nn
 
+import attacks
 import evaluate
-from evaluate import chance, measure, rank_queries, records, relevant_ranks, table
-from xlt import load_data
+from evaluate import (
+    CLEAN,
+    METRICS,
+    VIEWS,
+    Condition,
+    Options,
+    add_metrics,
+    array_name,
+    chance,
+    condition_of,
+    encode_split,
+    language_bias,
+    make_cells,
+    measure,
+    rank_cell,
+    relevant_ranks,
+    remove_language,
+)
+from xlt import DataSet, Settings, Text, load_data
+
+NAN = float("nan")
+MODEL = ROOT / "data/tiny_xlmr"
 
 
-def oracle(scores, gains):
-    """Rank by a full sort, ties against us, and every metric in loops. gains: passage -> gain > 0."""
-    order = sorted(range(len(scores)), key=lambda j: (-scores[j], gains.get(j, 0)))
-    hits = [i + 1 for i, j in enumerate(order) if j in gains]
-    ap = lambda cut: sum((k + 1) / r for k, r in enumerate(hits) if r <= cut) / len(hits)
-    dcg = sum(gains.get(j, 0) / math.log2(i + 2) for i, j in enumerate(order[:10]))
-    best = sorted(gains.values(), reverse=True)[:10]
-    return {
-        "mAP": ap(10**9), "mAP@20": ap(20),
-        "R@1": sum(r <= 1 for r in hits) / len(hits),
-        "R@10": sum(r <= 10 for r in hits) / len(hits),
-        "MRR@10": 1 / hits[0] if hits[0] <= 10 else 0.0,
-        "nDCG@10": dcg / sum(g / math.log2(i + 2) for i, g in enumerate(best)),
-        "rank_distance": hits[-1] - hits[0] if len(hits) > 1 else None,
-    }  # fmt: skip
+class FakeEncoder:
+    """An encoder that looks the vector of a text up by its tower and id."""
+
+    def __init__(self, vectors):
+        self.vectors = vectors  # (tower, id) -> D numbers
+        self.settings = Settings()
+        self.texts_cut, self.texts_seen = Counter(), Counter()
+        self.model = nn.Linear(1, 1)  # weights whose hash names the model
+        nn.init.ones_(self.model.weight)
+        nn.init.ones_(self.model.bias)
+
+    def encode(self, texts, tower, bar=""):
+        rows = [self.vectors[tower, text.id] for text in texts]
+        return torch.tensor(rows, dtype=torch.float32)
 
 
-def one(scores, relevant, gains=None):
-    """Ranks of one query's relevant passages."""
-    gains = gains or [1.0] * len(relevant)
-    return relevant_ranks(torch.tensor([scores]), torch.tensor([relevant]), torch.tensor([gains]))
+def encoder_of(data, query_vectors, passage_vectors):
+    """A fake encoder for a data set's queries and passages, in their order."""
+    vectors = {}
+    for text, vector in zip(data.queries, query_vectors, strict=True):
+        vectors["query", text.id] = vector
+    for text, vector in zip(data.passages, passage_vectors, strict=True):
+        vectors["passage", text.id] = vector
+    return FakeEncoder(vectors)
 
 
-def test_average_precision_divides_by_all_relevant_passages():
-    """Number: hits at ranks 1 and 3, a third relevant one at 1000: (1/1 + 2/3 + 3/1000) / 3 = 0.5566.
+def evaluate_clean(encoder, data, **options):
+    """What metrics.json and metrics.npz hold without any attack."""
+    adversary = evaluate.open_adversary(Options(**options), data, encoder)
+    return evaluate.evaluate(encoder, data, adversary)
 
-    Catches: dividing by the hits found in the top 20, 0.8333.
+
+def biased_vectors(strength):
+    """Vectors of a.en, a.de, b.en, b.de; conftest's four queries come in the same order."""
+    return [  # meaning a, meaning b, English, German
+        [1, 0, strength, 0],
+        [1, 0, 0, strength],
+        [0, 1, strength, 0],
+        [0, 1, 0, strength],
+    ]
+
+
+def biased_encoder(data, strength):
+    """A model with a language bias for the world of four sentences."""
+    vectors = biased_vectors(strength)
+    return encoder_of(data, vectors, vectors)
+
+
+def evaluate_biased(folder, strength, **options):
+    """metrics.json and metrics.npz of that model."""
+    data = load_data(folder)
+    return evaluate_clean(biased_encoder(data, strength), data, **options)
+
+
+def find_record(metrics, view, query_lang, passage_lang):
+    """The only record of a cell."""
+    cell = (view, query_lang, passage_lang)
+    records = []
+    for record in metrics["results"]:
+        if (record["view"], record["query_lang"], record["passage_lang"]) == cell:
+            records.append(record)
+    assert len(records) == 1
+    return records[0]
+
+
+# ---- ranks ---------------------------------------------------------------------------------------
+
+
+def ranks_of(scores, relevant, gains=None):
+    """Ranks of one query's relevant passages, and their gains in the same order."""
+    if gains is None:
+        gains = [1.0] * len(relevant)
+    tensors = [torch.tensor([row]) for row in (scores, relevant, gains)]  # one query: (1, ...)
+    ranks, sorted_gains = relevant_ranks(*tensors)
+    return ranks[0].tolist(), sorted_gains[0].tolist()
+
+
+def test_ranks_come_best_first_whatever_the_order_of_the_relevant_passages():
+    """Number: by eye: passages 1 (.2) and 2 (.7) are relevant and have the ranks 4 and 2.
+
+    Catches: ranks in the order of the qrels, with which precision k / rank_k is wrong.
     """
-    found = measure(np.array([[1, 3, 1000]]), np.ones((1, 3)))
-    assert found["mAP"][0] == pytest.approx((1 + 2 / 3 + 3 / 1000) / 3)
-    assert found["mAP@20"][0] == pytest.approx((1 + 2 / 3) / 3)
-    assert found["R@10"][0] == pytest.approx(2 / 3) and found["rank_distance"][0] == 999
+    ranks, _ = ranks_of([0.9, 0.2, 0.7, 0.5], relevant=[1, 2])
+    assert ranks == [2, 4]
 
 
-def test_a_constant_scorer_gets_the_worst_rank_among_its_ties():
-    """Number: five passages, two relevant, all scores 0: ranks 4 and 5, so MRR@10 is 1/4, not 1.
+def test_a_constant_scorer_gets_the_worst_ranks_among_its_ties():
+    """Number: five passages, two relevant, all scores 0: ranks 4 and 5, so MRR is 1/4 and not 1.
 
-    Catches: ties in favour of the relevant passage (MTEB once gave 1.0).
+    Catches: ties in favour of the relevant passage (a library once gave 1.0).
     """
-    ranks, _ = one([0.0] * 5, [1, 3])
-    assert ranks.tolist() == [[4, 5]]
+    ranks, _ = ranks_of([0.0] * 5, relevant=[1, 3])
+    assert ranks == [4, 5]
 
 
-def test_ties_do_not_depend_on_where_the_relevant_passage_stands():
-    """Claim: first or last column, the rank is the same. Number: one of three tied: rank 3."""
-    assert one([1.0, 1.0, 1.0], [0])[0].item() == one([1.0, 1.0, 1.0], [2])[0].item() == 3
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_ties_do_not_depend_on_where_the_relevant_passage_stands(position):
+    """Number: one of three tied passages is relevant: rank 3, in the first column and in the last.
 
-
-def test_metrics_agree_with_a_full_sort_on_1000_random_rankings_with_ties():
-    """Claim: seven metrics, sizes 2 to 60, graded gains, scores from few values, padding, to 1e-9."""
-    rng = random.Random(7)
-    for _ in range(1000):
-        size = rng.randint(2, 60)
-        scores = [rng.choice([0.0, 0.25, 0.5, 1.0, rng.random()]) for _ in range(size)]
-        chosen = rng.sample(range(size), rng.randint(1, min(size, 12)))
-        gains = {j: float(rng.choice([1, 1, 2, 3])) for j in chosen}
-        row = [*chosen, -1, -1]
-        weights = [*gains.values(), 0.0, 0.0]
-        expected = oracle(torch.tensor(scores).tolist(), gains)
-        ranks, ordered = one(scores, row, weights)
-        found = measure(ranks.numpy(), ordered.numpy())
-        for name, value in expected.items():
-            got = float(found[name][0])
-            assert math.isnan(got) if value is None else got == pytest.approx(value, abs=1e-6), name
-
-
-@pytest.fixture
-def world(tmp_path):
-    """Two meanings, two languages; vectors are [meaning, strength * language]."""
-    data = load_data(write_folder(tmp_path))
-    everything = list(range(4))
-
-    def vectors(strength):
-        rows = [[1.0, 0, strength, 0], [1, 0, 0, strength], [0, 1, strength, 0], [0, 1, 0, strength]]
-        return torch.tensor(rows)
-
-    return data, everything, vectors
-
-
-@pytest.mark.parametrize(("strength", "expected"), [(0.9, 1.0), (1.1, 5 / 6)])
-def test_language_bias_in_four_vectors(world, strength, expected):
-    """Number: at 0.9 both translations lead: AP 1. At 1.1 the other meaning of the own language
-    (score 1.21) comes between them (2.21 and 1): AP (1 + 2/3) / 2 = 5/6. Mono stays 1.
+    Catches: a stable sort that lets the first column win.
     """
-    data, ids, vectors = world
-    found = rank_queries(vectors(strength), vectors(strength), data, ids, ids, "test", ["en", "de"])
-    rows = records(found, data, ids, "clean")
-    value = {(r["view"], r["query_lang"], r["passage_lang"]): r["mAP"] for r in rows}
-    assert value["pool", "en", "*"] == pytest.approx(expected, abs=1e-6)
-    assert value["mono", "de", "de"] == 1.0 and value["cross", "de", "en"] == 1.0
-    assert len(rows) == 6  # two languages x (two pools of one language + the pool of all)
+    ranks, _ = ranks_of([1.0] * 3, [position])
+    assert ranks == [3]
 
 
-def test_views_hold_one_relevant_passage_a_language_and_all_in_the_pool(world):
-    """Claim: rank distance is of the pool alone. Number: 1.1: ranks 1 and 3, distance 2."""
-    data, ids, vectors = world
-    found = rank_queries(vectors(1.1), vectors(1.1), data, ids, ids, "test", ["en", "de"])
-    rows = records(found, data, ids, "clean")
-    distance = {r["view"]: r["rank_distance"] for r in rows}
-    assert distance == {"mono": None, "cross": None, "pool": 2.0}
-    assert all(r["n_queries"] == 2 and r["n_left_out"] == 0 for r in rows)
+def test_among_relevant_passages_that_tie_the_smaller_gain_goes_first():
+    """Number: gains 3 and 1 at one score: the order 1, 3 is the worse one for nDCG.
 
-
-def test_the_block_size_changes_no_rank(minifacts):
-    """Claim: blocks of 1, 7 and 512 give equal metrics, bit for bit. Number: passages that differ by
-    3e-7, so that rounding decides their order. Catches: fp32 products, which depend on the block.
+    Catches: an nDCG that profits from a tie.
     """
-    rng = torch.Generator().manual_seed(0)
-    queries = sorted(minifacts.qrels["test"])[:60]
-    passages = list(range(0, len(minifacts.passages), 3))
-    base, noise = torch.randn(1, 128, generator=rng), torch.randn(len(passages), 128, generator=rng)
-    p = torch.nn.functional.normalize(base + 3e-7 * noise, dim=1)
-    q = torch.nn.functional.normalize(torch.randn(len(queries), 128, generator=rng), dim=1)
-    langs = minifacts.langs()
-    runs = [rank_queries(q, p, minifacts, queries, passages, "test", langs, b) for b in (1, 7, 512)]
-    for other in runs[1:]:
-        for pool in runs[0]:
-            for name in runs[0][pool]:
-                np.testing.assert_array_equal(runs[0][pool][name], other[pool][name])
+    ranks, gains = ranks_of([0.5, 0.5, 0.1], [0, 1], gains=[3.0, 1.0])
+    assert ranks == [1, 2]
+    assert gains == [1.0, 3.0]
 
 
-def test_a_query_without_relevant_passage_in_a_view_is_counted(tmp_path):
-    """Claim: left out there, counted, kept elsewhere. Number: q1 has no German passage."""
-    qrels = [row for row in QRELS if "\ta.de\t" not in row]
-    data = load_data(write_folder(tmp_path, qrels=qrels))
-    eye = torch.eye(4)
-    found = rank_queries(eye, eye, data, list(range(4)), list(range(4)), "test", ["en", "de"])
-    rows = {(r["query_lang"], r["passage_lang"]): r for r in records(found, data, list(range(4)), "clean")}
-    assert (rows["en", "de"]["n_queries"], rows["en", "de"]["n_left_out"]) == (1, 1)
-    assert (rows["en", "en"]["n_queries"], rows["en", "en"]["n_left_out"]) == (2, 0)
+def test_padding_has_rank_zero_and_comes_last():
+    """Number: passage 1 (.2) is third. Catches: -1 read as the last passage (.9) or the first."""
+    ranks, gains = ranks_of([0.5, 0.2, 0.9], [-1, 1, -1], gains=[0.0, 2.0, 0.0])
+    assert ranks == [3, 0, 0]
+    assert gains == [2.0, 0.0, 0.0]
 
 
-def test_a_query_and_a_passage_may_share_an_id(tmp_path):
-    """Claim: a perfect run scores 1.0 then too. Catches: BEIR's removal of equal ids (0.90, PITFALLS 19)."""
-    corpus = [dict(row, _id=f"x{i}") for i, row in enumerate(CORPUS)]
-    queries = [dict(row, _id=f"x{i}") for i, row in enumerate(QUERIES)]
-    data = load_data(write_folder(tmp_path, corpus, queries, [f"x{i}\tx{i}\t1" for i in range(4)]))
-    eye = torch.eye(4)
-    found = rank_queries(eye, eye, data, list(range(4)), list(range(4)), "test", ["en", "de"])
-    assert found["*"]["mAP"].tolist() == [1.0] * 4
+# ---- metrics -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("passages", "relevant"), [(7, 1), (12, 4), (30, 11)])
-def test_chance_is_what_random_rankings_give(passages, relevant):
-    """Claim: the closed forms agree with 40,000 shuffles. Number: 5 standard errors of each mean."""
-    rng = np.random.default_rng(0)
-    ranks = np.argsort(rng.random((40_000, passages)), axis=1)[:, :relevant] + 1
-    found = measure(np.sort(ranks, axis=1), np.ones((40_000, relevant)))
-    for name, value in chance(passages, relevant).items():
-        drawn = found[name]
-        if np.isnan(drawn).all():
-            assert value == 0  # one relevant passage has no distance
-            continue
-        assert abs(drawn.mean() - value) < 5 * drawn.std() / 200 + 1e-12, name
-
-
-def run_object(recipe, seed, value, langs=("de", "en")):
-    row = dict.fromkeys(evaluate.METRICS, value)
-    rows = [{"attack": "clean", "view": "mono", "query_lang": a, "passage_lang": a} | row for a in langs]
-    luck = {view: {} for view in evaluate.VIEWS}
-    return {"recipe": recipe, "seed": seed, "train_langs": ["en"], "langs": list(langs), "results": rows, "chance": luck}
-
-
-def test_the_table_averages_seeds_and_separates_untrained_languages():
-    """Number: seeds .2 and .4: mean .300, sample standard deviation .141 (with n - 1; .100 with n)."""
-    runs = [run_object("x-y-none", 0, 0.2), run_object("x-y-none", 1, 0.4)]
-    runs[0]["results"][0]["mAP"] = 0.6  # German, untrained: seeds .6 and .4
-    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in table(runs).split("\n")]
-    assert rows[0][:4] == ["recipe", "n", "languages", "mono mAP"]
-    assert rows[3] == ["x-y-none", "2", "trained", ".300 ±.141", "-", "-", ".300 ±.141", "-", "-", "-"]
-    assert rows[4][2:4] == ["untrained", ".500 ±.141"]
-    assert rows[2][2:4] == ["all", ".400 ±.000"], "macro-average: (.6 + .2) / 2 and (.4 + .4) / 2"
-
-
-def test_evaluating_writes_metrics_and_trec_files_that_agree(encoder, tmp_path, capsys):
-    """Claim: AP recomputed from run.trec and qrels.trec is what metrics.json says. Number: 4 queries."""
-    (tmp_path / "data").mkdir()
-    write_folder(tmp_path / "data")
-    model = evaluate.Path(evaluate.__file__).parent / "data/tiny_xlmr"
-    arguments = [str(model), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
-    assert evaluate.main([*arguments, "--trec", str(tmp_path / "trec")]) == 0
-    assert "pool mAP" in capsys.readouterr().out
-    found = json.loads((tmp_path / "out/metrics.json").read_text())
-    gold, run = {}, {}
-    for line in (tmp_path / "trec/qrels.trec").read_text().splitlines():
-        query, _, passage, _ = line.split()
-        gold.setdefault(query, set()).add(passage)
-    for line in (tmp_path / "trec/run.trec").read_text().splitlines():
-        query, _, passage, rank, _, _ = line.split()
-        run.setdefault(query, []).append(passage)
-        assert len(run[query]) == int(rank)
-    ap = {
-        q: sum((k + 1) / r for k, r in enumerate(i + 1 for i, p in enumerate(run[q]) if p in gold[q])) / len(gold[q])
-        for q in gold
-    }
-    for lang in ("en", "de"):
-        row = next(r for r in found["results"] if r["view"] == "pool" and r["query_lang"] == lang)
-        assert row["mAP"] == pytest.approx((ap[f"q1.{lang}"] + ap[f"q2.{lang}"]) / 2, abs=1e-6)
-
-
-def test_metrics_of_another_data_set_are_not_mixed_in(tmp_path):
-    """Claim: refused with the field that differs; the old file stays. Catches: silent overwriting."""
-    new = {"model_sha256": "m", "data_sha256": "d", "split": "test", "settings": {}, "langs": ["en"], "results": []}
-    evaluate.add_metrics(tmp_path / "metrics.json", dict(new), {})
-    with pytest.raises(ValueError, match="results of another data_sha256"):
-        evaluate.add_metrics(tmp_path / "metrics.json", new | {"data_sha256": "e"}, {})
-    assert json.loads((tmp_path / "metrics.json").read_text())["data_sha256"] == "d"
-
-
-def test_another_table_is_refused_before_the_work(folder, tmp_path):
-    """Claim: records of one table are not overwritten by those of another, nor their words mixed.
-    Catches: records named by the attack alone, so that a second table replaces the first."""
-    model = str(evaluate.Path(evaluate.__file__).parent / "data/tiny_xlmr")
-    for name, word in (("a", "seat"), ("b", "town")):
-        (folder / f"{name}.json").write_text(json.dumps({"capital": [word]}))
-    flags = [model, "--data", str(folder), "--out", str(tmp_path / "out"), "--attacks", "random"]
-    assert evaluate.main([*flags, "--table", f"en={folder}/a.json"]) == 0
-    before = (tmp_path / "out/metrics.json").read_text()
-    assert evaluate.main([*flags, "--table", f"en={folder}/b.json"]) == 1
-    assert (tmp_path / "out/metrics.json").read_text() == before
-    assert evaluate.main([*flags, "--table", f"en={folder}/a.json"]) == 0
-
-
-def test_another_attack_adds_its_records(tmp_path):
-    """Claim: records are replaced by key, in their place, and otherwise kept; so are the single
-    queries. Number: clean twice, greedy once: two; the second clean one counts."""
-    base = {"model_sha256": "m", "data_sha256": "d", "split": "test", "settings": {}, "langs": ["en"]}
-    row = {"view": "mono", "query_lang": "en", "passage_lang": "en"}
-    for n, attack in enumerate(("clean", "greedy", "clean")):
-        records = [row | {"attack": attack, "mAP": n}]
-        found = evaluate.add_metrics(tmp_path / "m.json", base | {"results": records}, {attack: np.array([n])})
-    assert [(r["attack"], r["mAP"]) for r in found["results"]] == [("clean", 2), ("greedy", 1)]
-    assert {name: values.tolist() for name, values in np.load(tmp_path / "m.npz").items()} == {"clean": [2], "greedy": [1]}
+def metrics_of(ranks, gains=None):
+    """Every metric of one query, from the ranks of its relevant passages (0: padding)."""
+    if gains is None:
+        gains = [float(rank > 0) for rank in ranks]
+    columns = measure(np.array([ranks]), np.array([gains]))
+    return {metric: column[0] for metric, column in columns.items()}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("metric", "expected"),
     [
-        (["nowhere"], 1, "no folder and no hub name"),
-        (["MODEL", "--data", "nowhere"], 1, "no such folder"),
-        (["MODEL", "--langs", "xx"], 1, "--langs xx"),
-        (["MODEL", "--split", "dev"], 1, "dev.tsv: no such file"),
-        (["MODEL", "--split", "exam"], 2, "invalid choice: 'exam'"),
-        ([], 2, "required"),
+        ("mAP", (1 / 1 + 2 / 3 + 3 / 1000) / 3),
+        ("mAP@20", (1 / 1 + 2 / 3) / 3),
+        ("R@1", 1 / 3),
+        ("R@10", 2 / 3),
+        ("MRR@10", 1.0),
+        ("rank_distance", 999),
+        ("first_rank", 1),
     ],
 )
-def test_wrong_input_exits_with_its_code_and_one_sentence(folder, capsys, arguments, code, message):
-    """Claim: 1 failed while running, 2 wrong usage. Catches: tracebacks, and 0 after a failure."""
-    model = str(evaluate.Path(evaluate.__file__).parent / "data/tiny_xlmr")
-    arguments = [model if a == "MODEL" else a for a in arguments]
-    if arguments and "--data" not in arguments:
-        arguments += ["--data", str(folder)]
-    try:
-        found = evaluate.main(arguments)
-    except SystemExit as stop:
-        found = stop.code
-    assert found == code and message in capsys.readouterr().err
+def test_metrics_of_ranks_1_and_3_and_1000(metric, expected):
+    """Number: three relevant passages; AP is .5566, cut at rank 20 it is .5556.
+
+    Catches: division by the hits that were found, .8333; R@1 of 1 for one of three.
+    """
+    values = metrics_of([1, 3, 1000])
+    assert values[metric] == approx(expected, abs=1e-9)
 
 
-def test_vectors_that_are_not_finite_are_refused(encoder, folder):
+def test_ndcg_of_a_hand_example():
+    """Number: gain 1 at rank 2 and gain 3 at rank 5; the best order has 3 at 1 and 1 at 2:
+    (1 / log2 3 + 3 / log2 6) / (3 / log2 2 + 1 / log2 3) = 1.791489 / 3.630930 = .493397.
+
+    Catches: exponential gains, .4375; an ideal order of ones, 1.0984; the log of the rank itself.
+    """
+    values = metrics_of([2, 5], gains=[1.0, 3.0])
+    assert values["nDCG@10"] == approx(0.493397, abs=1e-6)
+
+
+def test_the_ideal_order_of_ndcg_has_ten_places():
+    """Number: eleven relevant passages at ranks 1 to 11 are the best order there is: nDCG 1.
+
+    Catches: eleven places in the ideal and ten in the sum, .9422.
+    """
+    values = metrics_of(list(range(1, 12)))
+    assert values["nDCG@10"] == approx(1.0, abs=1e-12)
+
+
+def test_mrr_is_zero_when_the_first_hit_lies_below_rank_ten():
+    """Number: rank 11. Catches: 1/11, an MRR without its cut."""
+    assert metrics_of([11, 12])["MRR@10"] == 0.0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_of_a_query_without_relevant_passage_is_nan(metric):
+    """Claim: NaN, not 0: the mean leaves it out. Catches: a query that nobody could get right."""
+    assert math.isnan(metrics_of([0, 0])[metric])
+
+
+def test_the_rank_distance_of_a_single_relevant_passage_is_nan():
+    """Claim: it has no distance. Catches: 0, which pulls the mean down; 3, that to the padding."""
+    assert math.isnan(metrics_of([3, 0])["rank_distance"])
+
+
+def hits_of(scores, gains):
+    """Ranks and gains of the relevant passages after a full sort in which they lose every tie.
+
+    scores: passage -> score; gains: relevant passage -> gain.
+    """
+    order = sorted(scores, key=lambda passage: (-scores[passage], gains.get(passage, 0)))
+    hits, sorted_gains = [], []
+    for rank, passage in enumerate(order, 1):
+        if passage in gains:
+            hits.append(rank)
+            sorted_gains.append(gains[passage])
+    return hits, sorted_gains
+
+
+def oracle(scores, gains):
+    """Every metric of one query, from a full sort and loops."""
+    if not gains:
+        return dict.fromkeys(METRICS, NAN)
+    hits, sorted_gains = hits_of(scores, gains)
+    metrics = dict.fromkeys(METRICS, 0.0)
+    gained = best = 0.0
+    for i, rank in enumerate(hits):
+        metrics["mAP"] += (i + 1) / rank / len(hits)
+        if rank <= 20:
+            metrics["mAP@20"] += (i + 1) / rank / len(hits)
+        if rank <= 10:
+            metrics["R@10"] += 1 / len(hits)
+            gained += sorted_gains[i] / math.log2(rank + 1)
+    for i, gain in enumerate(sorted(gains.values(), reverse=True)):
+        if i < 10:
+            best += gain / math.log2(i + 2)
+    metrics["nDCG@10"] = gained / best
+    if hits[0] == 1:
+        metrics["R@1"] = 1 / len(hits)
+    if hits[0] <= 10:
+        metrics["MRR@10"] = 1 / hits[0]
+    metrics["rank_distance"] = NAN
+    if len(hits) > 1:
+        metrics["rank_distance"] = hits[-1] - hits[0]
+    return metrics
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_agree_with_a_full_sort_of_random_rankings_with_ties(seed):
+    """Claim: seven metrics, to 1e-9: the scores are exact, metrics are float64.
+
+    Number: 100 rankings a seed of 2 to 60 passages, gains 1 to 3, scores of four values, padding.
+    Catches: ties won, cuts at 9 or 11, gains that do not follow their passages.
+    """
+    rng = random.Random(seed)
+    for _ in range(100):
+        size = rng.randint(2, 60)
+        scores = [rng.randint(0, 3) / 4 for _ in range(size)]
+        count = rng.randint(1, min(size, 12))
+        relevant = rng.sample(range(size), count)
+        gains = [float(rng.randint(1, 3)) for _ in relevant]
+        expected = oracle(dict(enumerate(scores)), dict(zip(relevant, gains, strict=True)))
+        ranks, sorted_gains = ranks_of(scores, [*relevant, -1], [*gains, 0.0])
+        values = metrics_of(ranks, sorted_gains)
+        for metric in METRICS:
+            assert values[metric] == approx(expected[metric], abs=1e-9, nan_ok=True), metric
+
+
+# ---- chance --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(7, 1), (12, 4), (30, 11)])
+@pytest.mark.parametrize("metric", ["mAP", "R@1", "R@10", "rank_distance"])
+def test_chance_is_what_random_rankings_give(sizes, metric):
+    """Number: 20,000 shuffles; 5 standard errors of their mean, a false alarm in 1.7 million.
+
+    Catches: R / P in the place of E[AP], which is higher; a gap between two neighbouring ranks.
+    """
+    passages, relevant = sizes
+    expected = chance(passages, relevant)[metric]
+    if relevant == 1 and metric == "rank_distance":
+        assert expected == 0  # of one rank
+        return
+    rng = np.random.default_rng(0)
+    shuffled = np.argsort(rng.random((20_000, passages)), axis=1)  # (20000, P)
+    ranks = np.sort(shuffled[:, :relevant] + 1, axis=1)  # (20000, R)
+    drawn = measure(ranks, np.ones(ranks.shape))[metric]
+    error = drawn.std() / math.sqrt(20_000)
+    assert abs(drawn.mean() - expected) < 5 * error + 1e-12
+
+
+def evaluate_uneven(folder, qrels):
+    """Three English and two German passages, and a model to which all are alike."""
+    corpus = [*CORPUS, {"_id": "c.en", "lang": "en", "text": "Snow is white."}]
+    data = load_data(write_folder(folder, corpus, QUERIES, qrels))
+    encoder = encoder_of(data, [[1.0]] * 4, [[1.0]] * 5)
+    metrics, _ = evaluate_clean(encoder, data)
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("view", "metric", "expected"),
+    [
+        ("mono", "R@1", (1 / 3 + 1 / 2) / 2),
+        ("cross", "R@1", 1 / 2),
+        ("pool", "R@1", 1 / 5),
+        ("pool", "mAP", (0.728333 + 0.456667) / 2),
+    ],
+)
+def test_chance_of_a_view_is_the_mean_over_its_queries(tmp_path, view, metric, expected):
+    """Number: q1.en has two relevant passages of three in English and one of two in German; q1.de
+    one in German and none in English, so that cross is q1.en's alone. With H_5 = 2.283333 the AP of
+    R = 3 is 2.283333 / 5 + 2 (5 - 2.283333) / 20 = .728333, of R = 1 it is .456667.
+
+    Catches: candidates of the other language; a query that counts where it has nothing to find.
+    """
+    qrels = ["q1.en\ta.en\t1", "q1.en\tb.en\t1", "q1.en\ta.de\t1", "q1.de\ta.de\t1"]
+    metrics = evaluate_uneven(tmp_path, qrels)
+    assert metrics["chance"][view][metric] == approx(expected, abs=1e-6)
+
+
+def test_a_languages_share_of_the_pool_is_what_a_blind_ranking_shows(tmp_path):
+    """Number: 3 of 5 passages are English. Catches: a share of the queries or of the languages."""
+    metrics = evaluate_uneven(tmp_path, QRELS)
+    assert metrics["own_share"] == {"de": 0.4, "en": 0.6}
+
+
+# ---- language bias -------------------------------------------------------------------------------
+
+
+def bias_of(scores, relevant, passage_lang, query_lang):
+    """Share of the top ten and foreign rank of one query."""
+    scores, relevant = torch.tensor([scores]), torch.tensor([relevant])
+    bias = language_bias(scores, relevant, torch.tensor(passage_lang), query_lang)
+    return bias["own_share@10"].item(), bias["foreign_rank"].item()
+
+
+def test_the_foreign_rank_is_that_of_the_first_relevant_passage_in_another_language():
+    """Number: passages 0 (.9), 2 (.7) and 4 (.1) are relevant, 0 is in the query's language. Before
+    2 stand 0, 1 (.8) and 3, which ties with it: rank 4.
+
+    Catches: the rank of 0 (1), own answers passed over or ties won (3), padding read as passage 0.
+    """
+    scores = [0.9, 0.8, 0.7, 0.7, 0.1]
+    langs = [0, 0, 1, 1, 2]
+    _, rank = bias_of(scores, [0, 2, 4, -1], langs, query_lang=0)
+    assert rank == 4
+
+
+def test_padding_is_no_foreign_passage():
+    """Number: passage 0 (.9) is foreign and not relevant, 1 (.8) is relevant and foreign: rank 2.
+
+    Catches: the padding -1 read as passage 0, rank 1.
+    """
+    _, rank = bias_of([0.9, 0.8, 0.7], [1, -1], [0, 0, 1], query_lang=1)
+    assert rank == 2
+
+
+def test_the_foreign_rank_is_nan_where_no_relevant_passage_is_foreign():
+    """Number: the only relevant passage is in the query's language. Catches: the rank of -inf."""
+    _, rank = bias_of([0.9, 0.8, 0.7], [1, -1], [1, 0, 1], query_lang=0)
+    assert math.isnan(rank)
+
+
+def test_the_own_share_is_that_of_the_ten_best():
+    """Number: of twelve passages the best three and the last two are in the query's language: 3/10.
+
+    Catches: a share of all passages, 5/12.
+    """
+    scores = [12.0 - i for i in range(12)]
+    langs = [1] * 3 + [0] * 7 + [1] * 2
+    share, _ = bias_of(scores, [0, 3], langs, query_lang=1)
+    assert share == approx(0.3, abs=1e-12)
+
+
+def test_the_own_share_of_a_small_pool_is_a_share_of_what_is_there():
+    """Number: 2 of 5 passages. Catches: division by ten."""
+    share, _ = bias_of([0.5, 0.4, 0.3, 0.2, 0.1], [0], [2, 2, 0, 0, 1], query_lang=2)
+    assert share == approx(0.4, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_foreign_rank_agrees_with_a_full_sort(seed):
+    """Claim: exactly. Number: 60 pools a seed of 1 to 25 passages in three languages, 12 scores.
+
+    Catches: own answers that lose a tie with a foreign one; ties won.
+    """
+    rng = random.Random(seed)
+    for _ in range(60):
+        size = rng.randint(1, 25)
+        langs = [rng.randint(0, 2) for _ in range(size)]
+        scores = [rng.randint(0, 11) / 4 for _ in range(size)]
+        relevant = rng.sample(range(size), min(size, 4))
+        foreign = {passage: 1.0 for passage in relevant if langs[passage] != 2}
+        # Relevant passages in the query's language are like the others here: they win every tie
+        hits, _ = hits_of(dict(enumerate(scores)), foreign)
+        _, rank = bias_of(scores, [*relevant, -1], langs, query_lang=2)
+        assert rank == approx(min(hits, default=NAN), abs=0, nan_ok=True)
+
+
+# ---- cells and views -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("strength", "expected"), [(0.9, 1.0), (1.1, 5 / 6)])
+def test_a_language_bias_lowers_the_map_of_the_pool(folder, strength, expected):
+    """Number: at .9 both translations lead: AP 1. At 1.1 the other meaning in the query's language
+    (score 1.21) comes between them (2.21 and 1): AP (1 + 2/3) / 2 = 5/6.
+
+    Catches: a pool of one language; one relevant passage where there are two.
+    """
+    metrics, _ = evaluate_biased(folder, strength)
+    record = find_record(metrics, "pool", "en", "*")
+    assert record["mAP"] == approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("cell", [("mono", "de", "de"), ("cross", "de", "en")])
+def test_a_language_bias_leaves_pools_of_one_language_alone(folder, cell):
+    """Number: at 1.1 all candidates have the same language part: AP 1.
+
+    Catches: candidates of all languages in mono or cross.
+    """
+    metrics, _ = evaluate_biased(folder, 1.1)
+    assert find_record(metrics, *cell)["mAP"] == 1.0
+
+
+def test_the_rank_distance_is_of_the_pool_alone(folder):
+    """Number: at 1.1 the translations have the ranks 1 and 3 of the pool; elsewhere there is one.
+
+    Catches: NaN in metrics.json, which is not JSON; 0 in mono and cross.
+    """
+    metrics, _ = evaluate_biased(folder, 1.1)
+    distances = {record["view"]: record["rank_distance"] for record in metrics["results"]}
+    assert distances == {"mono": None, "cross": None, "pool": 2.0}
+
+
+def test_every_pair_of_languages_is_a_cell():
+    """Number: queries in Thai and English, passages in German and English: by eye.
+
+    Catches: a mono cell without candidates for Thai; rows of another language.
+    """
+    cells = make_cells(np.array(["th", "en", "en"]), ["de", "en"])
+    rows = [(cell.view, *cell.langs, cell.rows.tolist()) for cell in cells]
+    assert rows == [
+        ("cross", "en", "de", [1, 2]),
+        ("mono", "en", "en", [1, 2]),
+        ("pool", "en", "*", [1, 2]),
+        ("cross", "th", "de", [0]),
+        ("cross", "th", "en", [0]),
+        ("pool", "th", "*", [0]),
+    ]
+
+
+def test_views_that_were_not_asked_for_have_no_cell():
+    """Number: the pool alone: one cell a query language. Catches: --views without effect."""
+    cells = make_cells(np.array(["th", "en"]), ["de", "en"], views=["pool"])
+    assert [cell.langs for cell in cells] == [("en", "*"), ("th", "*")]
+
+
+@pytest.mark.parametrize(
+    ("view", "passage_lang", "n_queries", "n_left_out"),
+    [
+        ("cross", "de", 1, 1),
+        ("mono", "en", 2, 0),
+    ],
+)
+def test_a_query_without_relevant_passage_in_a_cell_is_left_out_and_counted(
+    tmp_path, view, passage_lang, n_queries, n_left_out
+):
+    """Number: q1 has no German passage, q2 has one; in English both have one; all are right.
+
+    Catches: a query that counts as wrong where nothing is to be found.
+    """
+    qrels = [row for row in QRELS if "\ta.de\t" not in row]
+    write_folder(tmp_path, qrels=qrels)
+    metrics, _ = evaluate_biased(tmp_path, 0.5)
+    record = find_record(metrics, view, "en", passage_lang)
+    assert (record["n_queries"], record["n_left_out"]) == (n_queries, n_left_out)
+    assert record["mAP"] == 1.0
+
+
+def test_a_query_and_a_passage_may_share_an_id(tmp_path):
+    """Number: query x0 is answered by passage x0, and so on; a one-hot encoder is perfect: AP 1.
+
+    Catches: equal ids removed from the ranking, as BEIR does.
+    """
+    corpus = [row | {"_id": f"x{i}"} for i, row in enumerate(CORPUS)]
+    queries = [row | {"_id": f"x{i}"} for i, row in enumerate(QUERIES)]
+    qrels = [f"x{i}\tx{i}\t1" for i in range(4)]
+    data = load_data(write_folder(tmp_path, corpus, queries, qrels))
+    one_hot = np.eye(4).tolist()
+    _, arrays = evaluate_clean(encoder_of(data, one_hot, one_hot), data)
+    assert arrays[array_name(CLEAN, "pool", "mAP")].tolist() == [1.0] * 4
+
+
+@dataclass
+class World:
+    """A data set without a folder, and vectors for its texts."""
+
+    data: DataSet
+    query_vectors: list
+    passage_vectors: list
+
+    def encoder(self):
+        return encoder_of(self.data, self.query_vectors, self.passage_vectors)
+
+    def score(self, query, passage):
+        total = 0.0
+        for i, value in enumerate(self.query_vectors[query]):
+            total += value * self.passage_vectors[passage][i]
+        return total
+
+    def oracle(self, query, passage_lang):
+        """Every metric of a query among the passages of a language ("*": of all)."""
+        relevance = self.data.qrels["test"][query]
+        scores, gains = {}, {}
+        for i, passage in enumerate(self.data.passages):
+            if passage_lang in ("*", passage.lang):
+                scores[i] = self.score(query, i)
+                if i in relevance:
+                    gains[i] = relevance[i]
+        return oracle(scores, gains)
+
+
+PASSAGE_LANGS = ["th"] * 4 + ["de"] * 3 + ["en"] * 5 + ["th"] * 2
+QUERY_LANGS = ["th", "en", "fr", "en", "de", "th", "en"]
+
+
+def random_world(seed, values=(-1, 0, 1)):
+    """Passages in three languages, unsorted; queries in one more, French; what is relevant is
+    drawn, so that some have nothing in a language. Of whole numbers scores are exact and tie often.
+    """
+    rng = random.Random(seed)
+    passages, queries, qrels = [], [], {}
+    for i, lang in enumerate(PASSAGE_LANGS):
+        passages.append(Text(f"p{i}", lang, "-", "-"))
+    for i, lang in enumerate(QUERY_LANGS):
+        queries.append(Text(f"q{i}", lang, "-", f"g{i}"))
+        relevant = rng.sample(range(len(passages)), rng.randint(0, 5))
+        qrels[i] = {passage: float(rng.randint(1, 3)) for passage in relevant}
+    query_vectors = [rng.choices(values, k=3) for _ in queries]
+    passage_vectors = [rng.choices(values, k=3) for _ in passages]
+    data = DataSet(Path("."), queries, passages, {"test": qrels})
+    return World(data, query_vectors, passage_vectors)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_cell_agrees_with_nested_loops(view):
+    """Claim: seven metrics of every single query, to 1e-9. Number: 20 worlds of 7 queries and 14
+    passages in three languages.
+
+    Catches: columns of another language, gains that do not move with their passages, queries of
+    another cell, ties won.
+    """
+    defined = 0
+    for seed in range(20):
+        world = random_world(seed)
+        split = encode_split(world.encoder(), world.data, "test", ["de", "en", "fr", "th"])
+        for cell in split.cells:
+            if cell.view != view:
+                continue
+            values = rank_cell(split.q, split.pools, cell)
+            for n, query in enumerate(cell.rows):
+                expected = world.oracle(query, cell.passage_lang)
+                for metric in METRICS:
+                    value = values[metric][n]
+                    assert value == approx(expected[metric], abs=1e-9, nan_ok=True)
+                    defined += not math.isnan(value)
+    assert defined > 300, "nothing was relevant"
+
+
+def close_passages():
+    """300 passages that differ by 3e-7, so that rounding decides their order; 60 queries."""
+    rng = torch.Generator().manual_seed(0)
+    passages, queries, qrels = [], [], {}
+    for i in range(300):
+        passages.append(Text(f"p{i}", ["de", "en", "th"][i % 3], "-", "-"))
+    for i in range(60):
+        queries.append(Text(f"q{i}", "de", "-", "-"))
+        qrels[i] = dict.fromkeys([3 * i, 3 * i + 1, 3 * i + 2], 1.0)
+    noise = torch.randn(300, 128, generator=rng)
+    p = torch.randn(1, 128, generator=rng) + 3e-7 * noise  # (P, D)
+    q = torch.randn(60, 128, generator=rng)  # (Q, D)
+    data = DataSet(Path("."), queries, passages, {"test": qrels})
+    return q, attacks.make_pools(p, data, list(range(60)), list(range(300)), "test")
+
+
+@pytest.mark.parametrize("block", [1, 7])
+@pytest.mark.parametrize("passage_lang", ["de", "*"])
+def test_the_block_size_changes_no_metric(block, passage_lang):
+    """Claim: bit for bit what one block of all queries gives. Number: blocks of 1 and 7 of 60.
+
+    Catches: fp32 products, which depend on the shape of the block; a last block that is left out.
+    """
+    q, pools = close_passages()
+    for cell in make_cells(np.array(["de"] * 60), pools.langs):
+        if cell.passage_lang == passage_lang:
+            whole = rank_cell(q, pools, cell)
+            parts = rank_cell(q, pools, cell, block)
+    assert whole["first_rank"].max() > 50, "nothing was left to rounding"
+    for metric in whole:
+        np.testing.assert_array_equal(whole[metric], parts[metric])
+
+
+# ---- single queries ------------------------------------------------------------------------------
+
+# Where each of QUERY_LANGS looks for its answers; there is no French passage
+CELLS = {
+    "mono": {"de": ["de"], "en": ["en"], "fr": [], "th": ["th"]},
+    "cross": {"de": ["en", "th"], "en": ["de", "th"], "fr": ["de", "en", "th"], "th": ["de", "en"]},
+    "pool": {"de": ["*"], "en": ["*"], "fr": ["*"], "th": ["*"]},
+}
+
+
+@pytest.mark.parametrize("metric", evaluate.KEPT)
+@pytest.mark.parametrize("view", VIEWS)
+def test_metrics_of_single_queries_agree_with_nested_loops(view, metric):
+    """Claim: in mono and pool a query has one cell, in cross the mean over those languages where it
+    has something to find; NaN if there is none. Float32, so to 1e-6.
+
+    Number: seven queries in four languages.
+    Catches: the own language in cross, NaN that spreads or counts as 0, rows exchanged.
+    """
+    world = random_world(12)
+    _, arrays = evaluate_clean(world.encoder(), world.data)
+    array = arrays[array_name(CLEAN, view, metric)]
+    for query, lang in enumerate(QUERY_LANGS):
+        values = []
+        for passage_lang in CELLS[view][lang]:
+            value = world.oracle(query, passage_lang)[metric]
+            if not math.isnan(value):
+                values.append(value)
+        expected = fmean(values) if values else NAN
+        assert array[query] == approx(expected, rel=1e-6, nan_ok=True)
+
+
+def test_a_record_is_the_mean_over_its_queries():
+    """Number: English in the pool are the queries 1, 3 and 6; one of them has nothing to find.
+
+    Catches: a sum divided by all queries; records of other rows.
+    """
+    world = random_world(12)
+    metrics, _ = evaluate_clean(world.encoder(), world.data)
+    record = find_record(metrics, "pool", "en", "*")
+    values = [world.oracle(query, "*")["mAP"] for query in (1, 3, 6)]
+    values = [value for value in values if not math.isnan(value)]
+    assert record["n_queries"] == len(values) == 2
+    assert record["mAP"] == approx(fmean(values), abs=1e-6)
+
+
+def test_the_arrays_name_the_queries_that_their_rows_stand_for(folder):
+    """Claim: id, group and language, in the order of every other array: pairing needs them.
+
+    Number: by eye. Catches: groups in the place of ids, with which translations cannot be told.
+    """
+    _, arrays = evaluate_biased(folder, 1.1)
+    assert arrays["id"].tolist() == ["q1.en", "q1.de", "q2.en", "q2.de"]
+    assert arrays["group"].tolist() == ["q1", "q1", "q2", "q2"]
+    assert arrays["lang"].tolist() == ["en", "de", "en", "de"]
+
+
+# ---- LIR -----------------------------------------------------------------------------------------
+
+
+def lir_world(folder, langs):
+    """Vectors of the queries at strength 1.1, and pools of the passages in these languages."""
+    data = load_data(folder)
+    passages = []
+    for i, passage in enumerate(data.passages):
+        if passage.lang in langs:
+            passages.append(i)
+    vectors = torch.tensor(biased_vectors(1.1))
+    return vectors, attacks.make_pools(vectors[passages], data, range(4), passages, "test")
+
+
+def test_lir_takes_the_main_direction_out_and_normalises(folder):
+    """Number: English has (1, 0, 1.1) and (0, 1, 1.1), main direction (1, 1, 2.2). Half their
+    difference is left, (.5, -.5, 0) and (-.5, .5, 0), of length .7071; with length 1 again it is
+    (.7071, -.7071, 0).
+
+    Catches: one direction for all languages; passages alone; vectors left at length .7071.
+    """
+    q, pools = lir_world(folder, ["de", "en"])
+    new_q, new_pools = remove_language(q, pools, 1)
+    h = math.sqrt(0.5)
+    a = [h, -h, 0, 0]
+    b = [-h, h, 0, 0]
+    np.testing.assert_allclose(new_q, [a, a, b, b], atol=1e-6)
+    passages = new_pools.p[:-1]  # German, then English; the last row is for padding
+    np.testing.assert_allclose(passages, [a, b, a, b], atol=1e-6)
+
+
+def test_lir_takes_the_language_bias_out(folder):
+    """Number: 5/6 becomes 1: the bias was all that stood between the translations.
+
+    Catches: an LIR that is computed and not ranked; the clean records replaced by it.
+    """
+    metrics, _ = evaluate_biased(folder, 1.1, views=["pool"], lir=[1])
+    values = [(record["lir"], record["mAP"]) for record in metrics["results"]]
+    biased = approx(5 / 6, abs=1e-6)
+    assert values == [(0, biased), (0, biased), (1, 1.0), (1, 1.0)]
+
+
+def test_lir_only_normalises_a_language_without_passages(folder):
+    """Number: with English passages alone German queries keep their direction; their length was
+    sqrt(1 + 1.21).
+
+    Catches: -1, "not in the pool", read as the last language.
+    """
+    q, pools = lir_world(folder, ["en"])
+    new_q, _ = remove_language(q, pools, 1)
+    german = [1, 3]
+    expected = q[german] / math.sqrt(2.21)
+    np.testing.assert_allclose(new_q[german], expected, atol=1e-6)
+
+
+def test_lir_leaves_what_it_was_given_alone(folder):
+    """Claim: attacks go on with the vectors as they were. Catches: a subtraction in place."""
+    q, pools = lir_world(folder, ["de", "en"])
+    q, pools.p = q.double(), pools.p.double()  # as they are computed with
+    q_before, p_before = q.clone(), pools.p.clone()
+    remove_language(q, pools, 1)
+    assert torch.equal(q, q_before)
+    assert torch.equal(pools.p, p_before)
+
+
+# ---- what is evaluated ---------------------------------------------------------------------------
+
+
+def test_a_limit_takes_the_first_questions_in_all_their_languages(folder):
+    """Number: one question: q1 in English and German. Catches: the first query alone."""
+    metrics, arrays = evaluate_biased(folder, 1.1, limit=1)
+    assert arrays["id"].tolist() == ["q1.en", "q1.de"]
+    assert metrics["n_queries"] == 2
+
+
+def test_a_limit_leaves_the_pool_as_large_as_it_is(folder):
+    """Number: all four passages. Catches: a quick look at a task that is easier."""
+    metrics, _ = evaluate_biased(folder, 1.1, limit=1)
+    assert metrics["n_passages"] == 4
+
+
+def test_languages_bound_queries_and_passages(folder):
+    """Number: German alone: two queries, two passages. Catches: a pool of all languages still."""
+    metrics, arrays = evaluate_biased(folder, 1.1, langs=["de"])
+    assert arrays["lang"].tolist() == ["de", "de"]
+    assert metrics["n_passages"] == 2
+    assert metrics["langs"] == ["de"]
+
+
+def test_vectors_that_are_not_finite_are_refused(folder):
     """Claim: NaN stops the evaluation. Catches: NaN scores, which compare false and rank first."""
-    with torch.no_grad():
-        next(encoder.model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="not finite"):
-        evaluate.evaluate(encoder, load_data(folder))
+        evaluate_biased(folder, NAN)
 
 
-def test_settings_of_the_encoder_are_part_of_the_result(encoder, folder):
-    """Claim: other lengths give another record. Catches: a cache keyed by the path alone (PITFALLS 22)."""
-    encoder.settings = dataclasses.replace(encoder.settings, query_length=9)
-    assert evaluate.evaluate(encoder, load_data(folder))[0]["settings"]["query_length"] == 9
+def test_settings_of_the_encoder_are_part_of_the_result(folder):
+    """Claim: other lengths give another content. Catches: results known by a path alone."""
+    data = load_data(folder)
+    encoder = biased_encoder(data, 1.1)
+    encoder.settings = Settings(query_length=9)
+    metrics, _ = evaluate_clean(encoder, data)
+    assert metrics["settings"]["query_length"] == 9
+
+
+# ---- conditions ----------------------------------------------------------------------------------
+
+TWO_EDITS = (("edits", 2.0),)
+LABELS = [
+    ("clean", Condition()),
+    ("greedy", Condition("greedy")),
+    ("greedy:edits=2,k=4", Condition("greedy", (*TWO_EDITS, ("k", 4)))),
+    ("greedy:edits=2, control", Condition("greedy", TWO_EDITS, control=True)),
+    ("typos, attack seed 3", Condition("typos", attack_seed=3)),
+    ("beam:edits=2, control, attack seed 3", Condition("beam", TWO_EDITS, True, 3)),
+    ("LIR r=2", Condition(lir=2)),
+]
+
+
+@pytest.mark.parametrize(("label", "condition"), LABELS)
+def test_a_record_says_in_fields_what_its_queries_went_through(label, condition):
+    """Claim: fields() and condition_of are inverse, through JSON and among a record's other keys.
+
+    Number: the table above. Catches: a field that is left out; settings that become lists.
+    """
+    record = condition.fields() | {"view": "pool", "mAP": 0.5}
+    assert condition_of(json.loads(json.dumps(record))) == condition
+
+
+@pytest.mark.parametrize(("label", "condition"), LABELS)
+def test_the_label_of_a_condition_is_for_people(label, condition):
+    """Number: the table above, by hand. Catches: "edits=2.0"; a control that nobody can tell."""
+    assert condition.label == label
+
+
+def conditions_of_attacks(texts):
+    """The conditions of attacks, with and without control, under two seeds."""
+    conditions = []
+    for text in texts:
+        attack = attacks.parse_attack(text)
+        for seed in (0, 3):
+            condition = Options(attack_seed=seed).condition(attack)
+            conditions.append(condition)
+            conditions.append(replace(condition, control=True))
+    return conditions
+
+
+def test_different_conditions_never_share_an_array():
+    """Number: clean, LIR with r 1 and 12, six attacks with and without control and seed: 27.
+
+    Catches: a control that overwrites its attack; LIR that overwrites the clean queries.
+    """
+    texts = ["greedy", "greedy:edits=2", "greedy:edits=0.2", "greedy:k=2", "random", "pgd:norm=max"]
+    conditions = [CLEAN, Condition(lir=1), Condition(lir=12)]
+    conditions += conditions_of_attacks(texts)
+    names = [array_name(condition, "pool", "mAP") for condition in conditions]
+    assert len(set(conditions)) == 27
+    assert len(set(names)) == 27
+
+
+def test_conditions_that_differ_in_the_seventh_digit_do_not_share_an_array():
+    """Number: two radii, .1234567 and .1234568. Catches: labels with six digits of a number."""
+    conditions = conditions_of_attacks(["pgd:epsilon=0.1234567", "pgd:epsilon=0.1234568"])
+    names = [array_name(condition, "pool", "mAP") for condition in conditions]
+    assert len(set(conditions)) == 8
+    assert len(set(names)) == 8
+
+
+# ---- metrics.json --------------------------------------------------------------------------------
+
+GREEDY = Condition("greedy")
+IDENTITY = {
+    "model_sha256": "m",
+    "data_sha256": "d",
+    "split": "test",
+    "settings": {},
+    "langs": ["en"],
+    "limit": 0,
+}
+
+
+def small_record(condition, value, view="mono", passage_lang="en"):
+    """A record with one metric."""
+    cell = {"view": view, "query_lang": "en", "passage_lang": passage_lang}
+    return condition.fields() | cell | {"mAP": value}
+
+
+def add(path, records, arrays=None, **changes):
+    """Add records to a metrics.json; return what it holds then."""
+    if arrays is None:
+        arrays = {}
+    new = {"results": records, "examples": [], "chance": {}}
+    add_metrics(path, IDENTITY | new | changes, arrays)
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where metrics.json is written."""
+    return tmp_path / "metrics.json"
+
+
+def test_another_attack_adds_its_records(path):
+    """Number: clean, then greedy: both are there, in this order. Catches: the last run alone."""
+    add(path, [small_record(CLEAN, 0)])
+    metrics = add(path, [small_record(GREEDY, 1)])
+    assert metrics["results"] == [small_record(CLEAN, 0), small_record(GREEDY, 1)]
+
+
+def test_a_new_record_takes_the_place_of_the_old_one(path):
+    """Number: clean 0, greedy 1, clean 2: two records, the second clean one first.
+
+    Catches: two records of one measurement, of which a reader takes the mean.
+    """
+    add(path, [small_record(CLEAN, 0)])
+    add(path, [small_record(GREEDY, 1)])
+    metrics = add(path, [small_record(CLEAN, 2)])
+    assert metrics["results"] == [small_record(CLEAN, 2), small_record(GREEDY, 1)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        small_record(Condition("greedy", TWO_EDITS), 5),
+        small_record(Condition("greedy", control=True), 5),
+        small_record(Condition("greedy", attack_seed=1), 5),
+        small_record(GREEDY, 5, view="pool"),
+        small_record(GREEDY, 5, passage_lang="de"),
+        small_record(GREEDY, 5) | {"query_lang": "de"},
+    ],
+)
+def test_a_record_that_differs_in_one_field_is_another_one(path, other):
+    """Number: strength, control, seed, view, both languages. Catches: a key without one of them."""
+    add(path, [small_record(GREEDY, 1)])
+    metrics = add(path, [other])
+    assert metrics["results"] == [small_record(GREEDY, 1), other]
+
+
+def test_single_queries_are_added_as_well(path):
+    """Number: clean 0, greedy 1, clean 2: the second clean array and the old greedy one.
+
+    Catches: records whose single queries are gone, so that nothing can be paired.
+    """
+    add(path, [], {"clean": np.array([0])})
+    add(path, [], {"greedy": np.array([1])})
+    add(path, [], {"clean": np.array([2])})
+    arrays = dict(np.load(path.with_suffix(".npz")))
+    assert arrays == {"clean": [2], "greedy": [1]}
+
+
+def test_single_queries_without_records_are_not_taken_over(path):
+    """Claim: a metrics.npz without its metrics.json is of nobody knows what.
+
+    Catches: stale queries of another model that are paired with new ones.
+    """
+    beside = path.with_suffix(".npz")
+    np.savez(beside, stale=np.array([1]))
+    add(path, [], {"clean": np.array([2])})
+    assert np.load(beside).files == ["clean"]
+
+
+def test_records_are_not_written_when_their_queries_are_not(path, monkeypatch):
+    """Claim: the arrays come first. Catches: a full disk that leaves records which count as
+    complete and have no single queries."""
+
+    def fail(*args, **arrays):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="disk full"):
+        add(path, [small_record(CLEAN, 0)])
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("key", list(IDENTITY))
+def test_results_of_anything_else_are_refused_and_the_old_file_stays(path, key):
+    """Claim: the message names what differs: one of model, data, split, settings, languages, limit.
+
+    Catches: silent overwriting, and a mean over two models or data sets.
+    """
+    add(path, [small_record(CLEAN, 0)])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"results of another {key}"):
+        add(path, [small_record(CLEAN, 1)], **{key: "another"})
+    assert path.read_bytes() == before
+
+
+def test_examples_are_replaced_with_the_records_of_their_condition_and_view(path):
+    """Number: examples of greedy in pool and mono and of beam; then greedy in the pool is measured
+    again and has no example. Catches: an example of a record that is not there any more; examples
+    of another view or attack lost.
+    """
+    examples = [
+        GREEDY.fields() | {"view": "pool"},
+        GREEDY.fields() | {"view": "mono"},
+        Condition("beam").fields() | {"view": "pool"},
+    ]
+    add(path, [], examples=examples)
+    metrics = add(path, [small_record(GREEDY, 1, "pool")])
+    assert metrics["examples"] == examples[1:]
+
+
+def test_chance_of_a_view_stays_when_another_view_is_added(folder, path, monkeypatch):
+    """Number: R@1 by chance is 1/4 in the pool of four; afterwards mono is evaluated.
+
+    Catches: a table with attacked numbers of the pool and no chance beside them.
+    """
+    data = load_data(folder)
+    monkeypatch.setattr(evaluate, "load_encoder", lambda *_: biased_encoder(data, 1.1))
+    for options in (Options(views=["pool"]), Options(views=["mono"])):
+        evaluate.evaluate_folder(MODEL, data, options, path.parent, "cpu")
+    metrics = json.loads(path.read_text())
+    assert metrics["chance"]["pool"]["R@1"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("split", "home", "expected"),
+    [
+        ("test", "data/xquad_r", "metrics.json"),
+        ("dev", "data/xquad_r", "metrics-xquad_r-dev.json"),
+        ("test", "data/minifacts", "metrics-xquad_r-test.json"),
+    ],
+)
+def test_only_the_test_split_of_the_runs_data_is_metrics_json(split, home, expected):
+    """Number: three cases by hand. Catches: numbers of another data set under the main name."""
+    data = DataSet(Path("data/xquad_r"), [], [], {})
+    assert evaluate.metrics_name(data, home, split) == expected
+
+
+def test_a_folder_without_metrics_is_refused(tmp_path):
+    """Claim: the message names the file and what to do. Catches: a FileNotFoundError."""
+    with pytest.raises(ValueError, match="metrics.json: no such file. Evaluate"):
+        evaluate.read_evaluated(tmp_path)
+
+
+def write_run(run, **changes):
+    """A run.json of train.py, as far as evaluate.py reads it."""
+    run.mkdir()
+    keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
+    manifest = {"complete": True, "about": dict.fromkeys(keys), "eval_data_sha256": "x"}
+    (run / "run.json").write_text(json.dumps(manifest | changes))
+    return run
+
+
+def test_a_run_that_is_not_complete_is_refused(folder):
+    """Claim: the message says how to finish it. Catches: metrics of half a training."""
+    run = write_run(folder / "run", complete=False)
+    with pytest.raises(ValueError, match="this run is not complete. Finish it"):
+        evaluate.evaluate_folder(run, load_data(folder), Options(), None, "cpu")
+
+
+def test_a_run_of_another_version_of_its_data_is_refused(folder):
+    """Number: its data is this folder, but of the hash "x". Catches: questions of yesterday."""
+    flags = {"data": str(folder), "eval_data": ""}
+    run = write_run(folder / "run", flags=flags)
+    with pytest.raises(ValueError, match="made with another version of"):
+        evaluate.evaluate_folder(run, load_data(folder), Options(), None, "cpu")
+
+
+# ---- TREC files ----------------------------------------------------------------------------------
+
+
+def test_a_trec_run_is_sorted_by_score_and_ties_by_id(folder):
+    """Number: with strength 1, q1.de scores a.de 2, a.en and b.de 1, b.en 0.
+
+    Catches: ties in the order of the pool, German first; ranks from 0; the worst first.
+    """
+    evaluate_biased(folder, 1.0, trec=folder / "trec")
+    lines = (folder / "trec/run.trec").read_text().splitlines()
+    assert [line for line in lines if line.startswith("q1.de")] == [
+        "q1.de Q0 a.de 1 2 xlt",
+        "q1.de Q0 a.en 2 1 xlt",
+        "q1.de Q0 b.de 3 1 xlt",
+        "q1.de Q0 b.en 4 0 xlt",
+    ]
+
+
+def test_trec_qrels_hold_what_can_be_found(folder):
+    """Number: in English alone each query has one relevant passage. Catches: German passages that
+    are not in the pool and cost half of the recall."""
+    evaluate_biased(folder, 1.0, trec=folder / "trec", langs=["en"])
+    qrels = (folder / "trec/qrels.trec").read_text()
+    assert qrels == "q1.en 0 a.en 1\nq2.en 0 b.en 1\n"
+
+
+def trec_hits(folder):
+    """query -> ranks of its relevant passages, best first, from the two files."""
+    rank_of, hits = {}, {}
+    for line in (folder / "run.trec").read_text().splitlines():
+        query, _, passage, rank, *_ = line.split()
+        rank_of[query, passage] = int(rank)
+    for line in (folder / "qrels.trec").read_text().splitlines():
+        query, _, passage, _ = line.split()
+        hits.setdefault(query, []).append(rank_of[query, passage])
+    return {query: sorted(ranks) for query, ranks in hits.items()}
+
+
+@pytest.mark.parametrize("lang", ["de", "en", "fr", "th"])
+def test_average_precision_of_the_trec_files_is_that_of_the_records(tmp_path, lang):
+    """Claim: what trec_eval would say is what metrics.json says, to 1e-6. Number: the pool of 14
+    passages, scores without ties (trec_eval breaks them in its own way).
+
+    Catches: another pool or another order in the files.
+    """
+    world = random_world(3, values=[math.sqrt(i) for i in range(99)])
+    metrics, _ = evaluate_clean(world.encoder(), world.data, trec=tmp_path)
+    hits = trec_hits(tmp_path)
+    precisions = []
+    for query in world.data.queries:
+        if query.lang == lang and query.id in hits:
+            ranks = hits[query.id]
+            precisions.append(fmean((i + 1) / rank for i, rank in enumerate(ranks)))
+    record = find_record(metrics, "pool", lang, "*")
+    assert record["mAP"] == approx(fmean(precisions), abs=1e-6)
+
+
+def test_ids_with_blanks_are_refused_for_trec(tmp_path):
+    """Claim: the format separates by blanks. Catches: a file that trec_eval reads wrongly."""
+    corpus = [CORPUS[0] | {"_id": "a en"}, *CORPUS[1:]]
+    qrels = [row.replace("a.en", "a en") for row in QRELS]
+    write_folder(tmp_path, corpus, QUERIES, qrels)
+    with pytest.raises(ValueError, match="the id 'a en' holds blanks"):
+        evaluate_biased(tmp_path, 1.0, trec=tmp_path / "trec")
+
+
+# ---- numbers and the program ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "metric", "expected"),
+    [
+        (0.4634, "mAP", ".463"),
+        (-0.0123, "", "-.012"),
+        (-0.0001, "", ".000"),
+        (1.0, "R@1", "1.000"),
+        (1495.6, "rank_distance", "1496"),
+        (10.54, "foreign_rank", "10.5"),
+        (None, "mAP", "-"),
+        (NAN, "mAP", "-"),
+    ],
+)
+def test_tables_print_numbers_in_one_way(value, metric, expected):
+    """Number: by hand. Catches: "-.000"; the 0 of 10.5 taken for one before the point."""
+    assert evaluate.number(value, metric) == expected
+
+
+def test_a_markdown_table_is_aligned():
+    """Number: two columns, by hand. Catches: no rule below the head; widths of the head alone."""
+    text = evaluate.markdown_table([["a", "mAP"], ["hybrid", ".5"]])
+    assert text.splitlines() == [
+        "| a      | mAP |",
+        "| ---    | --- |",
+        "| hybrid | .5  |",
+    ]
+
+
+def test_the_program_evaluates_the_bundled_model(folder, capsys):
+    """Claim: it says what it evaluated, and metrics.json and metrics.npz lie in --out.
+
+    Number: four queries, four passages, six cells. Catches: a program that writes nothing.
+    """
+    out = folder / "out"
+    flags = ["--data", str(folder), "--out", str(out)]
+    assert evaluate.main([str(MODEL), *flags]) == 0
+    assert "4 queries, 4 passages" in capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert len(metrics["results"]) == 6
+    assert len(np.load(out / "metrics.npz")["id"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ("nowhere --data FOLDER", 1, "no folder and no hub name"),
+        ("MODEL --data nowhere", 1, "no such folder"),
+        ("MODEL --data FOLDER --langs xx", 1, "unknown language 'xx'"),
+        ("MODEL --data FOLDER --split dev", 1, "dev.tsv: no such file"),
+        ("MODEL --data FOLDER --split exam", 2, "invalid choice: 'exam'"),
+        ("MODEL --data FOLDER --lir -1", 2, "at least 0"),
+        ("", 2, "required"),
+    ],
+)
+def test_wrong_input_exits_with_its_code_and_one_sentence(folder, capsys, flags, code, message):
+    """Claim: 1 failed while running, 2 wrong usage. Catches: tracebacks, and 0 after a failure."""
+    flags = flags.replace("MODEL", str(MODEL)).replace("FOLDER", str(folder))
+    try:
+        result = evaluate.main(flags.split())
+    except SystemExit as stop:
+        result = stop.code
+    assert result == code
+    assert message in capsys.readouterr().err
