@@ -6,7 +6,7 @@
     What   town       seat                     edits: {(0, 5): "What", (6, 10): "town"}
 
     random     edits are drawn                 what an average perturbation costs
-    greedy     word by word, the worst edit    what an adversary costs
+    greedy     the most important word first, its worst option, then the next: an adversary's cost
     certified  margin > 0 whatever the edits   a promise that no adversary can break
 
 Embeddings are perturbed by noise instead, in a ball around each. An attack is a source of options
@@ -173,7 +173,9 @@ class Attack:
 
     name: str
     # of words
-    edits: float = setting(0.0, least=0)  # most words changed: a number, a share below 1, 0: all
+    # most words changed: a number from 1, a share below 1, 0: no bound. (`random` changes just so
+    # many, and with 0 redraws each word freely)
+    edits: float = setting(0.0, least=0)
     k: int = setting(8, least=1)  # most replacements a word (Robust-XLT's table holds at most 8)
     width: int = setting(1, least=1)  # texts kept a step; 1 is greedy
     order: str = setting("scores", choices=("scores", "gradient"))  # what says which word is first
@@ -607,7 +609,7 @@ KEYBOARDS = (
     (" ςερτυθιοπ", "ασδφγηξκλ", "ζχψωβνμ"),  # a blank: a key that holds no single letter
     ("ضصثقفغعهخحجد", "شسيبلاتنمكط", "ئءؤر ىةوزظ"),
 )
-EDITS = ("insert", "delete", "substitute", "swap", "neighbour")
+TYPO_KINDS = ("insert", "delete", "substitute", "swap", "neighbour")
 
 
 def keyboard_of(letter):
@@ -649,26 +651,26 @@ def typo(word: str, rng: Generator) -> str:
     alphabet = "".join(keyboard_of(word[0].lower())).replace(" ", "")
     if not alphabet:
         alphabet = list(dict.fromkeys(letters))
-    edits = list(EDITS)
-    while edits:
-        edit = choose(edits, rng)
+    kinds = list(TYPO_KINDS)
+    while kinds:
+        kind = choose(kinds, rng)
         i = choose(range(len(letters)), rng)
         letter = choose(alphabet, rng)
         beside = near_keys(letters[i][0].lower())
         changed = list(letters)
-        if edit == "insert":
+        if kind == "insert":
             changed.insert(i, letter)
-        elif edit == "delete":
+        elif kind == "delete":
             del changed[i]
-        elif edit == "substitute":
+        elif kind == "substitute":
             changed[i] = letter
-        elif edit == "swap" and i + 1 < len(letters):
+        elif kind == "swap" and i + 1 < len(letters):
             changed[i], changed[i + 1] = letters[i + 1], letters[i]
-        elif edit == "neighbour" and beside:
+        elif kind == "neighbour" and beside:
             changed[i] = choose(beside, rng) + letters[i][1:]  # the marks stay
         if changed and changed != letters:
             return "".join(changed)
-        edits.remove(edit)  # it changes nothing at this letter: another kind
+        kinds.remove(kind)  # it changes nothing at this letter: another kind
     return word
 
 
@@ -812,17 +814,17 @@ def pools_of_view(query_lang, n_pools, view):
     return is_last
 
 
-def view_margin(margins: Tensor, query_lang: Tensor, view: str) -> Tensor:
+def view_margin(in_pools: Tensor, query_lang: Tensor, view: str) -> Tensor:
     """A view's margin: own language, mean over the others, all in one. (C, L + 1) -> (C,)"""
-    counts = pools_of_view(query_lang, margins.shape[1], view)
-    return margins.masked_fill(~counts, math.nan).nanmean(1)
+    counts = pools_of_view(query_lang, in_pools.shape[1], view)  # (C, L + 1) of bool
+    return in_pools.masked_fill(~counts, math.nan).nanmean(1)
 
 
 def directions(pools, v, rows, view):
-    """The d with margin = v . d near v: best relevant minus best other passage. -> (C, D)
+    """The d with margin = v . d as long as the same passages stay best: relevant minus other one.
 
-    In cross it is the mean over the languages that have both. Held constant, d is the margin's
-    gradient.
+    So it is the margin's gradient with respect to v. In cross it is the mean over languages.
+    *Shapes*: v (C, D), rows (C,) the queries in whose place the texts stand -> (C, D).
     """
     p = pools.p.to(v.device)
     best = find_best(pools, v.detach(), rows)
@@ -847,10 +849,10 @@ class AttackedQuery:
     source: Text
     slots: list[Slot]  # where it could be changed; none: not attacked
     edits: Edits = field(default_factory=dict)
-    asked: set[str] = field(default_factory=set)  # texts scored for it: its encoder calls
+    asked: set[str] = field(default_factory=set)  # distinct texts scored for it
     norm: float = 0.0  # mean L2 norm of the noise on a token, in mean norms of a word embedding
     exhaustive: bool = False  # every text within the bounds was tried
-    worst: Tensor | None = None  # then: its smallest margin in each pool (L + 1,)
+    worst: Tensor | None = None  # if exhaustive: its smallest margin in each pool (L + 1,)
     vector: Tensor | None = None  # (D,) under noise
 
     @property
@@ -1119,26 +1121,27 @@ def steepest(grad: Tensor, ball: Ball) -> Tensor:
 def draw_noise(n, dim, rng, radius, kind, scope):
     """The noise of one row with n places, see `random_noise`. -> (n, D)"""
     normal = torch.randn(n, dim, generator=rng)
-    dimensions, n_radii = dim, (n, 1)  # of the ball; how many there are
+    dimensions = dim  # of a ball
+    shape = (n, 1)  # of the radii: one a token
     if scope == "sentence":
-        dimensions, n_radii = max(1, n * dim), (1, 1)
+        dimensions, shape = max(1, n * dim), (1, 1)
     if kind == "gaussian":
         return normal * radius / math.sqrt(dimensions)
     on_sphere = normal / noise_size(normal[None], scope)[0].clamp(min=1e-12) * radius
     if kind == "sphere":
         return on_sphere
     # SUBTLE: most of a ball's volume is near its surface; a uniform radius would miss that
-    return on_sphere * torch.rand(n_radii, generator=rng) ** (1 / dimensions)
+    return on_sphere * torch.rand(shape, generator=rng) ** (1 / dimensions)
 
 
 def random_noise(
     places: Tensor, dim: int, rngs: list, radius: float, kind: str, scope: str = "token"
 ) -> Tensor:
-    """Noise at these places, of norm `radius`: expected, largest, or exactly.
+    """Noise at these places, in a ball for each token, or in one for the sentence (nD for D).
 
-        gaussian   radius / sqrt(D) * N(0, 1)
-        uniform    radius * u^(1/D) * a random direction       in the ball, not in the cube
-        sphere     radius * a random direction
+        gaussian   radius / sqrt(D) * N(0, 1)                  its expected norm is the radius
+        uniform    radius * u^(1/D) * a random direction       at most the radius; not in the cube
+        sphere     radius * a random direction                 exactly the radius
 
     *Shapes*: places (B, T), one generator a row -> (B, T, D). A row's noise depends on its
     generator and its length alone, not on the padding.
@@ -1198,7 +1201,7 @@ def pgd(
         else:
             delta = random_start(places, embeddings.shape[-1], ball, rngs)
         # CHANGED vs fgm: steps, projection, the best is kept
-        for _ in range(climb.steps + 1):  # the start is judged as well
+        for _ in range(climb.steps + 1):  # the start is judged as well; the last step is not taken
             value, grad = gradient(objective, embeddings, delta, places)
             better = value > best_value  # (B,)
             best_value[better] = value[better]
@@ -1319,7 +1322,10 @@ def attack_embeddings(items, encoder, pools, attack, seed):
 
 
 def control_embeddings(items, twins, encoder, attack, seed):
-    """Noise in random directions, on every token of the norm that the item's twin has."""
+    """Noise in random directions. An item's twin is the same query in the same view under attack:
+
+    each token's noise has the mean norm of the twin's noise on a token.
+    """
     unit = mean_norm(encoder)
     with eval_mode(encoder):
         for chunk, members in query_chunks(items, encoder):
@@ -1419,7 +1425,8 @@ def draw_set(word, table, lang):
 def overlap(word: str, table: Table, lang: str = "") -> float:
     """q_w: how much of the draw of a word is shared, at worst, with the draw of a replacement.
 
-    If an adversary puts w' in the place of w, at most 1 - q_w of the drawn texts are others.
+    The two draws can be made to agree with probability q_w, so putting w' in the place of w moves
+    the share of a vote by at most 1 - q_w.
 
         q_w = min over w' of |P_w & P_w'| / max(|P_w|, |P_w'|),     P_w = {w} and its replacements
 

@@ -59,11 +59,6 @@ METRICS = ("mAP", "mAP@20", "R@1", "R@10", "MRR@10", "nDCG@10", "rank_distance")
 IN_POOL = ("own_share@10", "foreign_rank")  # of the pool of all languages alone
 KEPT = ("mAP", "R@1", "R@10", "rank_distance")  # of every single query, for paired statistics
 TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
-# One screen of results: the hybrid-batch paper's columns (R@1 in the pool could not exceed 1/11)
-COLUMNS = (
-    ("mono", "mAP"), ("cross", "mAP"), ("pool", "mAP"), ("mono", "R@1"), ("cross", "R@1"),
-    ("pool", "R@10"), ("pool", "rank_distance"),
-)  # fmt: skip
 # Digits after the point; all other columns, study.py's too, have 3
 DIGITS = {"rank_distance": 0, "foreign_rank": 1, "minutes": 1, "seconds": 0}
 HERE = Path(__file__).parent
@@ -110,7 +105,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
 
         ranks 1 and 3, and a third one never found: AP = (1/1 + 2/3) / 3 = .5556
 
-    *Shapes*: ranks, gains (Q, R), padded with 0 at the end -> (Q,) a metric; NaN where nothing is
+    *Shapes*: ranks, gains (Q, R), padded with 0 at the end -> metric -> (Q,); NaN where nothing is
     relevant.
     *Units*: all in [0, 1] but rank_distance and first_rank (ranks). mAP is uncut, mAP@20 sums to
     rank 20 and still divides by all R relevant ones; R@k is recall: with 11 relevant passages R@10
@@ -137,7 +132,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
             "mAP@20": np.where(ranks <= 20, precision, 0.0).sum(1) / count,
             "R@1": (real & (ranks <= 1)).sum(1) / count,
             "R@10": in_ten.sum(1) / count,
-            "MRR@10": first * count / count,  # NaN, as the others
+            "MRR@10": np.where(count > 0, first, np.nan),
             "nDCG@10": gain_at_ten / ideal,
             "rank_distance": np.where(count > 1, distance, np.nan),
             "first_rank": ranks[:, 0].astype(float),  # of the best relevant passage
@@ -218,7 +213,9 @@ class Split:
     queries: list[int]  # Q positions in data.queries
     passages: list[int]  # P positions in data.passages, sorted by language
     q: Tensor  # (Q, D)
-    pools: Pools  # the passages' vectors, and which of them are relevant; see attacks.py
+    # pools.p (P + 1, D): the passages' vectors, and a row of 0 that the padding of pools.relevant,
+    # which is P, points at
+    pools: Pools
     views: Sequence[str]
     cells: list[Cell]  # of these views; one may have none (cross, where there is one language)
     clean: Ranked  # before any attack
@@ -246,7 +243,7 @@ def make_cells(query_langs, passage_langs, views=VIEWS):
 
 
 def column_of(pools, cell):
-    """Where attacks.py has a cell's margins (L + 1): of each language's passages, then of all."""
+    """Which of attacks.py's L + 1 pools (each language's passages, then all) a cell ranks."""
     return [*pools.langs, "*"].index(cell.passage_lang)
 
 
@@ -355,10 +352,9 @@ def chance_of_views(pools, cells):
 def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
     """LIR: take the r main directions of each language out of its vectors, then normalise again.
 
-        e <- e - C C^T e,     C: the first r left singular vectors of the language's passages (D, P)
+        e <- e - C C^T e,     C (D, r): the first r eigenvectors of X^T X, X (P, D) the passages
 
-    They are those of the passages times their transpose as well, which is only (D, D). Queries in a
-    language without passages stay as they are.
+    of one language. Queries in a language without passages stay as they are.
     *Shapes*: q (Q, D). *Source*: Yang et al. 2021, section 3; they fit C on other text, here it is
     the pool itself, without any label.
     """
@@ -523,7 +519,7 @@ class Adversary:
     """The word lists behind the attacks."""
 
     options: Options
-    tables: dict[str, dict]  # source of options -> lang -> word -> replacements
+    tables: dict[str, dict]  # source of replacements -> lang -> word -> replacements
     fixed: frozenset[str]  # words that nobody replaces
 
     def table_of(self, attack):
@@ -1040,7 +1036,9 @@ def attack_cells(records):
     spared = sum(record["n_queries"] - record["n_attacked"] for record in records)
     changed = {}
     for record in records:
-        changed[record["query_lang"]] = record["n_changed"] / max(1, record["n_queries"])
+        share = record["n_changed"] / max(1, record["n_queries"])
+        lang = record["query_lang"]
+        changed[lang] = min(share, changed.get(lang, 1.0))  # in cross a language has ten records
     least = min(changed, key=changed.get)
     sizes = [number(mean_of(records, key)) for key in ("edits", "norm")]
     return [f"{broken} of {right}", *sizes, str(spared), f"{least} {number(changed[least])}"]
@@ -1101,16 +1099,17 @@ def evaluate_folder(
     old = check_same(file, identity(encoder, data, options))  # before the work, not after it
     check_tables(file, old, adversary)
     if not (options.trec or options.show or options.attack_out):
-        left, lir = [], []
+        new_attacks, new_lir = [], []
         for attack in options.attacks:
             if not is_measured(file, old, options.condition(attack), options.attacked_views):
-                left.append(attack)
+                new_attacks.append(attack)
         for r in options.lir:
             if not is_measured(file, old, Condition(lir=r), options.views):
-                lir.append(r)
-        if is_measured(file, old, CLEAN, options.views) and not (left or lir):
+                new_lir.append(r)
+        if is_measured(file, old, CLEAN, options.views) and not (new_attacks or new_lir):
             return Evaluated(old, file, model.run)
-        adversary = replace(adversary, options=replace(options, attacks=left, lir=lir))
+        options = replace(options, attacks=new_attacks, lir=new_lir)
+        adversary = replace(adversary, options=options)
     metrics, arrays = evaluate(encoder, data, adversary)
     return Evaluated(add_metrics(file, model.about | metrics, arrays), file, model.run)
 
@@ -1166,8 +1165,8 @@ def parse(argv=None) -> argparse.Namespace:
     # fmt: on
     args = parser.parse_args(argv)
     for r in args.lir:
-        if r < 0:
-            parser.error("--lir: the number of directions taken out is at least 0")
+        if r < 1:
+            parser.error("--lir: the number of directions taken out is at least 1")
     return args
 
 

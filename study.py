@@ -35,7 +35,6 @@ import numpy as np
 import xlt
 from evaluate import (
     CLEAN,
-    COLUMNS,
     VIEWS,
     Condition,
     Evaluated,
@@ -48,6 +47,11 @@ from evaluate import (
     read_evaluated,
 )
 
+# One screen of results: the hybrid-batch paper's columns (R@1 in the pool could not exceed 1/11)
+COLUMNS = (
+    ("mono", "mAP"), ("cross", "mAP"), ("pool", "mAP"), ("mono", "R@1"), ("cross", "R@1"),
+    ("pool", "R@10"), ("pool", "rank_distance"),
+)  # fmt: skip
 QUESTION = (
     "How does hybrid-batch training affect the robustness of the encoder against adversarial "
     "queries in zero-shot cross-lingual retrieval, compared with contrastive training on "
@@ -99,7 +103,7 @@ def widening(n: int, level: float = 0.95) -> float:
     *Source*: Hesterberg 2015, "narrowness bias"; he moves the percentiles, we the deviations.
     """
     # With t = sqrt(n - 1) tan(angle) the density of t is cos(angle) ** (n - 2): no scipy needed.
-    # From angle 0 on it is |t|, so that the area up to an angle is the share of |t| below
+    # Integrated from 0 only: by symmetry the area up to an angle, over all, is P(|t| below it)
     angle = np.linspace(0, math.pi / 2, 10_001)
     density = np.cos(angle) ** (n - 2)
     area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])  # sum of trapezia
@@ -119,8 +123,8 @@ def bootstrap(
     *Shapes*: (S, G), paired by seed and group. S = 1: about other questions for this one seed.
     *Errors*: ValueError for NaN, or fewer than two groups.
     *Source*: Owen 2007, the pigeonhole bootstrap. Few units make it too narrow, so both effects are
-    widened. But means of seeds differ even where seeds have no effect, by the rest in them: of the
-    sum of seed[s] ** 2 only what the rest does not explain is widened. Simulated with normal
+    widened. But means of seeds differ even where seeds have no effect, by the rest in them: that
+    share is taken out of seed[s], since resampling the rest brings it back. Simulated with normal
     effects, S 1 to 5, G 30 and 200, it covers the truth in .93 to .99 of cases (plain: .82).
     """
     if difference.ndim != 2 or difference.shape[1] < 2 or not np.isfinite(difference).all():
@@ -429,7 +433,7 @@ class Comparison:
 
 
 def pairs_alike(recipes):
-    """Which recipes of the same other flags are compared: batchings first, then robust training."""
+    """What is compared among recipes of one variant: batchings first, then robust training."""
     names = {(recipe.batches, recipe.robust): recipe.name for recipe in recipes}
     # Each once, in the order of the recipes
     batchings = list(dict.fromkeys(recipe.batches for recipe in recipes))
@@ -488,6 +492,7 @@ def plan_comparisons(recipes, scores, conditions):
                 if not all(scores.has(recipe, seeds, condition, view) for recipe in (a, b)):
                     continue
                 plan.append(replace(pair, condition=condition, view=view))
+                # (What robust training saves is told by the attacked mAP itself)
                 if condition != CLEAN and pair.kind != "robust":
                     plan.append(replace(plan[-1], metric="mAP lost"))
     return plan
@@ -510,7 +515,8 @@ def make_comparisons(
     resamples the seeds, leaves out 0.
     """
     plan = plan_comparisons(recipes, scores, conditions)
-    rounds = max(10_000, 40 * len(plan))  # or the smallest p possible could not survive Holm
+    # The smallest p possible, about 1 / rounds, times the number of tests must be below .05
+    rounds = max(10_000, 40 * len(plan))
     rng = np.random.default_rng(0)
     differences = []
     for comparison in plan:
@@ -597,8 +603,11 @@ def in_pool(comparisons, metric):
 def batching_sentences(comparisons, a, b):
     """Two batchings: a sentence a condition, and one on what the attacks take away."""
     subject, other = a.batches + a.suffix, b.batches + b.suffix
+    training = comparisons[0].fixed
     if comparisons[0].kind == "recipe":  # they may differ in more than their batches
         subject, other = a.name, b.name
+    elif training != "none":
+        subject, other = f"{subject} with {training}", f"{other} with {training}"
     by_condition = defaultdict(dict)  # condition -> place -> comparison
     for comparison in comparisons:
         if comparison.metric == "mAP":
@@ -682,6 +691,7 @@ def marks_of(comparisons):
         if c.kind == "robust":
             marks[c.a, c.condition][c.view] = "+" if c.difference > 0 else "-"
         elif c.kind == "batching" and c.fixed == "none":
+            # a is the baseline and b is marked: a minus b above 0 means that b is below
             marks[c.b, c.condition][c.view] = "-" if c.difference > 0 else "+"
     return marks
 
@@ -814,7 +824,7 @@ def matrices(measured, most=3):
     for one in measured:
         values = defaultdict(list)  # (query language, passage language) -> mAP of each run
         for record in one.records():
-            if record["view"] != "pool":
+            if record["view"] != "pool":  # mono is the diagonal
                 values[record["query_lang"], record["passage_lang"]].append(record["mAP"])
         met_cross = any(a != b for a, b in values)
         plain = one.recipe.robust in (None, "none")
@@ -851,7 +861,7 @@ def robust_rows(recipes, scores, conditions):
         suite, attacked = conditions, []
         for recipe in recipes.values():
             met = [c for c in conditions if scores.has(recipe, recipe.seeds, c, view)]
-            if len(met) > 2:
+            if len(met) > 2:  # clean and two attacks
                 attacked.append(recipe)
                 suite = [condition for condition in suite if condition in met]
         if len(suite) > 2:

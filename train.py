@@ -3,12 +3,13 @@
     views    what a batch has to be encoded as: its passages, its queries, and for each --robust
              method m its perturbed queries (edited texts, or noise on their word embeddings)
     vectors  q, p, q_m = encode(views)                      (B, D) each, in length-sorted chunks
-    losses   (1 - sum w_m) InfoNCE(q, p) + sum [ w_m InfoNCE(q_m, p) + c KL(q_m | q) ]
+    losses   (1 - sum w_m) InfoNCE(q, p) + sum [ w_m InfoNCE(q_m, p) + c KL(scores of q_m | of q) ]
     backward, clip, AdamW                                   linear warm-up and decay
 
-Where to look next: `training_step` is the first three lines above, `training_loop` the last,
-`worst_noise` and `edit_text` are how a query is perturbed. xlt.py holds batches, encoder and loss,
-attacks.py the searches and word lists. study.py makes the table that is printed at the end.
+Where to look next: `training_step` is the first three lines above, `training_loop` the last;
+`edit_text`, `random_noise` and `worst_noise` are how a query is perturbed. xlt.py holds batches,
+encoder and loss, attacks.py the searches and word lists. study.py makes the table that is printed
+at the end.
 Left out on purpose: a Trainer class, callbacks, experiment trackers, config files, early stopping.
 Differs from the papers: the hybrid-batch paper trains 100 pairs a step at 3e-5 on XLM-R; the
 bundled encoder is a thousandth of its size, so its learning rate is larger. Robust-XLT perturbs
@@ -95,12 +96,13 @@ class Method:
     weight: float = setting(1.0, least=0)  # share of the loss; of self-teaching: the KL's factor
     perturb: str = setting("query", choices=("query", "both"))  # towers; Robust-XLT: both
     rate: float = setting(1.0, above=0, most=1)  # share of texts edited (Robust-XLT 1, typos 0.5)
-    words: float = setting(0.5, above=0, most=1)  # code-switch: of a text (CoSDA-ML 0.4 to 0.9)
+    words: float = setting(0.5, above=0, most=1)  # code-switch: of the words (CoSDA-ML .4 to .9)
     copies: int = setting(0, least=0)  # fixed copies a text (Robust-XLT: 10, 3); 0: drawn anew
-    sigma: float = setting(1.0, above=0)  # rs-rp: norm of a word's noise, in mean norms of a word
+    # sigma and epsilon are in units of the mean L2 norm of the word embeddings in the model
+    sigma: float = setting(1.0, above=0)  # rs-rp: norm of the noise on a token
     noise: str = setting("gaussian", choices=("gaussian", "uniform"))  # uniform: in the ball
     how: str = setting("fgm", choices=("fgm", "pgd", "freelb"))  # freelb: trains on all points
-    epsilon: float = setting(0.1, above=0)  # adv: radius, in mean norms of a word embedding
+    epsilon: float = setting(0.1, above=0)  # adv: radius
     norm: str = setting("l2", choices=("l2", "max"))
     ball: str = setting("token", choices=("token", "sentence"))  # FreeLB, Miyato et al.: sentence
     steps: int = setting(3, least=1)  # of pgd and freelb (FreeLB: 2 to 3)
@@ -119,7 +121,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Robust:
-    """All that one --robust asks for: perturbations, and the factor of self-teaching's KL."""
+    """All that one --robust asks for: perturbations, and c, the factor of self-teaching's KL."""
 
     methods: tuple[Method, ...] = ()
     consistency: float = 0.0
@@ -171,9 +173,10 @@ def parse_robust(text: str) -> Robust:
             method = attacks.read_settings(start, settings, METHODS[name].keys, where)
             consistency = method.weight
             continue
-        if teaching:  # by the KL alone, and every text is edited
+        if teaching:  # by the KL alone; and not METHODS' defaults: every text is edited
             start = Method(name, weight=0.0)
-        start = replace(start, weight=start.weight / (len(names) - int(teaching)))
+        else:
+            start = replace(start, weight=start.weight / len(names))
         method = attacks.read_settings(start, settings, METHODS[name].keys, where)
         if method.weight == 0 and not teaching:
             raise ValueError(f"{where}: with weight 0 {name} does nothing. Raise it, or drop it.")
@@ -321,8 +324,8 @@ def parse(argv=None) -> argparse.Namespace:
     if not 0 <= args.warmup < 1:
         parser.error(f"--warmup {args.warmup}: a share of the steps, from 0 to below 1")
     for r in args.lir:
-        if r < 0:
-            parser.error("--lir: the number of directions taken out is at least 0")
+        if r < 1:
+            parser.error("--lir: the number of directions taken out is at least 1")
     for alpha in args.alpha:
         if not 0 <= alpha <= 1:
             parser.error(f"--alpha {alpha}: the share of monolingual batches is from 0 to 1")
@@ -425,7 +428,8 @@ class Perturber:
     unit: float  # mean norm of a word embedding before training
     tables: dict[str, dict] = field(default_factory=dict)  # source -> lang -> word -> replacements
     answers: dict[int, set[str]] = field(default_factory=dict)  # passage -> its queries' answers
-    places: dict[tuple, list] = field(default_factory=dict)  # (source, tower, position) -> slots
+    # (source, tower, position) -> where this text may be edited
+    slot_cache: dict[tuple, list] = field(default_factory=dict)
     counts: EditCounts = field(default_factory=EditCounts)
 
     def text(self, tower, position):
@@ -440,7 +444,7 @@ class Perturber:
     def slots(self, source, tower, position):
         """Where a text may be edited (spans for typos, else slots); looked up once."""
         key = source, tower, position
-        if key not in self.places:
+        if key not in self.slot_cache:
             text = self.text(tower, position)
             table = self.tables.get(source, {}).get(text.lang, {})
             answers = {text.answer}
@@ -450,10 +454,10 @@ class Perturber:
             for answer in sorted(answers):
                 fixed |= attacks.answer_words(answer, table, text.lang)
             if source == "typos":
-                self.places[key] = attacks.typo_places(text.text, text.lang, fixed)
+                self.slot_cache[key] = attacks.typo_places(text.text, text.lang, fixed)
             else:
-                self.places[key] = attacks.find_slots(text.text, table, text.lang, fixed)
-        return self.places[key]
+                self.slot_cache[key] = attacks.find_slots(text.text, table, text.lang, fixed)
+        return self.slot_cache[key]
 
 
 def make_perturber(flags: RunFlags, data: DataSet, encoder: Encoder | None = None) -> Perturber:
@@ -527,7 +531,10 @@ def edit_text(perturber: Perturber, method: Method, step: int, tower: str, posit
 
 @dataclass(frozen=True)
 class RowLoss:
-    """InfoNCE of some rows of the batch, one by one: what `worst_noise` on these rows raises."""
+    """InfoNCE of some rows of the batch, one by one: the objective that `worst_noise` maximises.
+
+    (Each row picks from the other tower; with --symmetric the loss has the other direction, too.)
+    """
 
     others: Tensor  # (B, D) the step's clean vectors of the other tower, without gradient
     tau: float
@@ -599,7 +606,10 @@ def worst_noise(
 
 @dataclass
 class View:
-    """What one forward pass encodes: the texts of one tower, clean or under one method."""
+    """What one forward pass encodes: the texts of one tower, clean or under one method.
+
+    (Not one of evaluate.py's views, which are sets of candidates.)
+    """
 
     tower: str  # "query" or "passage"
     rows: list[dict]  # B token rows
@@ -685,7 +695,8 @@ def step_losses(
 ) -> Losses:
     """The formula of this file, a pure function of the vectors.
 
-        loss = (1 - sum_m w_m) InfoNCE(q, p) + sum_m [ w_m InfoNCE(q_m, p_m) + c KL(q_m | q) ]
+        loss = (1 - sum_m w_m) InfoNCE(q, p)
+               + sum_m [ w_m InfoNCE(q_m, p_m) + c KL(scores of q_m, p_m | scores of q, p) ]
 
     m runs over the perturbations; a method with several points enters by their mean, and p_m is p
     where only the query is perturbed.
@@ -744,8 +755,7 @@ def training_step(
         mask = None
     views = clean_views(encoder, batch, perturber)
     vectors = [encoder(view.rows) for view in views]  # (B, D) each
-    # CHANGED vs plain training: more views; worst-case noise looks at the clean vectors. Without
-    # --robust the next four lines add nothing
+    # Robust training alone needs the next four lines; worst-case noise looks at the clean vectors
     row_losses = worst_case_losses(views, vectors, flags.tau, mask)
     perturbed = perturbed_views(encoder, batch, perturber, step, row_losses)
     vectors += [encoder(view.rows, view.noise) for view in perturbed]
@@ -1085,12 +1095,13 @@ def main(argv=None) -> int:
         data = xlt.load_data(args.data)
         eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
         # What a run will miss is said now, not hours later
-        TrainingPairs(data, args.train_langs)
+        pairs = TrainingPairs(data, args.train_langs)
         evaluate.check_split(eval_data, args.eval_split, args.test_langs or [])
         options = table_options(args, runs, eval_data)
         for flags in runs:
             if flags.seed == runs[0].seed:
                 make_perturber(flags, data)
+                xlt.batches(pairs, flags.batching, flags.batch_size, 1)
         for number, flags in enumerate(runs):
             text = f"run {number + 1} of {len(runs)}: {flags.recipe}, seed {flags.seed}"
             if seconds:  # of the last few: runs that were complete already took no time

@@ -89,7 +89,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A query or a passage, as `load_data` describes its rows; a title is in `text` already."""
+    """A query or a passage: the fields are those in the table of `load_data`, below, but for the
+    title, which is in `text` already."""
 
     id: str
     lang: str
@@ -442,7 +443,8 @@ class Encoder(nn.Module):
         """
         rows = self.tokenize(texts, tower)
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["input_ids"]), i))
-        starts = range(0, len(order), 2048)  # blocks, for the bar and the GPU's memory
+        # Blocks, which `forward` cuts into chunks: they bound what the device holds at once
+        starts = range(0, len(order), 2048)
         disable = None if bar else True  # tqdm: None is off unless on a terminal
         vectors = []
         with eval_mode(self):
@@ -545,7 +547,7 @@ class Pairing:
 class Row:
     """One pair of a batch, before its texts are drawn."""
 
-    group: str
+    question: str
     query_lang: str
     passage_lang: str
 
@@ -586,10 +588,10 @@ class TrainingPairs:
         number = {name: i for i, name in enumerate(names)}
         self.group_number = torch.tensor([number[p.group] for p in data.passages])  # (P,)
         for query, relevant in data.qrels[split].items():
-            group, lang = data.queries[query].group, data.queries[query].lang
-            self.queries.setdefault(group, {}).setdefault(lang, []).append(query)
-            by_lang = self.passages.setdefault(group, {})
-            answers = self.gold.setdefault(group, set())
+            question, lang = data.queries[query].group, data.queries[query].lang
+            self.queries.setdefault(question, {}).setdefault(lang, []).append(query)
+            by_lang = self.passages.setdefault(question, {})
+            answers = self.gold.setdefault(question, set())
             for passage in relevant:
                 # What answers the question in one language is gold for it in all
                 answers.add(number[data.passages[passage].group])
@@ -597,21 +599,22 @@ class TrainingPairs:
                 if passage not in positions:
                     positions.append(passage)
 
-    def lang_pairs(self, group: str, pairing: Pairing) -> list[tuple[str, str]]:
-        """(query language, passage language) of the group's pairs that the pairing allows."""
+    def lang_pairs(self, question: str, pairing: Pairing) -> list[tuple[str, str]]:
+        """(query language, passage language) of the question's pairs that the pairing allows."""
         pairs = []
         for query_lang in self.langs:
             for passage_lang in self.langs:
-                exist = query_lang in self.queries[group] and passage_lang in self.passages[group]
-                if exist and pairing.allows(query_lang, passage_lang):
+                asked = query_lang in self.queries[question]
+                answered = passage_lang in self.passages[question]
+                if asked and answered and pairing.allows(query_lang, passage_lang):
                     pairs.append((query_lang, passage_lang))
         return pairs
 
     def make_batch(self, kind: str, rows: list[Row], rng: torch.Generator) -> Batch:
         """Draw a query and a passage for each row (a question may have several in a language)."""
-        queries = [choose(self.queries[row.group][row.query_lang], rng) for row in rows]
-        passages = [choose(self.passages[row.group][row.passage_lang], rng) for row in rows]
-        gold = [torch.tensor(sorted(self.gold[row.group])) for row in rows]  # B of (K_i,)
+        queries = [choose(self.queries[row.question][row.query_lang], rng) for row in rows]
+        passages = [choose(self.passages[row.question][row.passage_lang], rng) for row in rows]
+        gold = [torch.tensor(sorted(self.gold[row.question])) for row in rows]  # B of (K_i,)
         padded = pad_sequence(gold, batch_first=True, padding_value=-1)  # (B, K), K the longest
         passage_group = self.group_number[passages]  # (P,) -> (B,)
         return Batch(kind, queries, passages, padded, passage_group)
@@ -668,30 +671,32 @@ def batches(
     if mono_share < 1:
         pairings.append(others)
 
-    orders = {}  # pairing -> an endless stream of groups
+    orders = {}  # pairing -> an endless stream of questions
     for pairing in pairings:
-        groups = sorted(group for group in pairs.queries if pairs.lang_pairs(group, pairing))
-        if len(groups) < size:
+        questions = sorted(name for name in pairs.queries if pairs.lang_pairs(name, pairing))
+        count = len(questions)
+        if count < size:
             raise ValueError(
-                f"--batch-size {size} is larger than the data: {len(groups)} pairs fit {batching} "
+                f"--batch-size {size} is larger than the data: {count} pairs fit {batching} "
                 f"({pairing.kind} {pairing.lang}) in the training languages {pairs.langs}."
             )
-        order_rng = generator(seed, "order", pairing.lang or "mixed")  # x-x and x-y share an order
-        orders[pairing] = endless_groups(groups, size, order_rng)
+        # ("mixed" is but the stream's name, of x-y too: x-x and x-y go through the same order)
+        order_rng = generator(seed, "order", pairing.lang or "mixed")
+        orders[pairing] = endless_groups(questions, size, order_rng)
 
     rng = generator(seed, "batches")
 
     def draw_batches():  # a function of its own, so that the errors above come at once
         for _ in range(steps):
-            # Drawn also where the share is 0 or 1, so that all that follows is drawn the same:
-            # alpha 1 and 0 are x-x-mono and x-y bit for bit
+            # Drawn even where the share is 0 or 1, so that hybrid with alpha 1 (0) uses the
+            # generator as x-x-mono (x-y) does: the same batches, bit for bit
             pairing = others
             if float(torch.rand((), generator=rng)) < mono_share:
                 pairing = Pairing("mono", choose(mono_langs, rng))
             rows = []
-            for group in next(orders[pairing]):
-                query_lang, passage_lang = choose(pairs.lang_pairs(group, pairing), rng)
-                rows.append(Row(group, query_lang, passage_lang))
+            for question in next(orders[pairing]):
+                query_lang, passage_lang = choose(pairs.lang_pairs(question, pairing), rng)
+                rows.append(Row(question, query_lang, passage_lang))
             yield pairs.make_batch(pairing.kind, rows, rng)
 
     return draw_batches()
@@ -715,7 +720,7 @@ def load_encoder(
 
     `changes` override single settings.
     *Errors*: ValueError for a folder without model or tokenizer, weights that are missing, lengths
-    that the model has no positions for, and XLM checkpoints that want a language id a token.
+    that the model has no positions for, and XLM checkpoints that want a language id for each token.
     """
     # Imported here: it takes longer than all the rest, and --help does without
     from safetensors import SafetensorError
@@ -746,7 +751,7 @@ def load_encoder(
     if max(settings.query_length, settings.passage_length) > room:
         raise ValueError(f"--model {path}: texts have at most {room} tokens. Take smaller lengths.")
     if getattr(model.config, "use_lang_emb", False):
-        raise ValueError(f"--model {path}: wants a language id a token. Take one without.")
+        raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
     return Encoder(model, tokenizer, settings, precision).to(device)
 
 

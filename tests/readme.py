@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from evaluate import CLEAN, COLUMNS, Condition, condition_of, number
-from study import cell_text, pair_text
+from evaluate import CLEAN, Condition, condition_of, number
+from study import COLUMNS, cell_text, pair_text
 
 STUDY = ROOT / "data/minifacts/study.json"
 SEARCH = ROOT / "data/minifacts/search.json"

@@ -711,7 +711,7 @@ def test_a_model_that_wants_a_language_id_is_refused(encoder, tmp_path):
     """
     encoder.model.config.use_lang_emb = True
     save_encoder(encoder, tmp_path)
-    with pytest.raises(ValueError, match="wants a language id a token. Take one without"):
+    with pytest.raises(ValueError, match="wants a language id for each token. Take one without"):
         load_encoder(tmp_path)
 
 

@@ -170,7 +170,7 @@ REFUSED = [
     (["--log-every", "0"], 2, "--log-every 0: must be above 0"),
     (["--warmup", "1"], 2, "--warmup 1.0"),
     (["--alpha", "0.5", "2"], 2, "--alpha 2.0"),
-    (["--lir", "-1"], 2, "at least 0"),
+    (["--lir", "0"], 2, "at least 1"),
     (["--batching", "y-x"], 2, "invalid choice: 'y-x'"),
     (["--bat", "x-y"], 2, "unrecognized arguments"),
 ]
@@ -418,6 +418,17 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(tmp_path):
     with pytest.raises((pickle.UnpicklingError, ValueError)):
         train.load_checkpoint(tmp_path, model, optimizer)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_a_batching_without_enough_pairs_stops_all_runs_before_the_first(world, tmp_path, capsys):
+    """Number: two languages give x-y its pairs, English alone does not. Catches: an error at night.
+
+    (en-en, the first run, could be trained.)
+    """
+    flags = ["--train-langs", "en", "--batching", "en-en", "x-y", "--batch-size", "2"]
+    assert train.main(command(world, tmp_path, *flags)) == 1
+    assert "larger than the data: 0 pairs fit x-y" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_does_not_open_is_refused_in_a_sentence(world, killed, tmp_path, capsys):

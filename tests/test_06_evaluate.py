@@ -1166,7 +1166,7 @@ def test_the_program_evaluates_the_bundled_model(folder, capsys):
         ("MODEL --data FOLDER --langs xx", 1, "unknown language 'xx'"),
         ("MODEL --data FOLDER --split dev", 1, "dev.tsv: no such file"),
         ("MODEL --data FOLDER --split exam", 2, "invalid choice: 'exam'"),
-        ("MODEL --data FOLDER --lir -1", 2, "at least 0"),
+        ("MODEL --data FOLDER --lir 0", 2, "at least 1"),
         ("", 2, "required"),
     ],
 )

@@ -755,12 +755,13 @@ def test_of_batchings_every_condition_has_a_sentence_and_the_loss_one():
 
 
 def test_batchings_of_robust_runs_are_told_only_where_there_are_no_plain_ones():
-    """Catches: the same sentence twice, once about runs whose robust training it hides."""
+    """Catches: the same sentence twice; a sentence that hides the robust training of both."""
     plain = replace(UP, view="mono")
     robust = replace(DOWN, view="mono", a="hybrid-adv", b="x-y-adv", fixed="adv")
     told = answer_of(plain, robust)
     assert told == ["Clean: hybrid is above x-y by 0.021 [0.012, 0.030] in mono."]
-    assert answer_of(robust) == ["Clean: hybrid is below x-y by 0.010 [0.004, 0.016] in mono."]
+    text = "Clean: hybrid with adv is below x-y with adv by 0.010 [0.004, 0.016] in mono."
+    assert answer_of(robust) == [text]
 
 
 def test_of_robust_training_only_the_pool_on_hybrid_batches_is_told():
