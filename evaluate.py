@@ -775,9 +775,9 @@ def freeze(folder, split, targets, condition):
             qrels.append(f"{source.id}\t{data.passages[passage].id}\t{relevance:g}\n")
     (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "qrels" / f"{split.name}.tsv").write_text("".join(qrels), encoding="utf-8")
-    about = condition.fields() | {"view": targets[0].view, "split": split.name}
+    described = condition.fields() | {"view": targets[0].view, "split": split.name}
     hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(split.encoder)}
-    write_json(folder / "attack.json", about | hashes)
+    write_json(folder / "attack.json", described | hashes)
 
 
 # ---- one encoder, one split ----------------------------------------------------------------------
@@ -1052,7 +1052,7 @@ class Model:
     """What there is to know about a model before it is opened."""
 
     weights: Path
-    about: dict  # the first keys of metrics.json: recipe, seed, languages trained on, ...
+    origin: dict  # the first keys of metrics.json: recipe, seed, languages trained on, ...
     run: Path | None = None  # its folder, if train.py made it
     run_data: str = ""  # the data set that a run is about
     run_data_sha256: str = ""
@@ -1065,14 +1065,14 @@ def open_model(path: Path) -> Model:
     """
     keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
     if not (path / "run.json").exists():
-        about = dict.fromkeys(keys) | {"recipe": str(path), "variant": "", "model": str(path)}
-        return Model(path, about)
+        origin = dict.fromkeys(keys) | {"recipe": str(path), "variant": "", "model": str(path)}
+        return Model(path, origin)
     manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
     if not manifest.get("complete"):
         raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
-    about = {key: manifest["about"][key] for key in keys} | {"model": "model"}
+    origin = {key: manifest["origin"][key] for key in keys} | {"model": "model"}
     run_data = manifest["flags"]["eval_data"] or manifest["flags"]["data"]
-    return Model(path / "model", about, path, run_data, manifest["eval_data_sha256"])
+    return Model(path / "model", origin, path, run_data, manifest["eval_data_sha256"])
 
 
 def evaluate_folder(
@@ -1093,7 +1093,7 @@ def evaluate_folder(
     adversary = open_adversary(options, data, encoder)
     if out is None:
         metrics, _ = evaluate(encoder, data, adversary)
-        return Evaluated(model.about | metrics, None, model.run)
+        return Evaluated(model.origin | metrics, None, model.run)
 
     file = out / metrics_name(data, model.run_data or str(data.folder), options.split)
     old = check_same(file, identity(encoder, data, options))  # before the work, not after it
@@ -1111,7 +1111,7 @@ def evaluate_folder(
         options = replace(options, attacks=new_attacks, lir=new_lir)
         adversary = replace(adversary, options=options)
     metrics, arrays = evaluate(encoder, data, adversary)
-    return Evaluated(add_metrics(file, model.about | metrics, arrays), file, model.run)
+    return Evaluated(add_metrics(file, model.origin | metrics, arrays), file, model.run)
 
 
 def check_tables(file, old, adversary):

@@ -232,21 +232,21 @@ class RunFlags:
         return round(self.warmup * self.steps)
 
     @property
-    def about(self) -> dict:
+    def origin(self) -> dict:
         """What metrics.json says of the run; `variant` is a hash of all flags but these and device.
 
         train_langs are the languages that the model has seen: en-en has seen English alone, but for
         the words of all training languages that code-switching shows it.
         """
-        about = {name: getattr(self, name) for name in ("batching", "alpha", "robust", "seed")}
-        rest = {name: value for name, value in asdict(self).items() if name not in about}
+        origin = {name: getattr(self, name) for name in ("batching", "alpha", "robust", "seed")}
+        rest = {name: value for name, value in asdict(self).items() if name not in origin}
         del rest["device"]
         seen = self.train_langs
         methods = parse_robust(self.robust).methods
         if self.batching == "en-en" and all(m.name != "code-switch" for m in methods):
             seen = ["en"]
         variant = hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]
-        return {"recipe": self.recipe, **about, "train_langs": seen, "variant": variant}
+        return {"recipe": self.recipe, **origin, "train_langs": seen, "variant": variant}
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -1041,7 +1041,7 @@ def train_and_evaluate(flags, args, data, eval_data, options):
     encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, **changes)
     manifest = {
         "flags": asdict(flags),
-        "about": flags.about,
+        "origin": flags.origin,
         "complete": False,
         "commit": commit(),
         "data_sha256": data.sha256,

@@ -1027,7 +1027,7 @@ def write_run(run, **changes):
     """A run.json of train.py, as far as evaluate.py reads it."""
     run.mkdir()
     keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
-    manifest = {"complete": True, "about": dict.fromkeys(keys), "eval_data_sha256": "x"}
+    manifest = {"complete": True, "origin": dict.fromkeys(keys), "eval_data_sha256": "x"}
     (run / "run.json").write_text(json.dumps(manifest | changes))
     return run
 
