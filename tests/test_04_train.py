@@ -141,7 +141,7 @@ def test_the_variant_tells_runs_of_another_learning_rate_apart():
     """
     (first,), (second,) = run_flags("--lr", "0.001"), run_flags("--lr", "0.002")
     assert first.recipe == second.recipe
-    assert first.origin["variant"] != second.about["variant"]
+    assert first.origin["variant"] != second.origin["variant"]
 
 
 def test_the_variant_is_the_same_for_all_seeds_recipes_and_devices():
