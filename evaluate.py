@@ -565,35 +565,6 @@ def make_targets(split, adversary, attack, views, table):
     return attacks.make_attacked(split.data, split.queries, views, attack, table, seed, fixed)
 
 
-def attack_split(split, adversary, attack):
-    """One attack and its control: queries -> perturbed queries -> vectors -> ranks -> records."""
-    options = adversary.options
-    condition, views = options.condition(attack), options.attacked_views
-    table = adversary.table_of(attack)
-    warn_of_limits(split, attack, condition, table, options)
-    if attack.kind.search == "vote":
-        return vote_split(split, adversary, attack, condition)
-    targets = make_targets(split, adversary, attack, views, table)
-    # (the last one names a progress bar)
-    args = split.encoder, split.pools, attack, options.attack_seed, condition.label
-    results = rank_attacked(split, targets, attacks.attack_queries(targets, *args), condition)
-    for view in views:
-        in_view = [target for target in targets if target.view == view]
-        if options.attack_out and attack.kind.source != "embeddings":
-            folder = options.attack_out / f"{folder_name(condition)}-{view}"
-            freeze(folder, split, in_view, condition)
-        shown = [target for target in in_view if target.changed and target.edits]
-        for target in shown[: options.show]:
-            print(f"{condition.label} {view} {target.source.id}: {marked(target)}")
-    if attack.has_control:
-        controls = make_targets(split, adversary, attack, views, table)
-        v = attacks.control_queries(controls, targets, *args)
-        results.add(rank_attacked(split, controls, v, replace(condition, control=True)))
-    for record in results.records:
-        record["table"] = adversary.hash_of(attack)
-    return results
-
-
 def warn_of_limits(split, attack, condition, table, options):
     """Say on stderr which queries an attack cannot reach, and that --attack-out stays empty."""
     counts = Counter(split.query_column("lang").tolist())
@@ -605,31 +576,6 @@ def warn_of_limits(split, attack, condition, table, options):
     if options.attack_out and not changes_text:
         text = "changes no text, so --attack-out has nothing to write"
         print(f"{condition.label}: {text}", file=sys.stderr)
-
-
-def rank_attacked(split, targets, v, condition):
-    """Rank attacked queries, view by view. In cross a query has one text against all languages.
-
-    *Shapes*: v (targets, D); the targets of a view stand in the order of the split's queries.
-    """
-    results = Results()
-    for view in dict.fromkeys(target.view for target in targets):
-        positions = [i for i, target in enumerate(targets) if target.view == view]
-        cells = [cell for cell in split.cells if cell.view == view]
-        ranked = rank_cells(v[positions], split.pools, cells)
-        results.arrays |= single_queries(split, condition, [view], ranked)
-        for cell in cells:
-            of_cell = [targets[positions[row]] for row in cell.rows]
-            before, after = split.clean[cell.langs], ranked[cell.langs]
-            record = make_record(condition, cell, after)
-            record |= success_counts(of_cell, before["R@1"], after["R@1"])
-            if any(target.worst is not None for target in of_cell):
-                column = column_of(split.pools, cell)
-                record |= certified_counts(of_cell, before["R@1"], column)
-            results.records.append(record)
-            if view == "pool" and not condition.control:
-                results.examples += deepest_fall(condition, cell, of_cell, before, after)
-    return results
 
 
 def success_counts(targets, before, after):
@@ -672,6 +618,11 @@ def certified_counts(targets, before, column):
     }
 
 
+def edit_list(target):
+    """The edits as JSON holds them: [[start, end, replacement], ...]."""
+    return [[start, end, other] for (start, end), other in sorted(target.edits.items())]
+
+
 def deepest_fall(
     condition,
     cell,
@@ -702,6 +653,31 @@ def deepest_fall(
         "after": -minus_rank,
     }
     return [example]
+
+
+def rank_attacked(split, targets, v, condition):
+    """Rank attacked queries, view by view. In cross a query has one text against all languages.
+
+    *Shapes*: v (targets, D); the targets of a view stand in the order of the split's queries.
+    """
+    results = Results()
+    for view in dict.fromkeys(target.view for target in targets):
+        positions = [i for i, target in enumerate(targets) if target.view == view]
+        cells = [cell for cell in split.cells if cell.view == view]
+        ranked = rank_cells(v[positions], split.pools, cells)
+        results.arrays |= single_queries(split, condition, [view], ranked)
+        for cell in cells:
+            of_cell = [targets[positions[row]] for row in cell.rows]
+            before, after = split.clean[cell.langs], ranked[cell.langs]
+            record = make_record(condition, cell, after)
+            record |= success_counts(of_cell, before["R@1"], after["R@1"])
+            if any(target.worst is not None for target in of_cell):
+                column = column_of(split.pools, cell)
+                record |= certified_counts(of_cell, before["R@1"], column)
+            results.records.append(record)
+            if view == "pool" and not condition.control:
+                results.examples += deepest_fall(condition, cell, of_cell, before, after)
+    return results
 
 
 def vote_split(split, adversary, attack, condition):
@@ -745,11 +721,6 @@ def marked(target):
     return attacks.substitute(text, edits)
 
 
-def edit_list(target):
-    """The edits as JSON holds them: [[start, end, replacement], ...]."""
-    return [[start, end, other] for (start, end), other in sorted(target.edits.items())]
-
-
 def folder_name(condition):
     """A condition as part of a file's name."""
     return re.sub(r"[^\w.=,-]+", "_", condition.label)
@@ -780,7 +751,64 @@ def freeze(folder, split, targets, condition):
     write_json(folder / "attack.json", described | hashes)
 
 
+def attack_split(split, adversary, attack):
+    """One attack and its control: queries -> perturbed queries -> vectors -> ranks -> records."""
+    options = adversary.options
+    condition, views = options.condition(attack), options.attacked_views
+    table = adversary.table_of(attack)
+    warn_of_limits(split, attack, condition, table, options)
+    if attack.kind.search == "vote":
+        return vote_split(split, adversary, attack, condition)
+    targets = make_targets(split, adversary, attack, views, table)
+    # (the last one names a progress bar)
+    args = split.encoder, split.pools, attack, options.attack_seed, condition.label
+    results = rank_attacked(split, targets, attacks.attack_queries(targets, *args), condition)
+    for view in views:
+        in_view = [target for target in targets if target.view == view]
+        if options.attack_out and attack.kind.source != "embeddings":
+            folder = options.attack_out / f"{folder_name(condition)}-{view}"
+            freeze(folder, split, in_view, condition)
+        shown = [target for target in in_view if target.changed and target.edits]
+        for target in shown[: options.show]:
+            print(f"{condition.label} {view} {target.source.id}: {marked(target)}")
+    if attack.has_control:
+        controls = make_targets(split, adversary, attack, views, table)
+        v = attacks.control_queries(controls, targets, *args)
+        results.add(rank_attacked(split, controls, v, replace(condition, control=True)))
+    for record in results.records:
+        record["table"] = adversary.hash_of(attack)
+    return results
+
+
 # ---- one encoder, one split ----------------------------------------------------------------------
+
+
+def write_trec(folder, split, depth=1000):
+    """Write run.trec (the best `depth` passages, by (-score, id)) and qrels.trec for trec_eval.
+
+    *Errors*: ValueError for an id with blanks: the format separates by them.
+    """
+    data = split.data
+    ids = np.array([data.passages[i].id for i in split.passages])
+    names = [data.queries[i].id for i in split.queries]
+    for name in (*ids.tolist(), *names):
+        if len(name.split()) != 1:
+            raise ValueError(f"--trec: the id {name!r} holds blanks. Rename it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    place = np.argsort(np.argsort(ids))  # a number that orders like the id
+    p = split.pools.p[:-1].double()  # (P, D)
+    with open(folder / "run.trec", "w", encoding="utf-8", newline="\n") as run:
+        for name, vector in zip(names, split.q.double(), strict=True):
+            scores = (p @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
+            order = np.lexsort((place, -scores))[:depth]
+            ranked = enumerate(order, 1)
+            run.writelines(f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in ranked)
+    candidates = set(split.passages)
+    with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
+        for name, query in zip(names, split.queries, strict=True):
+            for passage, relevance in data.qrels[split.name][query].items():
+                if passage in candidates:
+                    out.write(f"{name} 0 {data.passages[passage].id} {relevance:g}\n")
 
 
 def identity(encoder, data, options):
@@ -934,34 +962,6 @@ def is_measured(path, old, condition, views):
     return all(array_name(condition, view, KEPT[0]) in names for view in views)
 
 
-def write_trec(folder, split, depth=1000):
-    """Write run.trec (the best `depth` passages, by (-score, id)) and qrels.trec for trec_eval.
-
-    *Errors*: ValueError for an id with blanks: the format separates by them.
-    """
-    data = split.data
-    ids = np.array([data.passages[i].id for i in split.passages])
-    names = [data.queries[i].id for i in split.queries]
-    for name in (*ids.tolist(), *names):
-        if len(name.split()) != 1:
-            raise ValueError(f"--trec: the id {name!r} holds blanks. Rename it.")
-    folder.mkdir(parents=True, exist_ok=True)
-    place = np.argsort(np.argsort(ids))  # a number that orders like the id
-    p = split.pools.p[:-1].double()  # (P, D)
-    with open(folder / "run.trec", "w", encoding="utf-8", newline="\n") as run:
-        for name, vector in zip(names, split.q.double(), strict=True):
-            scores = (p @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
-            order = np.lexsort((place, -scores))[:depth]
-            ranked = enumerate(order, 1)
-            run.writelines(f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in ranked)
-    candidates = set(split.passages)
-    with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
-        for name, query in zip(names, split.queries, strict=True):
-            for passage, relevance in data.qrels[split.name][query].items():
-                if passage in candidates:
-                    out.write(f"{name} 0 {data.passages[passage].id} {relevance:g}\n")
-
-
 # ---- tables --------------------------------------------------------------------------------------
 
 
@@ -995,6 +995,29 @@ def model_name(metrics):
     return f"{metrics['recipe']} {metrics['seed']}"
 
 
+def mean_of(records, key):
+    """The mean over those records that have it."""
+    values = [record[key] for record in records if record.get(key) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def attack_cells(records):
+    """What an attack did in one view, from "broken of right" to "least changed"."""
+    if "n_broken" not in records[0]:
+        return ["-"] * 5
+    right = sum(record["n_right"] for record in records)
+    broken = sum(record["n_broken"] for record in records)
+    spared = sum(record["n_queries"] - record["n_attacked"] for record in records)
+    changed = {}
+    for record in records:
+        share = record["n_changed"] / max(1, record["n_queries"])
+        lang = record["query_lang"]
+        changed[lang] = min(share, changed.get(lang, 1.0))  # in cross a language has ten records
+    least = min(changed, key=changed.get)
+    sizes = [number(mean_of(records, key)) for key in ("edits", "norm")]
+    return [f"{broken} of {right}", *sizes, str(spared), f"{least} {number(changed[least])}"]
+
+
 def results_table(evaluated):
     """A Markdown table: one row an encoder, condition and view; a random ranking below.
 
@@ -1019,29 +1042,6 @@ def results_table(evaluated):
         empty = [""] * (len(rows[0]) - 3 - len(METRICS))
         rows.append(["chance", "", view, *cells, *empty])
     return markdown_table(rows)
-
-
-def mean_of(records, key):
-    """The mean over those records that have it."""
-    values = [record[key] for record in records if record.get(key) is not None]
-    return sum(values) / len(values) if values else None
-
-
-def attack_cells(records):
-    """What an attack did in one view, from "broken of right" to "least changed"."""
-    if "n_broken" not in records[0]:
-        return ["-"] * 5
-    right = sum(record["n_right"] for record in records)
-    broken = sum(record["n_broken"] for record in records)
-    spared = sum(record["n_queries"] - record["n_attacked"] for record in records)
-    changed = {}
-    for record in records:
-        share = record["n_changed"] / max(1, record["n_queries"])
-        lang = record["query_lang"]
-        changed[lang] = min(share, changed.get(lang, 1.0))  # in cross a language has ten records
-    least = min(changed, key=changed.get)
-    sizes = [number(mean_of(records, key)) for key in ("edits", "norm")]
-    return [f"{broken} of {right}", *sizes, str(spared), f"{least} {number(changed[least])}"]
 
 
 # ---- the program ---------------------------------------------------------------------------------
@@ -1073,6 +1073,18 @@ def open_model(path: Path) -> Model:
     origin = {key: manifest["origin"][key] for key in keys} | {"model": "model"}
     run_data = manifest["flags"]["eval_data"] or manifest["flags"]["data"]
     return Model(path / "model", origin, path, run_data, manifest["eval_data_sha256"])
+
+
+def check_tables(file, old, adversary):
+    """Refuse, before the work, an attack whose word lists were others the last time."""
+    tables = {}
+    for record in old.get("results", []):
+        tables[condition_of(record)] = record.get("table")
+    for attack in adversary.options.attacks:
+        condition = adversary.options.condition(attack)
+        if condition in tables and tables[condition] != adversary.hash_of(attack):
+            text = f"{condition.label} is of another --table"
+            raise ValueError(f"{file}: {text}. Give an --out.")
 
 
 def evaluate_folder(
@@ -1112,18 +1124,6 @@ def evaluate_folder(
         adversary = replace(adversary, options=options)
     metrics, arrays = evaluate(encoder, data, adversary)
     return Evaluated(add_metrics(file, model.origin | metrics, arrays), file, model.run)
-
-
-def check_tables(file, old, adversary):
-    """Refuse, before the work, an attack whose word lists were others the last time."""
-    tables = {}
-    for record in old.get("results", []):
-        tables[condition_of(record)] = record.get("table")
-    for attack in adversary.options.attacks:
-        condition = adversary.options.condition(attack)
-        if condition in tables and tables[condition] != adversary.hash_of(attack):
-            text = f"{condition.label} is of another --table"
-            raise ValueError(f"{file}: {text}. Give an --out.")
 
 
 def parse(argv=None) -> argparse.Namespace:

@@ -309,6 +309,17 @@ def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     return (hidden * weight).sum(1) / weight.sum(1)  # (B, T, D) -> (B, D)
 
 
+@contextmanager
+def eval_mode(encoder: nn.Module):
+    """No dropout inside the `with`; afterwards the encoder is as it was, also after an error."""
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(was_training)
+
+
 class Encoder(nn.Module):
     """Any Hugging Face encoder with pooling and normalisation: texts in, unit vectors out.
 
@@ -452,17 +463,6 @@ class Encoder(nn.Module):
                 block = [rows[i] for i in order[start : start + 2048]]
                 vectors.append(self(block).cpu())
         return torch.cat(vectors)[torch.tensor(order).argsort()]  # (B, D)
-
-
-@contextmanager
-def eval_mode(encoder: Encoder):
-    """No dropout inside the `with`; afterwards the encoder is as it was, also after an error."""
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train(was_training)
 
 
 def truncated_texts(encoder: Encoder) -> list[dict]:
