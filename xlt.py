@@ -71,8 +71,12 @@ def write_json(path: Path, content: dict) -> None:
 
 def versions() -> dict[str, str]:
     """What the numbers depend on besides our code."""
-    packages = {name: metadata.version(name) for name in ("torch", "numpy", "transformers")}
-    return {"python": platform.python_version(), **packages}
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # with its build, which metadata leaves out
+        "numpy": metadata.version("numpy"),
+        "transformers": metadata.version("transformers"),
+    }
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
