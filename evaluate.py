@@ -789,12 +789,12 @@ def folder_name(condition):
     return re.sub(r"[^\w.=,-]+", "_", condition.label)
 
 
-def judgements_of(split, query):
+def judgements_of(data, split, query):
     """(id of a relevant passage, relevance): also those that the corpus lacks."""
-    data = split.data
-    relevant = data.qrels[split.name][query]
+    relevant = data.qrels[split][query]
     present = [(data.passages[passage].id, gain) for passage, gain in relevant.items()]
-    return present + list(data.missing.get(split.name, {}).get(query, {}).items())
+    missing = data.missing.get(split, {}).get(query, {})
+    return [*present, *missing.items()]
 
 
 def freeze(folder, split, targets, condition):
@@ -813,7 +813,7 @@ def freeze(folder, split, targets, condition):
         row |= {"answer": source.answer, "clean": source.text, "slots": len(target.slots)}
         row["edits"] = edit_list(target)
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        for passage, relevance in judgements_of(split, query):
+        for passage, relevance in judgements_of(data, split.name, query):
             qrels.append(f"{source.id}\t{passage}\t{relevance:g}\n")
     (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "qrels" / f"{split.name}.tsv").write_text("".join(qrels), encoding="utf-8")
@@ -856,10 +856,10 @@ def attack_split(split, adversary, attack):
 
 def check_whole_relevances(data, split):
     """Refuse, with a ValueError, relevances that trec_eval would cut to whole numbers."""
-    for query, relevant in data.qrels.get(split, {}).items():
-        for passage, relevance in relevant.items():
+    for query in data.qrels.get(split, {}):
+        for passage, relevance in judgements_of(data, split, query):
             if relevance != int(relevance):
-                pair = f"{data.queries[query].id!r}, {data.passages[passage].id!r}"
+                pair = f"{data.queries[query].id!r}, {passage!r}"
                 remedy = "trec_eval reads whole numbers. Multiply the scores"
                 raise ValueError(f"--trec: {relevance:g} is the score of {pair}; {remedy}.")
 
@@ -889,7 +889,7 @@ def write_trec(folder, split, depth=1000):
     outside = {passage.id for passage in data.passages} - set(ids.tolist())  # of other --langs
     with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
         for name, query in zip(names, split.queries, strict=True):
-            for passage, relevance in judgements_of(split, query):
+            for passage, relevance in judgements_of(data, split.name, query):
                 if passage not in outside:
                     out.write(f"{name} 0 {passage} {relevance:g}\n")
 

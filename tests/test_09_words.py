@@ -700,6 +700,34 @@ def test_english_is_the_pivot_between_two_other_languages(tmp_path):
     }
 
 
+def test_a_word_may_have_two_translations(tmp_path):
+    """Claim: both are options, and both have the English word for theirs.
+
+    Number: Bank and Ufer. Catches: the second row put over the first.
+    """
+    rows = ["en\tde\tbank\tBank", "en\tde\tbank\tUfer", "eng\tspa\tbank\tbanco"]
+    path = tmp_path / "dictionary.tsv"
+    path.write_text("\n".join(rows))
+    assert read_dictionary(path) == {
+        "en": {"bank": ["Bank", "Ufer", "banco"]},
+        "de": {"bank": ["bank", "banco"], "ufer": ["bank", "banco"]},
+        "es": {"banco": ["Bank", "Ufer", "bank"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["zho", "zh-cn"], "is of 'zh', too. Leave one out"), (["notes"], "unknown language 'notes'")],
+)
+def test_tables_of_a_folder_have_one_language_each(tmp_path, names, message):
+    """Claim: a table's name is the code of a language. Catches: one of two that is never used."""
+    (tmp_path / "synonyms").mkdir()
+    for name in names:
+        (tmp_path / f"synonyms/{name}.json").write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        read_synonyms(tmp_path)
+
+
 def test_a_dictionary_of_some_languages_holds_no_word_of_the_others(tmp_path):
     """Claim: German and Spanish meet through English, which is not kept itself.
 
