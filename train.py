@@ -323,6 +323,8 @@ def parse(argv=None) -> argparse.Namespace:
     for name in ("steps", "batch_size", "lr", "tau", "clip", "save_every", "log_every"):
         if not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+    if not 0 <= args.weight_decay < math.inf:
+        parser.error(f"--weight-decay {args.weight_decay}: must be at least 0")
     for flag in ("train_langs", "test_langs", "attack_views"):
         xlt.refuse_twice(parser, flag, getattr(args, flag))
     if not 0 <= args.warmup < 1:
