@@ -1003,7 +1003,8 @@ def check_same(path, new):
     if not path.exists():
         return {}
     old = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("model_sha256", "data_sha256", "split", "settings", "langs", "limit", "no_self_hits"):
+    keys = ("model_sha256", "data_sha256", "split", "settings", "langs", "limit", "no_self_hits")
+    for key in keys:
         if old.get(key) != new.get(key):
             was = f"another {key} ({old.get(key)})"
             raise ValueError(f"{path}: holds results of {was}. Give another --out.")

@@ -474,7 +474,8 @@ def load_data(folder: str | Path, strict: bool = False) -> DataSet:
     if not paths:
         raise ValueError(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. Run prepare.py.")
     if not data.qrels:
-        raise ValueError(f"{folder}/qrels: none of their queries is in queries.jsonl. Do ids match?")
+        fault = "none of their queries is in queries.jsonl"
+        raise ValueError(f"{folder}/qrels: {fault}. Do ids match?")
     data.sha256 = digest.hexdigest()
     return data
 
