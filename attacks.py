@@ -27,9 +27,10 @@ L languages, C texts that are scored, N texts that are drawn, V words of a vocab
 
 import json
 import math
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate, chain, combinations, groupby, islice, product
 from operator import attrgetter
@@ -38,11 +39,28 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from xlt import DataSet, Encoder, Text, choose, eval_mode, generator, length_chunks, read_lines
+from xlt import (
+    DataSet,
+    Encoder,
+    Text,
+    base_language,
+    choose,
+    eval_mode,
+    generator,
+    length_chunks,
+    read_lines,
+)
 
-# Written without spaces between words: a key may match anywhere, the longest one wins
-UNSPACED = {"zh", "th", "ja", "km", "lo", "my"}
+# Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana, Chinese characters
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+CAPITAL_NOUNS = {"de", "lb"}  # German and Luxembourgish
+DOTLESS = {"tr", "az"}  # Turkish and Azerbaijani: the capital of their i is İ, that of ı is I
 
 Words = Collection[str]  # in lower case; a table will do
 Span = tuple[int, int]  # [start, end) in a text
@@ -235,7 +253,7 @@ def parse_attack(text: str) -> Attack:
 
 def lower(text: str, lang: str = "") -> str:
     """Lower case of the same length: Turkish's dotted I would become two characters."""
-    if lang == "tr":
+    if lang in DOTLESS:
         text = text.replace("I", "ı")  # its dotless one is another letter
     # SUBTLE: letter by letter; at the end of a word, str.lower() writes another Greek sigma
     return "".join(char.lower() for char in text.replace("İ", "i"))
@@ -257,19 +275,30 @@ def has_number(word):
     return any(unicodedata.category(char)[0] == "N" for char in word)
 
 
-def starts_word(text, start, lang):
+def is_unspaced(text: str) -> bool:
+    """Does a character stand there whose script has no spaces between words?
+
+    A key may match anywhere in such text, and the longest one wins. It is the script and not the
+    language: the Latin word in a Chinese question has its borders still.
+    """
+    return UNSPACED.search(text) is not None
+
+
+def starts_word(text, start):
     """May a word begin here?"""
-    return lang in UNSPACED or start == 0 or not in_word(text[start - 1])
+    if start == 0 or not in_word(text[start - 1]):
+        return True
+    return is_unspaced(text[start - 1 : start + 1])
 
 
-def ends_word(text, end, lang):
+def ends_word(text, end):
     """May a word end before this character?"""
     if end == len(text):
         return True
     # SUBTLE: in unspaced scripts too, a mark belongs to the letter before it
     if is_mark(text[end]):
         return False
-    return lang in UNSPACED or not in_word(text[end])
+    return not in_word(text[end]) or is_unspaced(text[end - 1 : end + 1])
 
 
 def find_words(text: str, table: Words, lang: str) -> list[Span]:
@@ -277,7 +306,7 @@ def find_words(text: str, table: Words, lang: str) -> list[Span]:
 
         find_words("Thủ đô của Pháp", {"thủ đô"}, "vi") -> [(0, 6)]
 
-    A key may hold spaces; it is compared in lower case and, where the language writes spaces, only
+    A key may hold spaces; it is compared in lower case and, where the script has spaces, only
     between word borders.
     """
     text = lower(text, lang)
@@ -286,9 +315,9 @@ def find_words(text: str, table: Words, lang: str) -> list[Span]:
     start = 0
     while start < len(text):
         next_start = start + 1
-        if starts_word(text, start, lang):
+        if starts_word(text, start):
             for end in range(min(len(text), start + longest), start, -1):
-                if text[start:end] in table and ends_word(text, end, lang):
+                if text[start:end] in table and ends_word(text, end):
                     spans.append((start, end))
                     next_start = end
                     break
@@ -313,8 +342,9 @@ def words_of(text: str, lang: str) -> list[Span]:
     start = 0
     for are_words, run in groupby(text, in_word):
         # SUBTLE: letters, not characters: a mark stays with its letter
-        letters = letters_of("".join(run))
-        stretch = 4 if lang in UNSPACED else len(letters)
+        run = "".join(run)
+        letters = letters_of(run)
+        stretch = 4 if is_unspaced(run) else len(letters)
         for i in range(0, len(letters), stretch):
             end = start + len("".join(letters[i : i + stretch]))
             if are_words:
@@ -330,7 +360,7 @@ def match_case(word: str, other: str, lang: str) -> str:
     """
     if not word[:1].isupper() or not other:
         return other
-    if lang == "tr" and other[0] == "i":
+    if lang in DOTLESS and other[0] == "i":
         return "İ" + other[1:]
     return other[0].upper() + other[1:]
 
@@ -373,13 +403,13 @@ def overlaps_any(span, others):
 def is_name(text, start, lang):
     """A capital that no sentence begin explains; in German every noun has one, it says nothing."""
     begins_text = not any(map(in_word, text[:start]))
-    return text[start].isupper() and not begins_text and lang != "de"
+    return text[start].isupper() and not begins_text and lang not in CAPITAL_NOUNS
 
 
-def in_fixed(word, fixed, lang):
+def in_fixed(word, fixed):
     """Without spaces, a word of two letters or more that stands in a fixed word is part of it."""
     is_part = any(lower(word) in key for key in fixed)
-    return lang in UNSPACED and len(word) > 1 and is_part
+    return is_unspaced(word) and len(word) > 1 and is_part
 
 
 def find_slots(
@@ -400,7 +430,7 @@ def find_slots(
         word = text[slot.start : slot.end]
         if is_name(text, slot.start, lang) or has_number(word):
             continue
-        if in_fixed(word, fixed, lang) or overlaps_any(slot.span, fixed_spans):
+        if in_fixed(word, fixed) or overlaps_any(slot.span, fixed_spans):
             continue
         distinct = dict.fromkeys(slot.options)
         options = [other for other in distinct if lower(other, lang) != lower(word, lang)]
@@ -412,7 +442,7 @@ def find_slots(
 def answer_words(answer: str, table: Table, lang: str) -> set[str]:
     """The answer as a whole, the table's words in it, and its longer ones (no mere article)."""
     spans = [(0, len(answer)), *find_words(answer, table, lang)]
-    if lang not in UNSPACED:
+    if not is_unspaced(answer):
         spans += [(start, end) for start, end in words_of(answer, lang) if end - start > 3]
     return {lower(answer[start:end], lang) for start, end in spans}
 
@@ -527,10 +557,28 @@ def read_table(path: Path, lang: str) -> Table:
         raise ValueError(f"{path}: {error}") from None
 
 
+def one_file_a_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """(code of a language, path) -> base language -> path.
+
+    *Errors*: ValueError for what is no code, and for two files of one language.
+    """
+    path_of = {}
+    for code, path in files:
+        try:
+            lang = base_language(code)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if lang in path_of:
+            raise ValueError(f"{path}: {path_of[lang]} is of {lang!r}, too. Leave one out.")
+        path_of[lang] = path
+    return path_of
+
+
 def read_synonyms(folder: Path, files: dict[str, str] | None = None) -> Tables:
     """lang -> table, from these files (lang -> path) or else from the data set's synonyms/."""
     if not files:
-        files = {path.stem: path for path in sorted((folder / "synonyms").glob("*.json"))}
+        paths = sorted((folder / "synonyms").glob("*.json"))
+        files = one_file_a_language((path.stem, path) for path in paths)
     if not files:
         raise ValueError(f"{folder}/synonyms: no such folder. Give --table LANG=FILE.")
     return {lang: read_table(Path(path), lang) for lang, path in files.items()}
@@ -548,22 +596,27 @@ def read_dictionary(path: Path, langs: Collection[str] = ()) -> Tables:
     row_format = "en<TAB>LANG<TAB>word<TAB>translation"
     if not path.is_file():
         raise ValueError(f"{path}: no such dictionary. Code-switching needs one: {row_format}.")
-    concepts = {}  # English word -> lang -> word
+    concepts = {}  # English word -> lang -> its words
     for number, line in read_lines(path):
         cells = line.split("\t")
-        if len(cells) != 4 or not all(cells) or cells[0] != "en":
+        if len(cells) != 4 or not all(cells) or cells[0] not in ("en", "eng"):
             raise ValueError(f"{path}:{number}: {line!r} is not {row_format}.")
-        _, lang, english, translation = cells
-        words = concepts.setdefault(english, {"en": english})
-        words[lang] = translation
+        _, code, english, translation = cells
+        try:
+            lang = base_language(code)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
+        words = concepts.setdefault(english, {"en": [english]})
+        words.setdefault(lang, []).append(translation)
     tables = {}
     for words in concepts.values():
         spoken = sorted(words)
         if langs:
             spoken = [lang for lang in spoken if lang in langs]
         for lang in spoken:
-            others = [words[other] for other in spoken if other != lang]
-            add_options(tables.setdefault(lang, {}), lower(words[lang], lang), others)
+            others = list(chain(*[words[other] for other in spoken if other != lang]))
+            for word in words[lang]:
+                add_options(tables.setdefault(lang, {}), lower(word, lang), others)
     return tables
 
 
@@ -713,6 +766,8 @@ class Pools:
     relevant: Tensor  # (Q, R) rows of p, padded with P
     gains: Tensor  # (Q, R) their relevance, padded with 0
     query_lang: Tensor  # (Q,) position of the query's language in langs, -1 if it is not there
+    missing: Tensor  # (Q, M) relevance of passages that the corpus lacks, padded with 0
+    left_out: Tensor  # (Q,) row of p that a query's rankings leave out, its own text; P for none
 
     def start_end(self, passage_lang: str) -> Span:
         """The rows of p in a language; "*" for all."""
@@ -722,10 +777,29 @@ class Pools:
         return self.borders[i], self.borders[i + 1]
 
 
+def own_texts(data, queries, row_of):
+    """Rows of p of the passages that have a query's id, as in ArguAna; P where there is none."""
+    position = {passage.id: i for i, passage in enumerate(data.passages)}
+    rows = []
+    for query in queries:
+        passage = position.get(data.queries[query].id)
+        rows.append(row_of.get(passage, len(row_of)))
+    return rows
+
+
 def make_pools(
-    p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str
+    p: Tensor,
+    data: DataSet,
+    queries: list[int],
+    passages: list[int],
+    split: str,
+    self_hits: bool = True,
 ) -> Pools:
-    """Sort the passages (P, D) by language and look up the relevant ones of each query."""
+    """Sort the passages (P, D) by language and look up the relevant ones of each query.
+
+    Without `self_hits`, a passage that has a query's id is no candidate for it, as BEIR does. If it
+    is relevant as well, it counts as one that is not there.
+    """
     passage_langs = [data.passages[i].lang for i in passages]
     langs = sorted(set(passage_langs))
     borders = [0, *accumulate(passage_langs.count(lang) for lang in langs)]
@@ -735,6 +809,15 @@ def make_pools(
     for query in queries:
         relevance = data.qrels[split][query]
         rows_of_queries.append({row_of[i]: relevance[i] for i in relevance if i in row_of})
+    missing = data.missing.get(split, {})
+    missing_gains = [list(missing.get(query, {}).values()) for query in queries]
+    left_out = [len(passages)] * len(queries)
+    if not self_hits:
+        left_out = own_texts(data, queries, row_of)
+        for rows, row, gains_lost in zip(rows_of_queries, left_out, missing_gains, strict=True):
+            if row in rows:
+                gains_lost.append(rows.pop(row))
+    lost = [torch.tensor(gains_lost) for gains_lost in missing_gains]  # Q of (M_i,)
     width = max(1, max(map(len, rows_of_queries)))
     relevant = torch.full((len(queries), width), len(passages))  # (Q, R)
     gains = torch.zeros(len(queries), width)
@@ -745,7 +828,9 @@ def make_pools(
     query_langs = [data.queries[query].lang for query in queries]
     query_lang = torch.tensor([number.get(lang, -1) for lang in query_langs])  # (Q,)
     padded_p = F.pad(p[order], (0, 0, 0, 1))  # (P, D) -> (P + 1, D)
-    return Pools(padded_p, langs, borders, relevant, gains, query_lang)
+    padded_lost = pad_sequence(lost, batch_first=True)  # (Q, M)
+    own = torch.tensor(left_out)  # (Q,)
+    return Pools(padded_p, langs, borders, relevant, gains, query_lang, padded_lost, own)
 
 
 @dataclass
@@ -767,6 +852,8 @@ def find_best(pools, v, rows):
     relevant = pools.relevant[rows].to(v.device)  # (C, R)
     relevant_scores = scores.gather(1, relevant)  # (C, P + 1) -> (C, R)
     scores.scatter_(1, relevant, -math.inf)  # what is left are the others
+    own = pools.left_out[rows, None].to(v.device)  # (C, 1)
+    scores.scatter_(1, own, -math.inf)
     shape = len(v), len(pools.langs) + 1
     best = Best(
         scores.new_empty(shape),

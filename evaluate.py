@@ -45,8 +45,10 @@ from xlt import (
     Encoder,
     Help,
     all_langs,
+    language_flag,
     load_data,
     load_encoder,
+    refuse_twice,
     truncated_texts,
     versions,
     weights_hash,
@@ -59,6 +61,8 @@ METRICS = ("mAP", "mAP@20", "R@1", "R@10", "MRR@10", "nDCG@10", "rank_distance")
 IN_POOL = ("own_share@10", "foreign_rank")  # of the pool of all languages alone
 KEPT = ("mAP", "R@1", "R@10", "rank_distance")  # of every single query, for paired statistics
 TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
+# What is left of a unit vector below this length is rounding of fp32 and has no direction
+NO_LENGTH = 1e-5
 # Digits after the point; all other columns, study.py's too, have 3
 DIGITS = {"rank_distance": 0, "foreign_rank": 1, "minutes": 1, "seconds": 0}
 HERE = Path(__file__).parent
@@ -106,7 +110,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
         ranks 1 and 3, and a third one never found: AP = (1/1 + 2/3) / 3 = .5556
 
     *Shapes*: ranks, gains (Q, R), padded with 0 at the end -> metric -> (Q,); NaN where nothing is
-    relevant.
+    relevant. A gain with rank 0 is of a relevant passage that cannot be found.
     *Units*: all in [0, 1] but rank_distance and first_rank (ranks). mAP is uncut, mAP@20 sums to
     rank 20 and still divides by all R relevant ones; R@k is recall: with 11 relevant passages R@10
     cannot exceed 10/11; nDCG@10 has linear gains; rank_distance, the largest minus the smallest
@@ -115,7 +119,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
     2024.
     """
     real = ranks > 0
-    count = real.sum(1)  # (Q,)
+    count = (gains > 0).sum(1)  # (Q,) those that cannot be found, too
     safe_ranks = np.maximum(ranks, 1)  # of the padding too: no division by 0
     k = np.arange(1, ranks.shape[1] + 1)  # (R,)
     precision = np.where(real, k / safe_ranks, 0.0)  # k / rank_k
@@ -134,7 +138,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
             "R@10": in_ten.sum(1) / count,
             "MRR@10": np.where(count > 0, first, np.nan),
             "nDCG@10": gain_at_ten / ideal,
-            "rank_distance": np.where(count > 1, distance, np.nan),
+            "rank_distance": np.where(real.sum(1) > 1, distance, np.nan),
             "first_rank": ranks[:, 0].astype(float),  # of the best relevant passage
         }
 
@@ -263,6 +267,16 @@ def relevant_columns(pools, cell):
     return columns.gather(1, order), gains.gather(1, order)
 
 
+def missing_gains(pools, cell):
+    """Relevance of passages that the corpus lacks, where they would be candidates. (n, M)
+
+    Their language is not known: unless there is but one, they count in the pool of all alone.
+    """
+    if cell.passage_lang == "*" or len(pools.langs) == 1:
+        return pools.missing[cell.rows]
+    return torch.zeros(len(cell.rows), 0)
+
+
 def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str, np.ndarray]:
     """Metrics of a cell's queries against its candidates.
 
@@ -271,6 +285,9 @@ def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str
     start, end = pools.start_end(cell.passage_lang)
     candidates = pools.p[start:end].double().T  # (D, P)
     columns, gains = relevant_columns(pools, cell)
+    never_found = missing_gains(pools, cell)
+    own = pools.left_out[cell.rows] - start  # (n,) column of the query's own text
+    in_cell = (own >= 0) & (own < end - start)  # (n,)
     ends, every_passage = torch.tensor(pools.borders[1:]), torch.arange(pools.borders[-1])
     lang_numbers = torch.bucketize(every_passage, ends, right=True)  # (P,) language of each
     parts = defaultdict(list)  # metric -> its blocks
@@ -278,8 +295,12 @@ def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str
         rows = slice(first, first + block)
         # SUBTLE: an fp32 product depends on the shape of the block; fp64, rounded, does not
         scores = (q[cell.rows[rows]].double() @ candidates).float()  # (b, D) @ (D, P) -> (b, P)
+        has_own = torch.nonzero(in_cell[rows])[:, 0]
+        scores[has_own, own[rows][has_own]] = -math.inf
         ranks, sorted_gains = relevant_ranks(scores, columns[rows], gains[rows])
-        values = measure(ranks.numpy(), sorted_gains.numpy())
+        ranks = F.pad(ranks, (0, never_found.shape[1]))  # (b, R) -> (b, R + M), rank 0
+        all_gains = torch.cat([sorted_gains, never_found[rows]], dim=1)  # (b, R + M)
+        values = measure(ranks.numpy(), all_gains.numpy())
         if cell.view == "pool":
             query_lang = int(pools.query_lang[cell.rows[0]])
             values |= language_bias(scores, columns[rows], lang_numbers, query_lang)
@@ -288,16 +309,23 @@ def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str
     return {metric: np.concatenate(columns) for metric, columns in parts.items()}
 
 
-def rank_cells(q: Tensor, pools: Pools, cells: list[Cell]) -> Ranked:
-    """Rank every cell. *Shapes*: q (Q, D)."""
+def rank_cells(q: Tensor, pools: Pools, cells: list[Cell], label: str = "clean") -> Ranked:
+    """Rank every cell; `label` says what the queries went through. *Shapes*: q (Q, D).
+
+    *Errors*: ValueError for vectors that are not finite: NaN compares false and would rank first.
+    """
+    if not (q.isfinite().all() and pools.p.isfinite().all()):
+        remedy = "Take less noise, or train with a smaller --lr."
+        raise ValueError(f"{label}: the encoder gave vectors that are not finite. {remedy}")
     return {cell.langs: rank_cell(q, pools, cell) for cell in cells}
 
 
 def check_split(data, split, langs):
     """Refuse, with a ValueError, a split or a language that the data set has not."""
     if split not in data.qrels:
-        there = sorted(data.qrels)
-        raise ValueError(f"{data.folder}/qrels/{split}.tsv: no such file. There is {there}.")
+        path, there = data.folder / "qrels" / f"{split}.tsv", sorted(data.qrels)
+        fault = "none of its queries is in queries.jsonl" if path.exists() else "no such file"
+        raise ValueError(f"{path}: {fault}. There is {there}.")
     known = all_langs(data)
     for lang in langs:
         if lang not in known:
@@ -305,10 +333,17 @@ def check_split(data, split, langs):
 
 
 def encode_split(
-    encoder: Encoder, data: DataSet, split: str, langs: list[str], views=VIEWS, limit: int = 0
+    encoder: Encoder,
+    data: DataSet,
+    split: str,
+    langs: list[str],
+    views=VIEWS,
+    limit: int = 0,
+    self_hits: bool = True,
 ) -> Split:
     """Encode a split's queries (of the first `limit` groups by name, 0: all) and passages; rank.
 
+    Without `self_hits`, a passage that has a query's id is no candidate for that query.
     *Errors*: ValueError for a split or a language that the data has not, or vectors not finite.
     """
     check_split(data, split, langs)
@@ -324,13 +359,22 @@ def encode_split(
         raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")
     q = encoder.encode([data.queries[i] for i in queries], "query", "queries")
     p = encoder.encode([data.passages[i] for i in passages], "passage", "passages")
-    if not (q.isfinite().all() and p.isfinite().all()):
-        raise ValueError("the encoder gave vectors that are not finite. Train with a smaller --lr.")
-    pools = attacks.make_pools(p, data, queries, passages, split)
+    pools = attacks.make_pools(p, data, queries, passages, split, self_hits)
     query_langs = np.array([data.queries[i].lang for i in queries])
     cells = make_cells(query_langs, pools.langs, views)
     clean = rank_cells(q, pools, cells)
     return Split(encoder, data, split, queries, passages, q, pools, views, cells, clean)
+
+
+def chance_of_query(passages, found, lost):
+    """Chance where `lost` more passages are relevant and none of the candidates; {} if none is."""
+    if found + lost == 0:
+        return {}
+    if found == 0:
+        return {"mAP": 0.0, "R@1": 0.0, "R@10": 0.0}
+    luck, share = chance(passages, found), found / (found + lost)
+    shares = {metric: luck[metric] * share for metric in ("mAP", "R@1", "R@10")}
+    return luck | shares
 
 
 def chance_of_views(pools, cells):
@@ -339,14 +383,25 @@ def chance_of_views(pools, cells):
     for cell in cells:
         start, end = pools.start_end(cell.passage_lang)
         columns, _ = relevant_columns(pools, cell)
-        for relevant in (columns >= 0).sum(1).tolist():
-            if relevant:
-                for metric, value in chance(end - start, relevant).items():
-                    values[cell.view][metric].append(value)
+        own = pools.left_out[cell.rows]  # (n,)
+        passages = end - start - ((own >= start) & (own < end)).int()  # (n,)
+        found = (columns >= 0).sum(1)  # (n,)
+        lost = (missing_gains(pools, cell) > 0).sum(1)  # (n,)
+        counts = zip(passages.tolist(), found.tolist(), lost.tolist(), strict=True)
+        for query_passages, query_found, query_lost in counts:
+            luck = chance_of_query(query_passages, query_found, query_lost)
+            for metric, value in luck.items():
+                values[cell.view][metric].append(value)
     means = {}
     for view, metrics in values.items():
         means[view] = {metric: sum(column) / len(column) for metric, column in metrics.items()}
     return means
+
+
+def unit_or_zero(vectors):
+    """Vectors of length 1; those of no length become 0 and lose every tie. (N, D)"""
+    lengths = vectors.norm(dim=1, keepdim=True)  # (N, 1)
+    return F.normalize(vectors, dim=1).masked_fill(lengths < NO_LENGTH, 0).float()
 
 
 def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
@@ -355,9 +410,14 @@ def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
         e <- e - C C^T e,     C (D, r): the first r eigenvectors of X^T X, X (P, D) the passages
 
     of one language. Queries in a language without passages stay as they are.
-    *Shapes*: q (Q, D). *Source*: Yang et al. 2021, section 3; they fit C on other text, here it is
+    *Shapes*: q (Q, D).
+    *Errors*: ValueError for r >= D, which leaves nothing.
+    *Source*: Yang et al. 2021, section 3; they fit C on other text, here it is
     the pool itself, without any label.
     """
+    size = q.shape[1]
+    if r >= size:
+        raise ValueError(f"--lir {r}: vectors have {size} directions. Take {size - 1} at most.")
     q, p = q.double().clone(), pools.p.double().clone()
     for i, lang in enumerate(pools.langs):
         start, end = pools.start_end(lang)
@@ -366,8 +426,7 @@ def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
         p[start:end] = passages - passages @ c @ c.T
         queries = pools.query_lang == i
         q[queries] -= q[queries] @ c @ c.T  # (n, D)
-    cleaned = replace(pools, p=F.normalize(p, dim=1).float())
-    return F.normalize(q, dim=1).float(), cleaned
+    return unit_or_zero(q), replace(pools, p=unit_or_zero(p))
 
 
 # ---- records: what metrics.json holds ------------------------------------------------------------
@@ -504,6 +563,7 @@ class Options:
     show: int = 0
     attack_out: Path | None = None
     trec: Path | None = None
+    no_self_hits: bool = False
 
     def condition(self, attack: Attack) -> Condition:
         settings = tuple(attack.settings.items())
@@ -543,11 +603,13 @@ def open_adversary(options: Options, data: DataSet, encoder: Encoder | None) -> 
             if encoder is not None:
                 tables["synonyms"] = attacks.neighbours(encoder, data.queries)
         else:
-            files = {}
+            files = []
             for text in options.table:
                 lang, _, file = text.partition("=")
-                files[lang] = file
-            tables["synonyms"] = attacks.read_synonyms(data.folder, files)
+                files.append((lang, Path(file)))
+            tables["synonyms"] = attacks.read_synonyms(
+                data.folder, attacks.one_file_a_language(files)
+            )
     if "dictionary" in sources:
         tables["dictionary"] = attacks.read_dictionary(data.folder / "dictionary.tsv")
     fixed = set()
@@ -664,7 +726,7 @@ def rank_attacked(split, targets, v, condition):
     for view in dict.fromkeys(target.view for target in targets):
         positions = [i for i, target in enumerate(targets) if target.view == view]
         cells = [cell for cell in split.cells if cell.view == view]
-        ranked = rank_cells(v[positions], split.pools, cells)
+        ranked = rank_cells(v[positions], split.pools, cells, condition.label)
         results.arrays |= single_queries(split, condition, [view], ranked)
         for cell in cells:
             of_cell = [targets[positions[row]] for row in cell.rows]
@@ -695,7 +757,8 @@ def vote_split(split, adversary, attack, condition):
         if cell.view not in adversary.options.attacked_views:
             continue
         columns, _ = relevant_columns(split.pools, cell)
-        relevant = (columns >= 0).sum(1).numpy()  # (n,)
+        lost = missing_gains(split.pools, cell) > 0  # (n, M)
+        relevant = ((columns >= 0).sum(1) + lost.sum(1)).numpy()  # (n,)
         # R@1 of a right answer: 1 / (number of relevant passages), as in every other record
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(relevant > 0, 1 / relevant, np.nan)
@@ -726,6 +789,14 @@ def folder_name(condition):
     return re.sub(r"[^\w.=,-]+", "_", condition.label)
 
 
+def judgements_of(data, split, query):
+    """(id of a relevant passage, relevance): also those that the corpus lacks."""
+    relevant = data.qrels[split][query]
+    present = [(data.passages[passage].id, gain) for passage, gain in relevant.items()]
+    missing = data.missing.get(split, {}).get(query, {})
+    return [*present, *missing.items()]
+
+
 def freeze(folder, split, targets, condition):
     """Write attacked queries as a data set folder that --data opens (all passages), attack.json.
 
@@ -742,8 +813,8 @@ def freeze(folder, split, targets, condition):
         row |= {"answer": source.answer, "clean": source.text, "slots": len(target.slots)}
         row["edits"] = edit_list(target)
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        for passage, relevance in data.qrels[split.name][query].items():
-            qrels.append(f"{source.id}\t{data.passages[passage].id}\t{relevance:g}\n")
+        for passage, relevance in judgements_of(data, split.name, query):
+            qrels.append(f"{source.id}\t{passage}\t{relevance:g}\n")
     (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "qrels" / f"{split.name}.tsv").write_text("".join(qrels), encoding="utf-8")
     described = condition.fields() | {"view": targets[0].view, "split": split.name}
@@ -783,6 +854,16 @@ def attack_split(split, adversary, attack):
 # ---- one encoder, one split ----------------------------------------------------------------------
 
 
+def check_whole_relevances(data, split):
+    """Refuse, with a ValueError, relevances that trec_eval would cut to whole numbers."""
+    for query in data.qrels.get(split, {}):
+        for passage, relevance in judgements_of(data, split, query):
+            if relevance != int(relevance):
+                pair = f"{data.queries[query].id!r}, {passage!r}"
+                remedy = "trec_eval reads whole numbers. Multiply the scores"
+                raise ValueError(f"--trec: {relevance:g} is the score of {pair}; {remedy}.")
+
+
 def write_trec(folder, split, depth=1000):
     """Write run.trec (the best `depth` passages, by (-score, id)) and qrels.trec for trec_eval.
 
@@ -798,22 +879,24 @@ def write_trec(folder, split, depth=1000):
     place = np.argsort(np.argsort(ids))  # a number that orders like the id
     p = split.pools.p[:-1].double()  # (P, D)
     with open(folder / "run.trec", "w", encoding="utf-8", newline="\n") as run:
-        for name, vector in zip(names, split.q.double(), strict=True):
+        left_out = split.pools.left_out.tolist()
+        for name, vector, own in zip(names, split.q.double(), left_out, strict=True):
             scores = (p @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
-            order = np.lexsort((place, -scores))[:depth]
+            order = np.lexsort((place, -scores))
+            order = order[order != own][:depth]
             ranked = enumerate(order, 1)
             run.writelines(f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in ranked)
-    candidates = set(split.passages)
+    outside = {passage.id for passage in data.passages} - set(ids.tolist())  # of other --langs
     with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
         for name, query in zip(names, split.queries, strict=True):
-            for passage, relevance in data.qrels[split.name][query].items():
-                if passage in candidates:
-                    out.write(f"{name} 0 {data.passages[passage].id} {relevance:g}\n")
+            for passage, relevance in judgements_of(data, split.name, query):
+                if passage not in outside:
+                    out.write(f"{name} 0 {passage} {relevance:g}\n")
 
 
 def identity(encoder, data, options):
     """What a metrics.json is about: results of anything else do not belong into it."""
-    return {
+    content = {
         "model_sha256": weights_hash(encoder),
         "settings": vars(encoder.settings),
         "data": str(data.folder),
@@ -822,6 +905,9 @@ def identity(encoder, data, options):
         "langs": sorted(options.langs or all_langs(data)),
         "limit": options.limit,
     }
+    if options.no_self_hits:
+        content["no_self_hits"] = True
+    return content
 
 
 def rank_unattacked(split, condition, ranked):
@@ -838,7 +924,11 @@ def evaluate(
     encoder.texts_cut.clear()
     encoder.texts_seen.clear()
     langs = options.langs or all_langs(data)
-    split = encode_split(encoder, data, options.split, langs, options.views, options.limit)
+    if options.trec:
+        check_whole_relevances(data, options.split)
+    split = encode_split(
+        encoder, data, options.split, langs, options.views, options.limit, not options.no_self_hits
+    )
     if options.trec:
         write_trec(options.trec, split)
     truncated = truncated_texts(encoder)  # before attacks encode other texts
@@ -847,8 +937,10 @@ def evaluate(
         results.arrays[name] = split.query_column(name)
     results.add(rank_unattacked(split, CLEAN, split.clean))
     for r in options.lir:
-        ranked = rank_cells(*remove_language(split.q, split.pools, r), split.cells)
-        results.add(rank_unattacked(split, Condition(lir=r), ranked))
+        condition = Condition(lir=r)
+        cleaned = remove_language(split.q, split.pools, r)
+        ranked = rank_cells(*cleaned, split.cells, condition.label)
+        results.add(rank_unattacked(split, condition, ranked))
     for attack in options.attacks:
         results.add(attack_split(split, adversary, attack))
     shares = {}  # of the pool: what a ranking that is blind to language would show
@@ -861,6 +953,7 @@ def evaluate(
         "ties": TIES,
         "versions": versions(),
         "dropped": data.dropped,
+        "left_out": data.left_out.counts,
         "truncated": truncated,
         "chance": chance_of_views(split.pools, split.cells),
         "own_share": shares,
@@ -910,7 +1003,8 @@ def check_same(path, new):
     if not path.exists():
         return {}
     old = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("model_sha256", "data_sha256", "split", "settings", "langs", "limit"):
+    keys = ("model_sha256", "data_sha256", "split", "settings", "langs", "limit", "no_self_hits")
+    for key in keys:
         if old.get(key) != new.get(key):
             was = f"another {key} ({old.get(key)})"
             raise ValueError(f"{path}: holds results of {was}. Give another --out.")
@@ -1139,9 +1233,13 @@ def parse(argv=None) -> argparse.Namespace:
         help="data set folder (its format: load_data in xlt.py)")
     add("--split", choices=("train", "dev", "test"), default="test",
         help="which qrels; select on dev, report test")
-    add("--langs", nargs="+", metavar="LANG", help="of queries and passages (default: all)")
+    add("--strict", action="store_true", help="refuse what is superfluous in --data, else left out")
+    add("--langs", nargs="+", type=language_flag, metavar="LANG",
+        help="of queries and passages (default: all)")
     add("--limit", type=int, default=0, metavar="N",
         help="only the first N questions, in all languages: a quick look; 0 for all")
+    add("--no-self-hits", action="store_true",
+        help="a passage with a query's id is no candidate for it, as in BEIR (ArguAna)")
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
     add("--context", action="store_true", help="encode passages with their paragraph, as LAReQA")
@@ -1167,6 +1265,11 @@ def parse(argv=None) -> argparse.Namespace:
     for r in args.lir:
         if r < 1:
             parser.error("--lir: the number of directions taken out is at least 1")
+    for flag in ("limit", "show"):
+        if getattr(args, flag) < 0:
+            parser.error(f"--{flag} {getattr(args, flag)}: must be at least 0")
+    for flag in ("views", "attack_views", "langs"):
+        refuse_twice(parser, flag, getattr(args, flag))
     return args
 
 
@@ -1198,7 +1301,9 @@ def main(argv=None) -> int:
     changes = {"context": True} if args.context else {}
     evaluated = []
     try:
-        options, data = options_of(args), load_data(args.data)
+        options, data = options_of(args), load_data(args.data, args.strict)
+        for line in data.left_out.lines():
+            print(line, file=sys.stderr)
         for path in args.models:
             out, trec = args.out, args.trec
             if out and len(args.models) > 1:  # a folder each

@@ -262,9 +262,11 @@ def parse(argv=None) -> argparse.Namespace:
     add("--eval-data", type=Path, help="data set folder of the table (default: --data)")
     add("--eval-split", default="test", choices=["dev", "test"],
         help="split of the table; select on dev, report test")
-    add("--train-langs", nargs="+", default=TRAIN_LANGS, metavar="LANG",
+    add("--strict", action="store_true", help="refuse what is superfluous in data, else left out")
+    add("--train-langs", nargs="+", default=TRAIN_LANGS, type=xlt.language_flag, metavar="LANG",
         help="training languages; the hybrid-batch paper's: without el and vi")
-    add("--test-langs", nargs="+", metavar="LANG", help="of the table (default: all)")
+    add("--test-langs", nargs="+", type=xlt.language_flag, metavar="LANG",
+        help="of the table (default: all)")
     add("--attacks", nargs="+", metavar="NAME[:KEY=VALUE,...]",
         help="of the table (default: random greedy:edits=2, if the data have synonyms/); names "
              "and keys: attacks.py, top")
@@ -319,8 +321,12 @@ def parse(argv=None) -> argparse.Namespace:
     # fmt: on
     args = parser.parse_args(argv)
     for name in ("steps", "batch_size", "lr", "tau", "clip", "save_every", "log_every"):
-        if not getattr(args, name) > 0:
+        if not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+    if not 0 <= args.weight_decay < math.inf:
+        parser.error(f"--weight-decay {args.weight_decay}: must be at least 0")
+    for flag in ("train_langs", "test_langs", "attack_views"):
+        xlt.refuse_twice(parser, flag, getattr(args, flag))
     if not 0 <= args.warmup < 1:
         parser.error(f"--warmup {args.warmup}: a share of the steps, from 0 to below 1")
     for r in args.lir:
@@ -1092,8 +1098,10 @@ def main(argv=None) -> int:
     print(f"{threads}: loading {args.data}", file=sys.stderr, flush=True)
     evaluated, seconds = [], []
     try:
-        data = xlt.load_data(args.data)
-        eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
+        data = xlt.load_data(args.data, args.strict)
+        eval_data = xlt.load_data(args.eval_data, args.strict) if args.eval_data else data
+        for line in dict.fromkeys(data.left_out.lines() + eval_data.left_out.lines()):
+            print(line, file=sys.stderr)
         # What a run will miss is said now, not hours later
         pairs = TrainingPairs(data, args.train_langs)
         evaluate.check_split(eval_data, args.eval_split, args.test_langs or [])

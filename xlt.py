@@ -18,9 +18,11 @@ groups of a query. A position is a place in the data set's list of queries or of
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,11 +63,23 @@ def choose(items: list, rng: torch.Generator):
     return items[int(torch.randint(len(items), (), generator=rng))]
 
 
+def without_nan(value):
+    """The same content with None for numbers that JSON has not: NaN and the infinite ones."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write aside and rename, so that no reader ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(without_nan(content), indent=1, ensure_ascii=False) + "\n"
+    aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
 
 
@@ -88,6 +102,84 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def refuse_twice(parser: argparse.ArgumentParser, flag: str, values: list | None) -> None:
+    """Exit with wrong usage where a flag has one value twice."""
+    for value, count in Counter(values or []).items():
+        if count > 1:
+            parser.error(f"--{flag.replace('_', '-')}: {value} is given twice. Leave one out.")
+
+
+def one_line(text: str, most: int = 120) -> str:
+    """The beginning of a text for a message: what a terminal would obey is shown, not sent."""
+    shown = ""
+    for char in text[:most]:
+        shown += char if char.isprintable() else ascii(char)[1:-1]
+    return shown
+
+
+# ---- languages: one code for each ----------------------------------------------------------------
+
+# Each language's ISO 639-1 code, then its codes of three letters (ISO 639-2 and -3), those of its
+# standard varieties and outdated ones
+ISO_639 = """
+aa aar, ab abk, ae ave, af afr, ak aka, am amh, an arg, ar ara arb, as asm, av ava, ay
+aym ayr, az azb aze azj, ba bak, be bel, bg bul, bh bih, bi bis, bm bam, bn ben, bo bod
+tib, br bre, bs bos, ca cat, ce che, ch cha, co cos, cr cre, cs ces cze, cu chu, cv chv,
+cy cym wel, da dan, de deu ger, dv div, dz dzo, ee ewe, el ell gre, en eng, eo epo, es
+spa, et ekk est, eu baq eus, fa fas per pes prs, ff ful, fi fin, fj fij, fo fao, fr fra
+fre, fy fry, ga gle, gd gla, gl glg, gn grn gug, gu guj, gv glv, ha hau, he heb iw, hi
+hin, ho hmo, hr hrv, ht hat, hu hun, hy arm hye, hz her, ia ina, id in ind, ie ile, ig
+ibo, ii iii, ik ipk, io ido, is ice isl, it ita, iu iku, ja jpn, jv jav, ka geo kat, kg
+kon, ki kik, kj kua, kk kaz, kl kal, km khm, kn kan, ko kor, kr kau, ks kas, ku kmr kur,
+kv kom, kw cor, ky kir, la lat, lb ltz, lg lug, li lim, ln lin, lo lao, lt lit, lu lub,
+lv lav lvs, mg mlg plt, mh mah, mi mao mri, mk mac mkd, ml mal, mn khk mon, mr mar, ms
+may msa zsm, mt mlt, my bur mya, na nau, nb nob, nd nde, ne nep npi, ng ndo, nl dut nld,
+nn nno, no nor, nr nbl, nv nav, ny nya, oc oci, oj oji, om gaz orm, or ori ory, os oss,
+pa pan, pi pli, pl pol, ps pbt pus, pt por, qu que quy, rm roh, rn run, ro ron rum, ru
+rus, rw kin, sa san, sc srd, sd snd, se sme, sg sag, sh hbs, si sin, sk slk slo, sl slv,
+sm smo, sn sna, so som, sq alb als sqi, sr srp, ss ssw, st sot, su sun, sv swe, sw swa
+swh, ta tam, te tel, tg tgk, th tha, ti tir, tk tuk, tl tgl, tn tsn, to ton, tr tur, ts
+tso, tt tat, tw twi, ty tah, ug uig, uk ukr, ur urd, uz uzb uzn, ve ven, vi vie, vo vol,
+wa wln, wo wol, xh xho, yi ji ydd yid, yo yor, za zha, zh chi cmn hak nan wuu yue zho,
+zu zul
+"""
+
+
+def short_codes() -> dict[str, str]:
+    """Every other code of a language -> its ISO 639-1 code."""
+    short_of = {}
+    for entry in ISO_639.replace("\n", " ").split(","):
+        short, *others = entry.split()
+        short_of |= dict.fromkeys(others, short)
+    return short_of
+
+
+SHORT_CODES = short_codes()
+
+
+def base_language(code: str) -> str:
+    """One code a language: ISO 639-1 where it has one, without script, region and variety.
+
+        "de", "DE", "deu", "de_AT", "deu_Latn" -> "de"        "zh-Hans", "cmn", "yue" -> "zh"
+
+    *Errors*: ValueError for what is no code.
+    """
+    first, *suffixes = code.lower().replace("_", "-").split("-")
+    is_code = re.fullmatch("[a-z]{2,3}", first)
+    if not is_code or not all(re.fullmatch("[a-z0-9]{2,8}", suffix) for suffix in suffixes):
+        shown = one_line(repr(code), 60)
+        raise ValueError(f'unknown language {shown}. Write an ISO 639 code such as "de".')
+    return SHORT_CODES.get(first, first)
+
+
+def language_flag(text: str) -> str:
+    """`base_language` for argparse, whose own message would not say what is wrong."""
+    try:
+        return base_language(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 # ---- data: one folder, one format ----------------------------------------------------------------
 
 
@@ -105,6 +197,25 @@ class Text:
 
 
 @dataclass
+class Superfluous:
+    """Rows that a data set can do without: left out and counted by kind, or refused if `strict`."""
+
+    strict: bool = False
+    counts: dict[str, int] = field(default_factory=dict)  # kind -> rows
+    first: dict[str, str] = field(default_factory=dict)  # kind -> what is wrong with its first row
+
+    def add(self, kind: str, problem: str) -> None:
+        if self.strict:
+            raise ValueError(problem)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.first.setdefault(kind, problem)
+
+    def lines(self) -> list[str]:
+        """For people, one line a kind."""
+        return [f"left out: {self.counts[kind]} {kind}. {self.first[kind]}" for kind in self.counts]
+
+
+@dataclass
 class DataSet:
     """Queries, passages and, for each split, which passage answers which query (by position)."""
 
@@ -115,6 +226,9 @@ class DataSet:
     qrels: dict[str, dict[int, dict[int, float]]]
     sha256: str = ""
     dropped: dict[str, int] = field(default_factory=dict)  # split -> qrels rows of score 0
+    # split -> position of the query -> id of a relevant passage that is not there -> relevance > 0
+    missing: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    left_out: Superfluous = field(default_factory=Superfluous)
 
 
 def all_langs(data: DataSet) -> list[str]:
@@ -125,18 +239,53 @@ def all_langs(data: DataSet) -> list[str]:
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number, line) of a UTF-8 file, split at "\\n" alone; blank lines are passed over.
 
-    *Errors*: ValueError for a file that is missing or not UTF-8.
+    *Errors*: ValueError for a file that is missing, not UTF-8, or has the line ends of old Macs.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file. Run the data set's prepare.py.")
-    # SUBTLE: not splitlines(): texts hold U+2028 and other characters that it takes for line ends
-    with open(path, encoding="utf-8", newline="\n") as lines:
+    # SUBTLE: not splitlines(): texts hold U+2028 and other characters that it takes for line ends.
+    # utf-8-sig: some editors put a byte order mark before the first line
+    with open(path, encoding="utf-8-sig", newline="\n") as lines:
         try:
             for number, line in enumerate(lines, 1):
+                line = line.rstrip("\r\n")
+                if "\r" in line:
+                    raise ValueError(f'{path}:{number}: lines end in "\\r". Let them end in "\\n".')
                 if line.strip():
-                    yield number, line.rstrip("\r\n")
+                    yield number, line
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from None
+
+
+def read_row(line: str) -> dict:
+    """A JSON object without the keys that are null.
+
+    *Errors*: ValueError for anything else, and for a key that stands twice.
+    """
+    try:
+        # Objects become tuples of (key, value), in which a key can be seen twice; arrays are lists
+        pairs = json.loads(line, object_pairs_hook=tuple)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON object ({error}). Write one a line.") from None
+    is_object = isinstance(pairs, tuple)
+    if not is_object:
+        raise ValueError("no JSON object (but other JSON). Write one a line.")
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f'"{one_line(key, 60)}" stands twice. Leave one out.')
+    return {key: value for key, value in pairs if value is not None}
+
+
+def check_string(row: dict, key: str) -> None:
+    """Refuse, with a ValueError, a value that is no string or holds half a character."""
+    value = row.get(key, "")
+    is_string = isinstance(value, str)
+    if not is_string:
+        raise ValueError(f'"{key}" is {one_line(repr(value))}, not a string. Put it in quotes.')
+    half = re.search("[\ud800-\udfff]", value)
+    if half:
+        shown = ascii(half[0])
+        raise ValueError(f'"{key}" holds {shown}, half of a surrogate pair. Write the character.')
 
 
 def read_text(line: str) -> Text:
@@ -144,95 +293,155 @@ def read_text(line: str) -> Text:
 
     *Errors*: ValueError says what is wrong and what to do.
     """
-    try:
-        row = dict(json.loads(line))
-    except (ValueError, TypeError) as error:  # TypeError: a list or a number is JSON, but no object
-        raise ValueError(f"no JSON object ({error}). Write one a line.") from None
+    row = read_row(line)
     for key in ("_id", "text"):
         if key not in row:
             raise ValueError(f'"{key}" is missing. Every line needs "_id" and "text".')
-    texts = ("_id", "lang", "text", "title", "context", "group", "answer")
-    wrong = [key for key in texts if not isinstance(row.get(key, ""), str)]
-    if wrong:
-        raise ValueError(f'"{wrong[0]}" is {row[wrong[0]]!r}, not a string. Put it in quotes.')
+    for key in ("_id", "lang", "text", "title", "context", "group", "answer"):
+        check_string(row, key)
+    if "language" in row and "lang" not in row:
+        raise ValueError('"language" is no key of a text. Call it "lang".')
     text = row["text"]
     if row.get("title"):
         text = f"{row['title']} {text}"  # as BEIR encodes a titled passage
-    if not text.strip():
-        raise ValueError('"text" is empty. Give it words or delete the line.')
-    lang = row.get("lang", "und")
-    if not re.fullmatch("[a-z]{2,3}(-[a-z]+)*", lang):
-        raise ValueError(f'unknown language {lang!r}. Write a lower-case ISO code such as "de".')
+    lang = base_language(row.get("lang", "und"))
     group = row.get("group")
     if not group:
         group = row["_id"]
     return Text(row["_id"], lang, text, group, row.get("context", ""), row.get("answer", ""))
 
 
-def read_texts(path: Path) -> list[Text]:
-    """Read corpus.jsonl or queries.jsonl.
+def has_words(text: str) -> bool:
+    """Is there more than blanks, accents that stand on nothing, and what no one sees?"""
+    for char in text:
+        category = unicodedata.category(char)
+        if category[0] not in "ZM" and category not in ("Cc", "Cf"):
+            return True
+    return False
 
-    *Errors*: ValueError with file, line, value and remedy.
+
+def read_texts(path: Path, superfluous: Superfluous) -> list[Text]:
+    """Read corpus.jsonl or queries.jsonl, without texts that are empty or stand there twice.
+
+    *Errors*: ValueError with file, line, value and remedy; one id with two texts, say.
     """
-    texts, line_of = [], {}
+    texts, line_of = {}, {}  # id -> text, id -> line
     for number, line in read_lines(path):
+        where, row = f"{path}:{number}", f"Row: {one_line(line)}"
         try:
             text = read_text(line)
-            if text.id in line_of:
-                first_line = line_of[text.id]
-                raise ValueError(f"duplicate id {text.id!r}, see line {first_line}. Rename it.")
         except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error} Row: {line[:120]}") from None
-        line_of[text.id] = number
-        texts.append(text)
+            raise ValueError(f"{where}: {error} {row}") from None
+        if not has_words(text.text):
+            problem = f'{where}: "text" is empty. Give it words or delete the line. {row}'
+            superfluous.add("texts without words", problem)
+            continue
+        if text.id in line_of:
+            twice = f"duplicate id {one_line(repr(text.id), 60)}, see line {line_of[text.id]}."
+            if texts[text.id] != text:
+                raise ValueError(f"{where}: {twice} Rename it. {row}")
+            superfluous.add("texts that stand twice", f"{where}: {twice} Delete it. {row}")
+            continue
+        texts[text.id], line_of[text.id] = text, number
     if not texts:
         raise ValueError(f"{path}: no rows. The file is empty; run the folder's prepare.py again.")
-    return texts
+    return list(texts.values())
+
+
+@dataclass
+class Judgements:
+    """The rows of one qrels file."""
+
+    qrels: dict[int, dict[int, float]] = field(default_factory=dict)  # query -> passage -> above 0
+    missing: dict[int, dict[str, float]] = field(default_factory=dict)  # DataSet.missing of a split
+    zeros: int = 0  # rows of score 0
+    rows: int = 0
+
+
+def read_relevance(score: str) -> float:
+    """A score of a qrels file.
+
+    *Units*: 0 or a size from 1e-6 to 1e6; the sign may be minus, which is "not relevant" as well.
+    *Errors*: ValueError for anything else, also "nan", "1_0" and "1e400", which float() takes.
+    """
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", score.strip()):
+        raise ValueError(f"{score!r} is no number")
+    relevance = float(score)
+    if relevance != 0 and not 1e-6 <= abs(relevance) <= 1e6:
+        raise ValueError(f"{score!r} is too large or too small")
+    return relevance
+
+
+def is_header(line: str) -> bool:
+    """The head of a qrels file, and not only its first word: a query may be called so."""
+    return line.split("\t") == ["query-id", "corpus-id", "score"]
 
 
 def read_qrels(
-    path: Path, query_at: dict[str, int], passage_at: dict[str, int]
-) -> tuple[dict[int, dict[int, float]], int]:
-    """Read qrels/SPLIT.tsv -> (query -> passage -> relevance, how many rows had the score 0)."""
-    qrels, dropped, pairs = {}, 0, set()
-    for number, line in read_lines(path):
-        if number == 1 and line.startswith("query-id\t"):
+    path: Path,
+    query_at: dict[str, int],
+    passage_at: dict[str, int],
+    superfluous: Superfluous,
+) -> Judgements:
+    """Read qrels/SPLIT.tsv.
+
+    *Errors*: ValueError for a row that is none, a pair with two scores, or no row at all.
+    """
+    judgements, scores = Judgements(), {}  # scores: (query, passage) -> relevance
+    for place, (number, line) in enumerate(read_lines(path)):
+        if place == 0 and is_header(line):
             continue
         where = f"{path}:{number}"
         try:
             query, passage, score = line.split("\t")
-            relevance = float(score)
+            relevance = read_relevance(score)
         except ValueError:
             wanted = "query-id, corpus-id, score with tabs"
-            raise ValueError(f"{where}: {line!r} is not {wanted}.") from None
+            raise ValueError(f"{where}: {one_line(repr(line))} is not {wanted}.") from None
+        judgements.rows += 1
+        query_name, passage_name = one_line(repr(query), 60), one_line(repr(passage), 60)
+        if (query, passage) in scores:
+            twice = f"{where}: {query_name}, {passage_name} stands twice"
+            if scores[query, passage] != relevance:
+                raise ValueError(f"{twice}, with two scores. Delete a row.")
+            superfluous.add("qrels rows that stand twice", f"{twice}. Delete a row.")
+            continue
+        scores[query, passage] = relevance
         if query not in query_at:
-            raise ValueError(f"{where}: unknown id {query!r}. Add it to queries.jsonl.")
+            problem = f"{where}: unknown id {query_name}. Add it to queries.jsonl."
+            superfluous.add("qrels rows of a query that is not there", problem)
+            continue
+        position = query_at[query]
+        relevant = judgements.qrels.setdefault(position, {})
         if passage not in passage_at:
-            raise ValueError(f"{where}: unknown id {passage!r}. Add it to corpus.jsonl.")
-        if (query, passage) in pairs:
-            raise ValueError(f"{where}: {query!r}, {passage!r} stands twice. Delete a row.")
-        pairs.add((query, passage))
-        relevant = qrels.setdefault(query_at[query], {})
-        if relevance > 0:
+            problem = f"{where}: unknown id {passage_name}. Add it to corpus.jsonl."
+            superfluous.add("qrels rows of a passage that is not there", problem)
+            if relevance > 0:
+                judgements.missing.setdefault(position, {})[passage] = relevance
+        elif relevance > 0:
             relevant[passage_at[passage]] = relevance
         else:
-            dropped += 1
-    return qrels, dropped
+            judgements.zeros += 1
+    if not judgements.rows:
+        raise ValueError(f"{path}: no rows. Write query-id, corpus-id, score, or delete the file.")
+    if judgements.missing and not any(judgements.qrels.values()):
+        raise ValueError(f"{path}: none of its relevant passages is in corpus.jsonl. Do ids match?")
+    return judgements
 
 
-def load_data(folder: str | Path) -> DataSet:
+def load_data(folder: str | Path, strict: bool = False) -> DataSet:
     """Load a data set folder: BEIR's layout plus language and group.
 
         corpus.jsonl       {"_id": "p12.de", "lang": "de", "text": "Paris ist ...", "group": "p12"}
         queries.jsonl      {"_id": "q7.de", "lang": "de", "text": "Was ist ...?", "group": "q7"}
         qrels/SPLIT.tsv    query-id  corpus-id  score       with tabs; SPLIT is train, dev or test
 
-    Of a row of the first two files:
+    Of a row of the first two files, where null is the same as no key:
 
         _id       unique in its file; a query and a passage may share one
         text      what is encoded
         title     optional, put before the text
-        lang      optional, ISO 639 in lower case ("de", "zh"); "und" without
+        lang      optional, a code that `base_language` reads ("de", "zh-Hans"); "und" without
         group     optional, the same for all translations of one text; the id without
         context   optional, the paragraph around a passage
         answer    optional, the words of a query's answer, which no attack replaces
@@ -240,27 +449,37 @@ def load_data(folder: str | Path) -> DataSet:
     A score above 0 says "relevant", 0 is counted and dropped. Beside these files may lie
     synonyms/LANG.json {"word": ["replacement", ...]} and dictionary.tsv (en LANG word translation),
     which attacks.py reads.
+    Rows that say nothing (empty texts, the same row again, qrels of texts that are not there) are
+    left out and counted; `strict` refuses them. A relevant passage that is not there still counts,
+    as one that is never found.
     *Errors*: ValueError for anything that is missing, broken or inconsistent, with file and line.
     *Source*: BEIR (Thakur et al. 2021) for the layout.
     """
-    folder = Path(folder)
+    folder, superfluous = Path(folder), Superfluous(strict)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder. --data takes one such as data/minifacts.")
-    data = DataSet(
-        folder, read_texts(folder / "queries.jsonl"), read_texts(folder / "corpus.jsonl"), {}
-    )
+    queries = read_texts(folder / "queries.jsonl", superfluous)
+    passages = read_texts(folder / "corpus.jsonl", superfluous)
+    data = DataSet(folder, queries, passages, {}, left_out=superfluous)
     # A query and a passage may share an id, so each has its own table
     query_at = {text.id: i for i, text in enumerate(data.queries)}
     passage_at = {text.id: i for i, text in enumerate(data.passages)}
     digest = hashlib.sha256((folder / "corpus.jsonl").read_bytes())
     digest.update((folder / "queries.jsonl").read_bytes())
-    for split in SPLITS:
-        path = folder / "qrels" / f"{split}.tsv"
-        if path.exists():
-            data.qrels[split], data.dropped[split] = read_qrels(path, query_at, passage_at)
-            digest.update(path.read_bytes())
-    if not data.qrels:
+    paths = [folder / "qrels" / f"{split}.tsv" for split in SPLITS]
+    paths = [path for path in paths if path.exists()]
+    for path in paths:
+        judgements = read_qrels(path, query_at, passage_at, superfluous)
+        digest.update(path.read_bytes())
+        if judgements.qrels:  # of a sampled folder, a split may be without any of its queries
+            data.qrels[path.stem] = judgements.qrels
+            data.missing[path.stem] = judgements.missing
+            data.dropped[path.stem] = judgements.zeros
+    if not paths:
         raise ValueError(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. Run prepare.py.")
+    if not data.qrels:
+        fault = "none of their queries is in queries.jsonl"
+        raise ValueError(f"{folder}/qrels: {fault}. Do ids match?")
     data.sha256 = digest.hexdigest()
     return data
 
@@ -512,10 +731,10 @@ def info_nce(
     diagonal -> scalar.
     *Units*: tau > 0 divides the scores; a "scale" elsewhere is 1 / tau. A row whose negatives are
     all masked adds 0. `symmetric` averages with the loss of passages picking queries.
-    *Errors*: ValueError for tau <= 0.
+    *Errors*: ValueError for tau <= 0 or without end.
     *Source*: van den Oord et al. 2018, eq. 4, with in-batch negatives.
     """
-    if not tau > 0:
+    if not 0 < tau < math.inf:
         raise ValueError(f"tau is {tau}; it divides the scores and must be above 0, e.g. 0.05.")
     # In fp32 whatever is given: 16 bits are too few for -inf and log-sum-exp
     scores = q.float() @ p.float().T / tau  # (B, D) @ (D, B) -> (B, B)

@@ -245,6 +245,23 @@ def test_text_without_spaces_is_cut_into_stretches_of_four_letters():
     assert words_of("ที่ไหนครับ", "th") == [(0, 6), (6, 10)]
 
 
+@pytest.mark.parametrize("lang", ["zh", "en", "und"])
+def test_words_without_spaces_are_known_by_their_script(lang):
+    """Claim: whatever the language is called, a key may match anywhere in Chinese text, and in the
+    Latin words of the same text between borders only.
+
+    Number: 首都 is 2 to 4, "is" 6 to 8; "this" in the other text hides an "is".
+    Catches: borders that hang on a code of two letters, and an "is" found in "this".
+    """
+    assert find_words("法国首都在哪is吗", {"首都", "is"}, lang) == [(2, 4), (6, 8)]
+    assert find_words("什么是this吗", {"is"}, lang) == []
+
+
+def test_azerbaijani_has_the_letters_of_turkish():
+    """Claim: I is ı, İ is i in Azerbaijani as well. Catches: a rule for "tr" alone."""
+    assert lower("IŞIQ İL", "az") == "ışıq il"
+
+
 def test_a_letter_keeps_its_marks():
     """Number: राe\u0301t are five characters. Catches: list(word), which tears the marks off."""
     assert attacks.letters_of("राe\u0301t") == ["रा", "e\u0301", "t"]
@@ -307,16 +324,17 @@ def slow_find(text, keys, lang):
 
 @pytest.mark.parametrize("lang", ["en", "th"])
 def test_words_are_found_as_a_regular_expression_finds_them(lang):
-    """Number: 300 texts of 30 characters, up to five keys each.
+    """Number: 300 texts of 30 characters, up to five keys each, of the letters ab or กข.
 
     Catches: a border forgotten; a search that goes on one place too far after a match.
     """
     rng, total = random.Random(1), 0
+    first, second = {"en": "ab", "th": "กข"}[lang]
     for _ in range(300):
-        keys = {"a b"}
+        keys = {f"{first} {second}"}
         for _ in range(4):
-            keys.add("".join(rng.choices("ab", k=rng.randint(1, 3))))
-        text = "".join(rng.choices("aabb -", k=30))
+            keys.add("".join(rng.choices(first + second, k=rng.randint(1, 3))))
+        text = "".join(rng.choices(2 * first + 2 * second + " -", k=30))
         expected = slow_find(text, keys, lang)
         assert find_words(text, keys, lang) == expected, (text, keys)
         total += len(expected)
@@ -680,6 +698,34 @@ def test_english_is_the_pivot_between_two_other_languages(tmp_path):
         "de": {"bank": ["bank", "banco", "bench"]},
         "es": {"banco": ["Bank", "bank", "bench"]},
     }
+
+
+def test_a_word_may_have_two_translations(tmp_path):
+    """Claim: both are options, and both have the English word for theirs.
+
+    Number: Bank and Ufer. Catches: the second row put over the first.
+    """
+    rows = ["en\tde\tbank\tBank", "en\tde\tbank\tUfer", "eng\tspa\tbank\tbanco"]
+    path = tmp_path / "dictionary.tsv"
+    path.write_text("\n".join(rows))
+    assert read_dictionary(path) == {
+        "en": {"bank": ["Bank", "Ufer", "banco"]},
+        "de": {"bank": ["bank", "banco"], "ufer": ["bank", "banco"]},
+        "es": {"banco": ["Bank", "Ufer", "bank"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["zho", "zh-cn"], "is of 'zh', too. Leave one out"), (["notes"], "unknown language 'notes'")],
+)
+def test_tables_of_a_folder_have_one_language_each(tmp_path, names, message):
+    """Claim: a table's name is the code of a language. Catches: one of two that is never used."""
+    (tmp_path / "synonyms").mkdir()
+    for name in names:
+        (tmp_path / f"synonyms/{name}.json").write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        read_synonyms(tmp_path)
 
 
 def test_a_dictionary_of_some_languages_holds_no_word_of_the_others(tmp_path):
