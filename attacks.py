@@ -44,10 +44,10 @@ from xlt import DataSet, Encoder, Text, choose, eval_mode, generator, length_chu
 # Written without spaces between words: a key may match anywhere, the longest one wins
 UNSPACED = {"zh", "th", "ja", "km", "lo", "my"}
 
-Words = Collection[str]  # in lower case; a table will do
+Words = Collection[str]  # as `lower` writes them; a table will do
 Span = tuple[int, int]  # [start, end) in a text
 Edits = dict[Span, str]  # what is put in the place of each span
-Table = dict[str, list[str]]  # word in lower case -> its replacements
+Table = dict[str, list[str]]  # word, as `lower` writes it -> its replacements
 Tables = dict[str, Table]  # language -> its table
 
 
@@ -234,22 +234,30 @@ def parse_attack(text: str) -> Attack:
 
 
 def lower(text: str, lang: str = "") -> str:
-    """Lower case of the same length: Turkish's dotted I would become two characters."""
+    """The form in which words are compared: lower case, and e with its accent is one character.
+
+    A text in that form (NFC) keeps its length: Turkish's dotted I would become two characters.
+    """
+    text = unicodedata.normalize("NFC", text)
     if lang == "tr":
         text = text.replace("I", "ı")  # its dotless one is another letter
     # SUBTLE: letter by letter; at the end of a word, str.lower() writes another Greek sigma
-    return "".join(char.lower() for char in text.replace("İ", "i"))
+    text = "".join(char.lower() for char in text.replace("İ", "i"))
+    return unicodedata.normalize("NFC", text)  # some small letters have an accent of their own
 
 
 def in_word(char: str) -> bool:
-    """Letters, combining marks and digits make words."""
-    # SUBTLE: \w leaves out the vowel signs of Hindi and Thai and would cut words in two
-    return unicodedata.category(char)[0] in "LMN"
+    """Letters and digits make words, with the marks that stand on them (`is_mark`)."""
+    return unicodedata.category(char)[0] in "LN"
 
 
 def is_mark(char):
-    """An accent or vowel sign that stands on the letter before it."""
-    return unicodedata.category(char)[0] == "M"
+    """An accent, vowel sign or joiner, or a part of a Korean syllable: of the letter before it."""
+    # SUBTLE: \w leaves out the vowel signs of Hindi and Thai and would cut words in two; so would
+    # the joiners, ZWNJ and ZWJ, which Persian and Hindi write inside of a word
+    is_joiner = char in "\u200c\u200d"
+    is_syllable_part = "\u1160" <= char <= "\u11ff"
+    return is_joiner or is_syllable_part or unicodedata.category(char)[0] == "M"
 
 
 def has_number(word):
@@ -259,6 +267,10 @@ def has_number(word):
 
 def starts_word(text, start, lang):
     """May a word begin here?"""
+    if is_mark(text[start]):
+        return False
+    while start > 0 and is_mark(text[start - 1]):  # of a letter, or of an emoji
+        start -= 1
     return lang in UNSPACED or start == 0 or not in_word(text[start - 1])
 
 
@@ -272,30 +284,6 @@ def ends_word(text, end, lang):
     return lang in UNSPACED or not in_word(text[end])
 
 
-def find_words(text: str, table: Words, lang: str) -> list[Span]:
-    """Spans of the table's words in the text, left to right, longest match first.
-
-        find_words("Thủ đô của Pháp", {"thủ đô"}, "vi") -> [(0, 6)]
-
-    A key may hold spaces; it is compared in lower case and, where the language writes spaces, only
-    between word borders.
-    """
-    text = lower(text, lang)
-    longest = max(map(len, table), default=0)
-    spans = []
-    start = 0
-    while start < len(text):
-        next_start = start + 1
-        if starts_word(text, start, lang):
-            for end in range(min(len(text), start + longest), start, -1):
-                if text[start:end] in table and ends_word(text, end, lang):
-                    spans.append((start, end))
-                    next_start = end
-                    break
-        start = next_start
-    return spans
-
-
 def letters_of(word: str) -> list[str]:
     """Letters with the marks that stand on them: "ที่ไหน" -> ["ที่", "ไ", "ห", "น"]."""
     letters = []
@@ -307,13 +295,69 @@ def letters_of(word: str) -> list[str]:
     return letters
 
 
+def comparable(text, lang):
+    """A text as `lower` writes it, and where each of its characters stands in the text itself.
+
+        comparable("Cafe\u0301s", "fr") -> ("cafés", [0, 1, 2, 3, 5, 6])     the last: the end
+    """
+    form = lower(text, lang)
+    if len(form) == len(text) and unicodedata.is_normalized("NFC", text):
+        return form, range(len(text) + 1)  # letter by letter it would be the same, but slower
+    forms, places = [], []
+    place = 0
+    for letter in letters_of(text):
+        form = lower(letter, lang)
+        forms.append(form)
+        places += [place] * len(form)
+        place += len(letter)
+    return "".join(forms), [*places, place]
+
+
+def longest_match(text, start, table, lengths, lang):
+    """Where the longest of the table's words that begins here ends; `start` if there is none."""
+    for length in lengths:
+        end = start + length
+        if end <= len(text) and ends_word(text, end, lang) and text[start:end] in table:
+            return end
+    return start
+
+
+def find_words(text: str, table: Words, lang: str) -> list[Span]:
+    """Spans of the table's words in the text, left to right, longest match first.
+
+        find_words("Thủ đô của Pháp", {"thủ đô"}, "vi") -> [(0, 6)]
+
+    A key may hold spaces; it is compared as `lower` writes it and, where the language writes
+    spaces, only between word borders. The spans are those of the text as it stands.
+    """
+    text, places = comparable(text, lang)
+    # SUBTLE: lengths that occur; a key of 40,000 characters must not cost 40,000 look-ups a place
+    lengths = sorted(set(map(len, table)), reverse=True)
+    spans = []
+    start = 0
+    while start < len(text):
+        next_start = start + 1
+        if starts_word(text, start, lang):
+            end = longest_match(text, start, table, lengths, lang)
+            if end > start:
+                spans.append((places[start], places[end]))
+                next_start = end
+        start = next_start
+    return spans
+
+
+def begins_in_word(letter):
+    """Is this letter, with its marks, part of a word?"""
+    return in_word(letter[0])
+
+
 def words_of(text: str, lang: str) -> list[Span]:
     """Spans of words without a table; where no spaces are written, stretches of four letters."""
     spans = []
     start = 0
-    for are_words, run in groupby(text, in_word):
-        # SUBTLE: letters, not characters: a mark stays with its letter
-        letters = letters_of("".join(run))
+    # SUBTLE: letters, not characters: a mark stays with its letter, or with its emoji
+    for are_words, run in groupby(letters_of(text), begins_in_word):
+        letters = list(run)
         stretch = 4 if lang in UNSPACED else len(letters)
         for i in range(0, len(letters), stretch):
             end = start + len("".join(letters[i : i + stretch]))
@@ -370,6 +414,14 @@ def overlaps_any(span, others):
     return any(start < span[1] and span[0] < end for start, end in others)
 
 
+def places_in(spans):
+    """All places that spans cover: [(0, 2), (5, 6)] -> {0, 1, 5}."""
+    places = set()
+    for start, end in spans:
+        places.update(range(start, end))
+    return places
+
+
 def is_name(text, start, lang):
     """A capital that no sentence begin explains; in German every noun has one, it says nothing."""
     begins_text = not any(map(in_word, text[:start]))
@@ -378,8 +430,8 @@ def is_name(text, start, lang):
 
 def in_fixed(word, fixed, lang):
     """Without spaces, a word of two letters or more that stands in a fixed word is part of it."""
-    is_part = any(lower(word) in key for key in fixed)
-    return lang in UNSPACED and len(word) > 1 and is_part
+    part = lower(word)
+    return lang in UNSPACED and len(word) > 1 and any(part in key for key in fixed)
 
 
 def find_slots(
@@ -394,13 +446,14 @@ def find_slots(
     passage would be relevant. A replacement that changes nothing, or case only, is none.
     *Units*: k replacements at most; None for all.
     """
-    fixed_spans = find_words(text, fixed, lang)
+    fixed_places = places_in(find_words(text, fixed, lang))
     slots = []
     for slot in table_slots(text, table, lang):
         word = text[slot.start : slot.end]
         if is_name(text, slot.start, lang) or has_number(word):
             continue
-        if in_fixed(word, fixed, lang) or overlaps_any(slot.span, fixed_spans):
+        is_apart = fixed_places.isdisjoint(range(slot.start, slot.end))
+        if in_fixed(word, fixed, lang) or not is_apart:
             continue
         distinct = dict.fromkeys(slot.options)
         options = [other for other in distinct if lower(other, lang) != lower(word, lang)]
@@ -412,9 +465,11 @@ def find_slots(
 def answer_words(answer: str, table: Table, lang: str) -> set[str]:
     """The answer as a whole, the table's words in it, and its longer ones (no mere article)."""
     spans = [(0, len(answer)), *find_words(answer, table, lang)]
+    words = {lower(answer[start:end], lang) for start, end in spans}
     if lang not in UNSPACED:
-        spans += [(start, end) for start, end in words_of(answer, lang) if end - start > 3]
-    return {lower(answer[start:end], lang) for start, end in spans}
+        every_word = [lower(answer[start:end], lang) for start, end in words_of(answer, lang)]
+        words |= {word for word in every_word if len(word) > 3}
+    return words
 
 
 def draw_freely(slots: list[Slot], rng: Generator) -> Edits:
@@ -676,12 +731,12 @@ def typo(word: str, rng: Generator) -> str:
 
 def typo_places(text: str, lang: str, fixed: Words = frozenset()) -> list[Span]:
     """Words of at least three letters, neither number nor `fixed`."""
-    fixed_spans = find_words(text, fixed, lang)
+    fixed_places = places_in(find_words(text, fixed, lang))
     places = []
     for start, end in words_of(text, lang):
         word = text[start:end]
-        is_fixed = overlaps_any((start, end), fixed_spans)
-        if len(letters_of(word)) >= 3 and not has_number(word) and not is_fixed:
+        is_apart = fixed_places.isdisjoint(range(start, end))
+        if len(letters_of(word)) >= 3 and not has_number(word) and is_apart:
             places.append((start, end))
     return places
 

@@ -297,6 +297,86 @@ def test_turkish_words_are_found_with_and_without_their_dot():
     assert find_words("İzmir Irmak", {"ırmak", "izmir"}, "tr") == [(0, 5), (6, 11)]
 
 
+NFD = pytest.mark.parametrize(
+    ("lang", "word", "text"),
+    [
+        ("vi", "thủ đô", "Thủ đô của Việt Nam"),
+        ("tr", "izmir", "İzmir nerede"),
+        ("ko", "수도", "수도 서울"),
+        ("hi", "क\u093cलम", "क\u093cलम कहाँ"),
+    ],
+)
+
+
+@NFD
+def test_a_text_in_another_form_has_the_same_words(lang, word, text):
+    """Claim: taken apart (NFD), a text has the slots of its usual form (NFC), in its own places.
+
+    Number: "Thủ đô" has 6 characters in NFC and 9 in NFD; Korean syllables fall into two or three.
+    Catches: a comparison as they stand, by which the same text is attacked in one form and not in
+    the other; places of the NFC text, which cut the NFD one in the middle of a letter.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    apart = unicodedata.normalize("NFD", text)
+    assert apart != composed or lang == "hi"
+    table = {lower(word, lang): ["x"]}
+    spans = []
+    for version in (composed, apart):
+        (slot,) = find_slots(version, table, lang)
+        spans.append(unicodedata.normalize("NFC", version[: slot.end]))
+        rest = substitute(version, {slot.span: "x"})
+        assert rest == "x" + version[slot.end :]
+    assert spans[0] == spans[1]
+
+
+def test_a_letter_that_unicode_takes_apart_is_found():
+    """Number: U+0958 is one character, in NFC it is two (क and a dot), so what follows moves by 1.
+
+    Catches: places counted in the compared form.
+    """
+    assert find_words("\u0958लम पान", {"पान"}, "hi") == [(4, 7)]
+    assert find_words("\u0958लम पान", {lower("\u0958लम")}, "hi") == [(0, 3)]
+
+
+def test_a_table_in_another_form_is_read_as_ours(tmp_path):
+    """Catches: keys as they stand in the file, which no text has."""
+    path = tmp_path / "vi.json"
+    path.write_text(json.dumps({unicodedata.normalize("NFD", "Thủ đô"): ["x"]}))
+    assert read_table(path, "vi") == {"thủ đô": ["x"]}
+
+
+def test_an_answer_is_protected_in_both_forms():
+    """Number: "chó" has three letters in both forms, four characters in NFD.
+
+    Catches: an answer in NFD that does not protect the word of an NFC text; lengths counted in
+    characters, by which "chó" is a longer word of the answer in NFD alone.
+    """
+    apart = unicodedata.normalize("NFD", "Con chó Việt")
+    words = attacks.answer_words(apart, {}, "vi")
+    assert words == attacks.answer_words("Con chó Việt", {}, "vi") == {"con chó việt", "việt"}
+    assert find_slots("ở Việt", {"việt": ["x"]}, "vi", words) == []
+
+
+def test_a_joiner_belongs_to_its_word():
+    """Number: Persian "کتاب\u200cها" (books) is one word of 7 characters, with a ZWNJ; Hindi writes
+    ZWJ after a virama.
+
+    Catches: a word cut at the joiner, so that the plural's ending is left on the replacement.
+    """
+    assert words_of("کتاب\u200cها اینجا", "fa") == [(0, 7), (8, 13)]
+    assert find_words("کتاب\u200cها کتاب", {"کتاب"}, "fa") == [(8, 12)]
+    assert find_words("کتاب\u200cها", {"کتاب\u200cها"}, "fa") == [(0, 7)]
+    assert words_of("क्\u200dया", "hi") == [(0, 5)]
+
+
+def test_a_mark_on_an_emoji_is_no_word():
+    """Number: U+FE0F behind the heart, ZWJ between the two heads. Catches: a word that consists of
+    a mark alone, which no tokenizer has a piece for; "love" not found because a mark precedes it.
+    """
+    assert words_of("I \u2764\ufe0flove \U0001f468\u200d\U0001f469", "en") == [(0, 1), (4, 8)]
+    assert find_words("\u2764\ufe0flove", {"love"}, "en") == [(2, 6)]
+
+
 def slow_find(text, keys, lang):
     """The spans that `re` finds with the longest key first; in English not inside of a word."""
     pattern = "|".join(sorted(keys, key=len, reverse=True))
