@@ -27,6 +27,7 @@ L languages, C texts that are scored, N texts that are drawn, V words of a vocab
 
 import json
 import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -422,6 +423,20 @@ def places_in(spans):
     return places
 
 
+def all_have_capitals(text, lang):
+    """Is it in ALL CAPITALS or in Title Case, so that a capital does not tell a name?
+
+        "What Is the Capital of France?": five words or more, the second and all but short ones
+    """
+    words = [text[start:end] for start, end in words_of(text, lang)]
+    words = [word for word in words if not has_number(word)]
+    if text.isupper():
+        # SUBTLE: not so of NBA在哪, whose other words have no capitals to show
+        return all(word[0].isupper() for word in words)
+    longer = words[1:2] + [word for word in words if len(word) > 3]
+    return len(words) >= 5 and all(word[0].isupper() for word in longer)
+
+
 def is_name(text, start, lang):
     """A capital that no sentence begin explains; in German every noun has one, it says nothing."""
     begins_text = not any(map(in_word, text[:start]))
@@ -443,14 +458,16 @@ def find_slots(
             -> [Slot(6, 9, ("huge",))]
 
     Protected are numbers, names and `fixed` words, such as the answer's: with another one, another
-    passage would be relevant. A replacement that changes nothing, or case only, is none.
+    passage would be relevant. Where every word has a capital, names are not known and none is
+    protected. A replacement that changes nothing, or case only, is none.
     *Units*: k replacements at most; None for all.
     """
     fixed_places = places_in(find_words(text, fixed, lang))
+    names_show = not all_have_capitals(text, lang)
     slots = []
     for slot in table_slots(text, table, lang):
         word = text[slot.start : slot.end]
-        if is_name(text, slot.start, lang) or has_number(word):
+        if names_show and is_name(text, slot.start, lang) or has_number(word):
             continue
         is_apart = fixed_places.isdisjoint(range(slot.start, slot.end))
         if in_fixed(word, fixed, lang) or not is_apart:
@@ -523,6 +540,25 @@ def add_options(table, word, options):
             present.append(option)
 
 
+NO_LEMMAS = ("GAP!", "PSEUDOGAP!")  # Italian's wordnet: there is no word for this synset
+
+
+def clean_lemma(lemma):
+    """A lemma as it is written in a text; "" if it is none.
+
+        clean_lemma(" pomme_de_terre ") -> "pomme de terre"
+        clean_lemma("T形+的") -> "T形的"      Chinese wordnet: + stands between the parts of a word
+    """
+    if lemma in NO_LEMMAS:
+        return ""
+    # SUBTLE: beside a Chinese character only; C++ keeps its own
+    lemma = re.sub(r"(?<=[\u3400-\u9fff])\+|\+(?=[\u3400-\u9fff])", "", lemma)
+    lemma = " ".join(lemma.replace("_", " ").split())
+    if not any(map(in_word, lemma)):
+        return ""
+    return lemma
+
+
 def read_wordnet(content, lang):
     """The words that share a synset, from the rows SYNSET<TAB>LANG:lemma<TAB>WORD of a wordnet.
 
@@ -536,12 +572,12 @@ def read_wordnet(content, lang):
         cells = line.split("\t")
         is_comment = line.startswith("#")
         if len(cells) == 3 and cells[1].endswith("lemma") and not is_comment:
-            word = cells[2].replace("_", " ")
-            synsets.setdefault(cells[0], []).append(word)
+            synsets.setdefault(cells[0], []).append(clean_lemma(cells[2]))
     if not synsets:
         raise ValueError("no row with synset, LANG:lemma, word. Give an OMW tab file.")
     table = {}
-    for words in synsets.values():
+    for lemmas in synsets.values():
+        words = [word for word in lemmas if word]
         for word in words:
             add_options(table, lower(word, lang), [other for other in words if other != word])
     return {word: options for word, options in table.items() if options}
@@ -559,7 +595,10 @@ def read_json_table(content, lang):
         for word, others in json.loads(content).items():
             if not isinstance(others, list) or not all(map(is_word, others)):
                 raise ValueError(f"{word!r} has {others!r}")
-            table.setdefault(lower(word, lang), []).extend(others)
+            lemmas = [clean_lemma(other) for other in others]
+            key = lower(clean_lemma(word), lang)
+            if key:
+                table.setdefault(key, []).extend(lemma for lemma in lemmas if lemma)
     except (ValueError, AttributeError) as error:  # AttributeError: a list has no items()
         form = '{"word": ["other", ...]}'
         raise ValueError(f"not JSON of the form {form}: {error}") from None

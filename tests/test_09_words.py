@@ -462,6 +462,33 @@ def test_numbers_stay():
     assert find_slots("the 21st", {"21st": ["last"]}, "en") == []
 
 
+CAPITALS = {"is": ["was"], "capital": ["seat"], "city": ["town"], "carver": ["cutter"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "count"),
+    [
+        ("WHICH CITY IS THE CAPITAL OF FRANCE?", "en", 3),
+        ("IN 1990 THE CAPITAL", "en", 1),
+        ("What Is The Capital Of France?", "en", 2),
+        ("What Is the Capital of France?", "en", 2),
+        ("What is the Capital of France?", "en", 1),
+        ("Who was George Washington Carver?", "en", 0),
+        ("Is George Carver British?", "en", 1),
+        ("When did George Washington Carver die?", "en", 0),
+        ("最大的NBA在哪", "zh", 0),
+    ],
+)
+def test_where_every_word_has_a_capital_it_tells_no_name(text, lang, count):
+    """Number: how many words of the table may be changed; "the" and "of" stay small in a title.
+
+    Catches: a query in capitals that is not attacked because all of it is a "name"; and, with too
+    little asked of a title, the name in a question that is made of it.
+    """
+    table = CAPITALS | {"nba": ["x"]}
+    assert len(find_slots(text, table, lang)) == count
+
+
 def test_a_name_stays_but_a_german_noun_or_the_first_word_is_none():
     """Claim: a capital in the middle of a sentence makes a name; not so in German.
 
@@ -737,6 +764,37 @@ def test_a_wordnet_table_joins_the_words_of_a_synset(tmp_path):
         "patate": ["pomme de terre", "Tubercule"],
         "tubercule": ["patate"],
     }
+
+
+@pytest.mark.parametrize(
+    ("lemma", "word"),
+    [
+        ("Ｔ形+的", "Ｔ形的"),
+        ("+的", "的"),
+        ("维生素+C", "维生素C"),
+        ("C++", "C++"),
+        (" \u0634\u0623\u0646", "\u0634\u0623\u0646"),
+        ("preobrat_v_mišljenju_", "preobrat v mišljenju"),
+        ("a  b\u00a0c", "a b c"),
+        ("GAP!", ""),
+        ("_", ""),
+    ],
+)
+def test_a_lemma_is_cleaned(lemma, word):
+    """Number: what the public wordnets hold: Chinese +, Arabic leading blanks, Slovene underscores,
+    Italian gaps. Catches: an adversary that writes "+" or two blanks into a question.
+    """
+    assert attacks.clean_lemma(lemma) == word
+
+
+def test_tables_of_both_kinds_hold_clean_words(tmp_path):
+    """Number: the gap and the blank drop out. Catches: the raw lemma as key or as replacement."""
+    rows = ["1-a\tcmn:lemma\tＴ形+的", "1-a\tcmn:lemma\t丁+字形", "1-a\tcmn:lemma\tGAP!"]
+    (tmp_path / "zh.tab").write_text("\n".join(rows), encoding="utf-8")
+    table = read_table(tmp_path / "zh.tab", "zh")
+    assert table == {"ｔ形的": ["丁字形"], "丁字形": ["Ｔ形的"]}
+    (tmp_path / "ar.json").write_text(json.dumps({" big": [" huge_thing", " ", "vast"], "_": ["x"]}))
+    assert read_table(tmp_path / "ar.json", "ar") == {"big": ["huge thing", "vast"]}
 
 
 def write_dictionary(folder, *rows):
