@@ -985,8 +985,28 @@ def bare_text(text):
     return Text("", "", text, "")
 
 
+# Characters a token of the encoder's query length: what stands beyond is never read. (In
+# XLM-R's vocabulary a token holds 16 at most; blanks and unknown letters may take some more)
+CHARACTERS_A_TOKEN = 16
+
+
+def readable_text(text, encoder):
+    """The part of a query's text that the encoder can read, so that the rest costs nothing."""
+    return text[: CHARACTERS_A_TOKEN * encoder.settings.query_length]
+
+
+def readable_part(item, encoder):
+    """An item whose text and slots end where the encoder's reading ends; often the item itself."""
+    text = readable_text(item.source.text, encoder)
+    if text == item.source.text:
+        return item
+    slots = [slot for slot in item.slots if slot.end <= len(text)]
+    return replace(item, source=replace(item.source, text=text), slots=slots)
+
+
 def encode_once(encoder, texts, bar=""):
     """Vectors of queries (texts, D); equal ones are encoded once and agree to the last bit."""
+    texts = [replace(text, text=readable_text(text.text, encoder)) for text in texts]
     distinct = list(dict.fromkeys(texts))
     row_of = {text: row for row, text in enumerate(distinct)}
     return encoder.encode(distinct, "query", bar)[[row_of[text] for text in texts]]
@@ -1686,7 +1706,7 @@ def random_edits(items, attack, seed):
             item.edits = draw_edits(item.slots, item.most_edits(attack.edits), rng)
 
 
-def worst_edits(items, score, attack):
+def search_edits(items, score, attack):
     """Search the edits of the smallest margin."""
     searched = [item for item in items if item.slots]
     if attack.kind.search == "exact":
@@ -1700,6 +1720,16 @@ def worst_edits(items, score, attack):
         keep = HOTFLIP_KEEPS if attack.name == "hotflip" else None
         orders = gradient_orders(searched, score.encoder, score.pools, keep)
     beam_search(searched, score, attack, orders)
+
+
+def worst_edits(items, score, attack):
+    """`search_edits`, in the part of each text that the encoder reads."""
+    parts = [readable_part(item, score.encoder) for item in items]
+    search_edits(parts, score, attack)
+    for item, part in zip(items, parts, strict=True):
+        item.edits, item.asked = part.edits, part.asked
+        item.exhaustive, item.worst = part.exhaustive, part.worst
+        item.slots[: len(part.slots)] = part.slots  # HotFlip keeps some of their options
 
 
 def attack_words(items, encoder, pools, attack, seed, bar=""):

@@ -40,7 +40,7 @@ from attacks import (
     typo_slots,
     words_of,
 )
-from xlt import DataSet, Text, generator
+from xlt import DataSet, Settings, Text, generator
 
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
 SYNONYMS = ROOT / "data/minifacts/synonyms"
@@ -403,6 +403,32 @@ def test_words_are_found_as_a_regular_expression_finds_them(lang):
     assert total > 300, "nothing was there to be found"
 
 
+class CountedWords(set):
+    """Words that count how often they are looked up."""
+
+    lookups = 0
+
+    def __contains__(self, word):
+        self.lookups += 1
+        return super().__contains__(word)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_long_key_costs_no_lookups_of_all_shorter_lengths(lang):
+    """Number: keys of two lengths, 9 and 40,000 characters: two look-ups a place at most.
+
+    Catches: every length up to the longest key's, by which an answer of 40,000 characters keeps
+    the search busy for hours.
+    """
+    answer = "dark lake " * 4000
+    table = CountedWords({"dark lake", answer.strip()})
+    spans = find_words(answer + "x", table, lang)
+    assert spans == [(0, 39999)]
+    spans = find_words("dark lake " * 300, table, lang)
+    assert len(spans) == 300
+    assert table.lookups < 2 * 3001
+
+
 # ---- words are replaced --------------------------------------------------------------------------
 
 
@@ -632,6 +658,8 @@ EIGHT_WORDS = "abba cddc effe ghhg ijji kllk mnnm oppo"
 
 class Blind:
     """An encoder that looks at no text."""
+
+    settings = Settings()
 
     def encode(self, texts, tower, bar=""):
         return torch.zeros(len(texts), 2)
