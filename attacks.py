@@ -62,10 +62,10 @@ UNSPACED = re.compile(
 CAPITAL_NOUNS = {"de", "lb"}  # German and Luxembourgish
 DOTLESS = {"tr", "az"}  # Turkish and Azerbaijani: the capital of their i is İ, that of ı is I
 
-Words = Collection[str]  # in lower case; a table will do
+Words = Collection[str]  # as `lower` writes them; a table will do
 Span = tuple[int, int]  # [start, end) in a text
 Edits = dict[Span, str]  # what is put in the place of each span
-Table = dict[str, list[str]]  # word in lower case -> its replacements
+Table = dict[str, list[str]]  # word, as `lower` writes it -> its replacements
 Tables = dict[str, Table]  # language -> its table
 
 
@@ -252,22 +252,30 @@ def parse_attack(text: str) -> Attack:
 
 
 def lower(text: str, lang: str = "") -> str:
-    """Lower case of the same length: Turkish's dotted I would become two characters."""
+    """The form in which words are compared: lower case, and e with its accent is one character.
+
+    A text in that form (NFC) keeps its length: Turkish's dotted I would become two characters.
+    """
+    text = unicodedata.normalize("NFC", text)
     if lang in DOTLESS:
         text = text.replace("I", "ı")  # its dotless one is another letter
     # SUBTLE: letter by letter; at the end of a word, str.lower() writes another Greek sigma
-    return "".join(char.lower() for char in text.replace("İ", "i"))
+    text = "".join(char.lower() for char in text.replace("İ", "i"))
+    return unicodedata.normalize("NFC", text)  # some small letters have an accent of their own
 
 
 def in_word(char: str) -> bool:
-    """Letters, combining marks and digits make words."""
-    # SUBTLE: \w leaves out the vowel signs of Hindi and Thai and would cut words in two
-    return unicodedata.category(char)[0] in "LMN"
+    """Letters and digits make words, with the marks that stand on them (`is_mark`)."""
+    return unicodedata.category(char)[0] in "LN"
 
 
 def is_mark(char):
-    """An accent or vowel sign that stands on the letter before it."""
-    return unicodedata.category(char)[0] == "M"
+    """An accent, vowel sign or joiner, or a part of a Korean syllable: of the letter before it."""
+    # SUBTLE: \w leaves out the vowel signs of Hindi and Thai and would cut words in two; so would
+    # the joiners, ZWNJ and ZWJ, which Persian and Hindi write inside of a word
+    is_joiner = char in "\u200c\u200d"
+    is_syllable_part = "\u1160" <= char <= "\u11ff"
+    return is_joiner or is_syllable_part or unicodedata.category(char)[0] == "M"
 
 
 def has_number(word):
@@ -286,6 +294,10 @@ def is_unspaced(text: str) -> bool:
 
 def starts_word(text, start):
     """May a word begin here?"""
+    if is_mark(text[start]):
+        return False
+    while start > 0 and is_mark(text[start - 1]):  # of a letter, or of an emoji
+        start -= 1
     if start == 0 or not in_word(text[start - 1]):
         return True
     return is_unspaced(text[start - 1 : start + 1])
@@ -301,30 +313,6 @@ def ends_word(text, end):
     return not in_word(text[end]) or is_unspaced(text[end - 1 : end + 1])
 
 
-def find_words(text: str, table: Words, lang: str) -> list[Span]:
-    """Spans of the table's words in the text, left to right, longest match first.
-
-        find_words("Thủ đô của Pháp", {"thủ đô"}, "vi") -> [(0, 6)]
-
-    A key may hold spaces; it is compared in lower case and, where the script has spaces, only
-    between word borders.
-    """
-    text = lower(text, lang)
-    longest = max(map(len, table), default=0)
-    spans = []
-    start = 0
-    while start < len(text):
-        next_start = start + 1
-        if starts_word(text, start):
-            for end in range(min(len(text), start + longest), start, -1):
-                if text[start:end] in table and ends_word(text, end):
-                    spans.append((start, end))
-                    next_start = end
-                    break
-        start = next_start
-    return spans
-
-
 def letters_of(word: str) -> list[str]:
     """Letters with the marks that stand on them: "ที่ไหน" -> ["ที่", "ไ", "ห", "น"]."""
     letters = []
@@ -336,15 +324,70 @@ def letters_of(word: str) -> list[str]:
     return letters
 
 
+def comparable(text, lang):
+    """A text as `lower` writes it, and where each of its characters stands in the text itself.
+
+        comparable("Cafe\u0301s", "fr") -> ("cafés", [0, 1, 2, 3, 5, 6])     the last: the end
+    """
+    form = lower(text, lang)
+    if len(form) == len(text) and unicodedata.is_normalized("NFC", text):
+        return form, range(len(text) + 1)  # letter by letter it would be the same, but slower
+    forms, places = [], []
+    place = 0
+    for letter in letters_of(text):
+        form = lower(letter, lang)
+        forms.append(form)
+        places += [place] * len(form)
+        place += len(letter)
+    return "".join(forms), [*places, place]
+
+
+def longest_match(text, start, table, lengths):
+    """Where the longest of the table's words that begins here ends; `start` if there is none."""
+    for length in lengths:
+        end = start + length
+        if end <= len(text) and ends_word(text, end) and text[start:end] in table:
+            return end
+    return start
+
+
+def find_words(text: str, table: Words, lang: str) -> list[Span]:
+    """Spans of the table's words in the text, left to right, longest match first.
+
+        find_words("Thủ đô của Pháp", {"thủ đô"}, "vi") -> [(0, 6)]
+
+    A key may hold spaces; it is compared as `lower` writes it and, where the script has
+    spaces, only between word borders. The spans are those of the text as it stands.
+    """
+    text, places = comparable(text, lang)
+    # SUBTLE: lengths that occur; a key of 40,000 characters must not cost 40,000 look-ups a place
+    lengths = sorted(set(map(len, table)), reverse=True)
+    spans = []
+    start = 0
+    while start < len(text):
+        next_start = start + 1
+        if starts_word(text, start):
+            end = longest_match(text, start, table, lengths)
+            if end > start:
+                spans.append((places[start], places[end]))
+                next_start = end
+        start = next_start
+    return spans
+
+
+def begins_in_word(letter):
+    """Is this letter, with its marks, part of a word?"""
+    return in_word(letter[0])
+
+
 def words_of(text: str, lang: str) -> list[Span]:
     """Spans of words without a table; where no spaces are written, stretches of four letters."""
     spans = []
     start = 0
-    for are_words, run in groupby(text, in_word):
-        # SUBTLE: letters, not characters: a mark stays with its letter
-        run = "".join(run)
-        letters = letters_of(run)
-        stretch = 4 if is_unspaced(run) else len(letters)
+    # SUBTLE: letters, not characters: a mark stays with its letter, or with its emoji
+    for are_words, run in groupby(letters_of(text), begins_in_word):
+        letters = list(run)
+        stretch = 4 if is_unspaced("".join(letters)) else len(letters)
         for i in range(0, len(letters), stretch):
             end = start + len("".join(letters[i : i + stretch]))
             if are_words:
@@ -400,6 +443,28 @@ def overlaps_any(span, others):
     return any(start < span[1] and span[0] < end for start, end in others)
 
 
+def places_in(spans):
+    """All places that spans cover: [(0, 2), (5, 6)] -> {0, 1, 5}."""
+    places = set()
+    for start, end in spans:
+        places.update(range(start, end))
+    return places
+
+
+def all_have_capitals(text, lang):
+    """Is it in ALL CAPITALS or in Title Case, so that a capital does not tell a name?
+
+        "What Is the Capital of France?": five words or more, the second and all but short ones
+    """
+    words = [text[start:end] for start, end in words_of(text, lang)]
+    words = [word for word in words if not has_number(word)]
+    if text.isupper():
+        # SUBTLE: not so of NBA在哪, whose other words have no capitals to show
+        return all(word[0].isupper() for word in words)
+    longer = words[1:2] + [word for word in words if len(word) > 3]
+    return len(words) >= 5 and all(word[0].isupper() for word in longer)
+
+
 def is_name(text, start, lang):
     """A capital that no sentence begin explains; in German every noun has one, it says nothing."""
     begins_text = not any(map(in_word, text[:start]))
@@ -408,8 +473,8 @@ def is_name(text, start, lang):
 
 def in_fixed(word, fixed):
     """Without spaces, a word of two letters or more that stands in a fixed word is part of it."""
-    is_part = any(lower(word) in key for key in fixed)
-    return is_unspaced(word) and len(word) > 1 and is_part
+    part = lower(word)
+    return is_unspaced(word) and len(word) > 1 and any(part in key for key in fixed)
 
 
 def find_slots(
@@ -421,16 +486,19 @@ def find_slots(
             -> [Slot(6, 9, ("huge",))]
 
     Protected are numbers, names and `fixed` words, such as the answer's: with another one, another
-    passage would be relevant. A replacement that changes nothing, or case only, is none.
+    passage would be relevant. Where every word has a capital, names are not known and none is
+    protected. A replacement that changes nothing, or case only, is none.
     *Units*: k replacements at most; None for all.
     """
-    fixed_spans = find_words(text, fixed, lang)
+    fixed_places = places_in(find_words(text, fixed, lang))
+    names_show = not all_have_capitals(text, lang)
     slots = []
     for slot in table_slots(text, table, lang):
         word = text[slot.start : slot.end]
-        if is_name(text, slot.start, lang) or has_number(word):
+        if names_show and is_name(text, slot.start, lang) or has_number(word):
             continue
-        if in_fixed(word, fixed) or overlaps_any(slot.span, fixed_spans):
+        is_apart = fixed_places.isdisjoint(range(slot.start, slot.end))
+        if in_fixed(word, fixed) or not is_apart:
             continue
         distinct = dict.fromkeys(slot.options)
         options = [other for other in distinct if lower(other, lang) != lower(word, lang)]
@@ -442,9 +510,11 @@ def find_slots(
 def answer_words(answer: str, table: Table, lang: str) -> set[str]:
     """The answer as a whole, the table's words in it, and its longer ones (no mere article)."""
     spans = [(0, len(answer)), *find_words(answer, table, lang)]
+    words = {lower(answer[start:end], lang) for start, end in spans}
     if not is_unspaced(answer):
-        spans += [(start, end) for start, end in words_of(answer, lang) if end - start > 3]
-    return {lower(answer[start:end], lang) for start, end in spans}
+        every_word = [lower(answer[start:end], lang) for start, end in words_of(answer, lang)]
+        words |= {word for word in every_word if len(word) > 3}
+    return words
 
 
 def draw_freely(slots: list[Slot], rng: Generator) -> Edits:
@@ -498,6 +568,25 @@ def add_options(table, word, options):
             present.append(option)
 
 
+NO_LEMMAS = ("GAP!", "PSEUDOGAP!")  # Italian's wordnet: there is no word for this synset
+
+
+def clean_lemma(lemma):
+    """A lemma as it is written in a text; "" if it is none.
+
+        clean_lemma(" pomme_de_terre ") -> "pomme de terre"
+        clean_lemma("T形+的") -> "T形的"      Chinese wordnet: + stands between the parts of a word
+    """
+    if lemma in NO_LEMMAS:
+        return ""
+    # SUBTLE: beside a Chinese character only; C++ keeps its own
+    lemma = re.sub(r"(?<=[\u3400-\u9fff])\+|\+(?=[\u3400-\u9fff])", "", lemma)
+    lemma = " ".join(lemma.replace("_", " ").split())
+    if not any(map(in_word, lemma)):
+        return ""
+    return lemma
+
+
 def read_wordnet(content, lang):
     """The words that share a synset, from the rows SYNSET<TAB>LANG:lemma<TAB>WORD of a wordnet.
 
@@ -511,12 +600,12 @@ def read_wordnet(content, lang):
         cells = line.split("\t")
         is_comment = line.startswith("#")
         if len(cells) == 3 and cells[1].endswith("lemma") and not is_comment:
-            word = cells[2].replace("_", " ")
-            synsets.setdefault(cells[0], []).append(word)
+            synsets.setdefault(cells[0], []).append(clean_lemma(cells[2]))
     if not synsets:
         raise ValueError("no row with synset, LANG:lemma, word. Give an OMW tab file.")
     table = {}
-    for words in synsets.values():
+    for lemmas in synsets.values():
+        words = [word for word in lemmas if word]
         for word in words:
             add_options(table, lower(word, lang), [other for other in words if other != word])
     return {word: options for word, options in table.items() if options}
@@ -534,7 +623,10 @@ def read_json_table(content, lang):
         for word, others in json.loads(content).items():
             if not isinstance(others, list) or not all(map(is_word, others)):
                 raise ValueError(f"{word!r} has {others!r}")
-            table.setdefault(lower(word, lang), []).extend(others)
+            lemmas = [clean_lemma(other) for other in others]
+            key = lower(clean_lemma(word), lang)
+            if key:
+                table.setdefault(key, []).extend(lemma for lemma in lemmas if lemma)
     except (ValueError, AttributeError) as error:  # AttributeError: a list has no items()
         form = '{"word": ["other", ...]}'
         raise ValueError(f"not JSON of the form {form}: {error}") from None
@@ -729,12 +821,12 @@ def typo(word: str, rng: Generator) -> str:
 
 def typo_places(text: str, lang: str, fixed: Words = frozenset()) -> list[Span]:
     """Words of at least three letters, neither number nor `fixed`."""
-    fixed_spans = find_words(text, fixed, lang)
+    fixed_places = places_in(find_words(text, fixed, lang))
     places = []
     for start, end in words_of(text, lang):
         word = text[start:end]
-        is_fixed = overlaps_any((start, end), fixed_spans)
-        if len(letters_of(word)) >= 3 and not has_number(word) and not is_fixed:
+        is_apart = fixed_places.isdisjoint(range(start, end))
+        if len(letters_of(word)) >= 3 and not has_number(word) and is_apart:
             places.append((start, end))
     return places
 
@@ -978,8 +1070,28 @@ def bare_text(text):
     return Text("", "", text, "")
 
 
+# Characters a token of the encoder's query length: what stands beyond is never read. (In
+# XLM-R's vocabulary a token holds 16 at most; blanks and unknown letters may take some more)
+CHARACTERS_A_TOKEN = 16
+
+
+def readable_text(text, encoder):
+    """The part of a query's text that the encoder can read, so that the rest costs nothing."""
+    return text[: CHARACTERS_A_TOKEN * encoder.settings.query_length]
+
+
+def readable_part(item, encoder):
+    """An item whose text and slots end where the encoder's reading ends; often the item itself."""
+    text = readable_text(item.source.text, encoder)
+    if text == item.source.text:
+        return item
+    slots = [slot for slot in item.slots if slot.end <= len(text)]
+    return replace(item, source=replace(item.source, text=text), slots=slots)
+
+
 def encode_once(encoder, texts, bar=""):
     """Vectors of queries (texts, D); equal ones are encoded once and agree to the last bit."""
+    texts = [replace(text, text=readable_text(text.text, encoder)) for text in texts]
     distinct = list(dict.fromkeys(texts))
     row_of = {text: row for row, text in enumerate(distinct)}
     return encoder.encode(distinct, "query", bar)[[row_of[text] for text in texts]]
@@ -1679,7 +1791,7 @@ def random_edits(items, attack, seed):
             item.edits = draw_edits(item.slots, item.most_edits(attack.edits), rng)
 
 
-def worst_edits(items, score, attack):
+def search_edits(items, score, attack):
     """Search the edits of the smallest margin."""
     searched = [item for item in items if item.slots]
     if attack.kind.search == "exact":
@@ -1693,6 +1805,16 @@ def worst_edits(items, score, attack):
         keep = HOTFLIP_KEEPS if attack.name == "hotflip" else None
         orders = gradient_orders(searched, score.encoder, score.pools, keep)
     beam_search(searched, score, attack, orders)
+
+
+def worst_edits(items, score, attack):
+    """`search_edits`, in the part of each text that the encoder reads."""
+    parts = [readable_part(item, score.encoder) for item in items]
+    search_edits(parts, score, attack)
+    for item, part in zip(items, parts, strict=True):
+        item.edits, item.asked = part.edits, part.asked
+        item.exhaustive, item.worst = part.exhaustive, part.worst
+        item.slots[: len(part.slots)] = part.slots  # HotFlip keeps some of their options
 
 
 def attack_words(items, encoder, pools, attack, seed, bar=""):

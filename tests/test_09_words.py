@@ -40,7 +40,7 @@ from attacks import (
     typo_slots,
     words_of,
 )
-from xlt import DataSet, Text, generator
+from xlt import DataSet, Settings, Text, generator
 
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
 SYNONYMS = ROOT / "data/minifacts/synonyms"
@@ -314,6 +314,86 @@ def test_turkish_words_are_found_with_and_without_their_dot():
     assert find_words("İzmir Irmak", {"ırmak", "izmir"}, "tr") == [(0, 5), (6, 11)]
 
 
+NFD = pytest.mark.parametrize(
+    ("lang", "word", "text"),
+    [
+        ("vi", "thủ đô", "Thủ đô của Việt Nam"),
+        ("tr", "izmir", "İzmir nerede"),
+        ("ko", "수도", "수도 서울"),
+        ("hi", "क\u093cलम", "क\u093cलम कहाँ"),
+    ],
+)
+
+
+@NFD
+def test_a_text_in_another_form_has_the_same_words(lang, word, text):
+    """Claim: taken apart (NFD), a text has the slots of its usual form (NFC), in its own places.
+
+    Number: "Thủ đô" has 6 characters in NFC and 9 in NFD; Korean syllables fall into two or three.
+    Catches: a comparison as they stand, by which the same text is attacked in one form and not in
+    the other; places of the NFC text, which cut the NFD one in the middle of a letter.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    apart = unicodedata.normalize("NFD", text)
+    assert apart != composed or lang == "hi"
+    table = {lower(word, lang): ["x"]}
+    spans = []
+    for version in (composed, apart):
+        (slot,) = find_slots(version, table, lang)
+        spans.append(unicodedata.normalize("NFC", version[: slot.end]))
+        rest = substitute(version, {slot.span: "x"})
+        assert rest == "x" + version[slot.end :]
+    assert spans[0] == spans[1]
+
+
+def test_a_letter_that_unicode_takes_apart_is_found():
+    """Number: U+0958 is one character, in NFC it is two (क and a dot), so what follows moves by 1.
+
+    Catches: places counted in the compared form.
+    """
+    assert find_words("\u0958लम पान", {"पान"}, "hi") == [(4, 7)]
+    assert find_words("\u0958लम पान", {lower("\u0958लम")}, "hi") == [(0, 3)]
+
+
+def test_a_table_in_another_form_is_read_as_ours(tmp_path):
+    """Catches: keys as they stand in the file, which no text has."""
+    path = tmp_path / "vi.json"
+    path.write_text(json.dumps({unicodedata.normalize("NFD", "Thủ đô"): ["x"]}))
+    assert read_table(path, "vi") == {"thủ đô": ["x"]}
+
+
+def test_an_answer_is_protected_in_both_forms():
+    """Number: "chó" has three letters in both forms, four characters in NFD.
+
+    Catches: an answer in NFD that does not protect the word of an NFC text; lengths counted in
+    characters, by which "chó" is a longer word of the answer in NFD alone.
+    """
+    apart = unicodedata.normalize("NFD", "Con chó Việt")
+    words = attacks.answer_words(apart, {}, "vi")
+    assert words == attacks.answer_words("Con chó Việt", {}, "vi") == {"con chó việt", "việt"}
+    assert find_slots("ở Việt", {"việt": ["x"]}, "vi", words) == []
+
+
+def test_a_joiner_belongs_to_its_word():
+    """Number: Persian "کتاب\u200cها" (books) is one word of 7 characters, with a ZWNJ; Hindi writes
+    ZWJ after a virama.
+
+    Catches: a word cut at the joiner, so that the plural's ending is left on the replacement.
+    """
+    assert words_of("کتاب\u200cها اینجا", "fa") == [(0, 7), (8, 13)]
+    assert find_words("کتاب\u200cها کتاب", {"کتاب"}, "fa") == [(8, 12)]
+    assert find_words("کتاب\u200cها", {"کتاب\u200cها"}, "fa") == [(0, 7)]
+    assert words_of("क्\u200dया", "hi") == [(0, 5)]
+
+
+def test_a_mark_on_an_emoji_is_no_word():
+    """Number: U+FE0F behind the heart, ZWJ between the two heads. Catches: a word that consists of
+    a mark alone, which no tokenizer has a piece for; "love" not found because a mark precedes it.
+    """
+    assert words_of("I \u2764\ufe0flove \U0001f468\u200d\U0001f469", "en") == [(0, 1), (4, 8)]
+    assert find_words("\u2764\ufe0flove", {"love"}, "en") == [(2, 6)]
+
+
 def slow_find(text, keys, lang):
     """The spans that `re` finds with the longest key first; in English not inside of a word."""
     pattern = "|".join(sorted(keys, key=len, reverse=True))
@@ -339,6 +419,32 @@ def test_words_are_found_as_a_regular_expression_finds_them(lang):
         assert find_words(text, keys, lang) == expected, (text, keys)
         total += len(expected)
     assert total > 300, "nothing was there to be found"
+
+
+class CountedWords(set):
+    """Words that count how often they are looked up."""
+
+    lookups = 0
+
+    def __contains__(self, word):
+        self.lookups += 1
+        return super().__contains__(word)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_long_key_costs_no_lookups_of_all_shorter_lengths(lang):
+    """Number: keys of two lengths, 9 and 40,000 characters: two look-ups a place at most.
+
+    Catches: every length up to the longest key's, by which an answer of 40,000 characters keeps
+    the search busy for hours.
+    """
+    answer = "dark lake " * 4000
+    table = CountedWords({"dark lake", answer.strip()})
+    spans = find_words(answer + "x", table, lang)
+    assert spans == [(0, 39999)]
+    spans = find_words("dark lake " * 300, table, lang)
+    assert len(spans) == 300
+    assert table.lookups < 2 * 3001
 
 
 # ---- words are replaced --------------------------------------------------------------------------
@@ -398,6 +504,33 @@ def test_at_most_k_real_replacements_are_left():
 def test_numbers_stay():
     """Number: 21st holds a digit. Catches: another year, to which another passage is relevant."""
     assert find_slots("the 21st", {"21st": ["last"]}, "en") == []
+
+
+CAPITALS = {"is": ["was"], "capital": ["seat"], "city": ["town"], "carver": ["cutter"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "count"),
+    [
+        ("WHICH CITY IS THE CAPITAL OF FRANCE?", "en", 3),
+        ("IN 1990 THE CAPITAL", "en", 1),
+        ("What Is The Capital Of France?", "en", 2),
+        ("What Is the Capital of France?", "en", 2),
+        ("What is the Capital of France?", "en", 1),
+        ("Who was George Washington Carver?", "en", 0),
+        ("Is George Carver British?", "en", 1),
+        ("When did George Washington Carver die?", "en", 0),
+        ("最大的NBA在哪", "zh", 0),
+    ],
+)
+def test_where_every_word_has_a_capital_it_tells_no_name(text, lang, count):
+    """Number: how many words of the table may be changed; "the" and "of" stay small in a title.
+
+    Catches: a query in capitals that is not attacked because all of it is a "name"; and, with too
+    little asked of a title, the name in a question that is made of it.
+    """
+    table = CAPITALS | {"nba": ["x"]}
+    assert len(find_slots(text, table, lang)) == count
 
 
 def test_a_name_stays_but_a_german_noun_or_the_first_word_is_none():
@@ -544,6 +677,8 @@ EIGHT_WORDS = "abba cddc effe ghhg ijji kllk mnnm oppo"
 class Blind:
     """An encoder that looks at no text."""
 
+    settings = Settings()
+
     def encode(self, texts, tower, bar=""):
         return torch.zeros(len(texts), 2)
 
@@ -675,6 +810,37 @@ def test_a_wordnet_table_joins_the_words_of_a_synset(tmp_path):
         "patate": ["pomme de terre", "Tubercule"],
         "tubercule": ["patate"],
     }
+
+
+@pytest.mark.parametrize(
+    ("lemma", "word"),
+    [
+        ("Ｔ形+的", "Ｔ形的"),
+        ("+的", "的"),
+        ("维生素+C", "维生素C"),
+        ("C++", "C++"),
+        (" \u0634\u0623\u0646", "\u0634\u0623\u0646"),
+        ("preobrat_v_mišljenju_", "preobrat v mišljenju"),
+        ("a  b\u00a0c", "a b c"),
+        ("GAP!", ""),
+        ("_", ""),
+    ],
+)
+def test_a_lemma_is_cleaned(lemma, word):
+    """Number: what the public wordnets hold: Chinese +, Arabic leading blanks, Slovene underscores,
+    Italian gaps. Catches: an adversary that writes "+" or two blanks into a question.
+    """
+    assert attacks.clean_lemma(lemma) == word
+
+
+def test_tables_of_both_kinds_hold_clean_words(tmp_path):
+    """Number: the gap and the blank drop out. Catches: the raw lemma as key or as replacement."""
+    rows = ["1-a\tcmn:lemma\tＴ形+的", "1-a\tcmn:lemma\t丁+字形", "1-a\tcmn:lemma\tGAP!"]
+    (tmp_path / "zh.tab").write_text("\n".join(rows), encoding="utf-8")
+    table = read_table(tmp_path / "zh.tab", "zh")
+    assert table == {"ｔ形的": ["丁字形"], "丁字形": ["Ｔ形的"]}
+    (tmp_path / "ar.json").write_text(json.dumps({" big": [" huge_thing", " ", "vast"], "_": ["x"]}))
+    assert read_table(tmp_path / "ar.json", "ar") == {"big": ["huge thing", "vast"]}
 
 
 def write_dictionary(folder, *rows):
