@@ -29,6 +29,7 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +48,9 @@ from xlt import (
     all_langs,
     load_data,
     load_encoder,
+    locked,
+    output_folder,
+    read_json,
     truncated_texts,
     versions,
     weights_hash,
@@ -726,13 +730,58 @@ def folder_name(condition):
     return re.sub(r"[^\w.=,-]+", "_", condition.label)
 
 
-def freeze(folder, split, targets, condition):
+def attacks_that_freeze(options):
+    """Those that change texts, which --attack-out can write."""
+    return [
+        attack
+        for attack in options.attacks
+        if attack.kind.source != "embeddings" and attack.kind.search != "vote"
+    ]
+
+
+def frozen_folder(options, condition, view):
+    """Where the attacked queries of a condition and view are written."""
+    return options.attack_out / f"{folder_name(condition)}-{view}"
+
+
+def describe_frozen(encoder, data, adversary, attack, view):
+    """What attack.json says: all that the attacked queries depend on."""
+    options = adversary.options
+    hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(encoder)}
+    about = {"view": view, "split": options.split, "table": adversary.hash_of(attack)}
+    about |= {"langs": sorted(options.langs or all_langs(data)), "limit": options.limit}
+    return options.condition(attack).fields() | about | hashes
+
+
+def check_frozen(encoder, data, adversary):
+    """Before the work: does --attack-out hold other queries, which would be lost?
+
+    *Errors*: ValueError for a folder of another model, data set or attack, or of something else.
+    """
+    options = adversary.options
+    for attack in attacks_that_freeze(options):
+        for view in options.attacked_views:
+            folder = frozen_folder(options, options.condition(attack), view)
+            if not folder.exists() or not any(folder.iterdir()):
+                continue
+            text = f"{folder}: there are files that are no attacked queries"
+            if not (folder / "attack.json").exists():
+                raise ValueError(f"{text}. Give another --attack-out.")
+            old = read_json(folder / "attack.json", {}, "Give another --attack-out.")
+            for key, value in describe_frozen(encoder, data, adversary, attack, view).items():
+                if old.get(key) != value:
+                    text = f"{folder}: holds queries of another {key} ({old.get(key)})"
+                    raise ValueError(f"{text[:200]}. Give another --attack-out.")
+
+
+def freeze(folder, split, targets, described):
     """Write attacked queries as a data set folder that --data opens (all passages), attack.json.
 
     queries.jsonl keeps what paired comparisons need beside the attacked text: the clean one, the
     edits, and how many words could have been changed (slots; without any it was not attacked).
     """
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "attack.json", described)  # first: from now on the folder is known
     data = split.data
     shutil.copyfile(data.folder / "corpus.jsonl", folder / "corpus.jsonl")
     lines, qrels = [], ["query-id\tcorpus-id\tscore\n"]
@@ -746,9 +795,6 @@ def freeze(folder, split, targets, condition):
             qrels.append(f"{source.id}\t{data.passages[passage].id}\t{relevance:g}\n")
     (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "qrels" / f"{split.name}.tsv").write_text("".join(qrels), encoding="utf-8")
-    described = condition.fields() | {"view": targets[0].view, "split": split.name}
-    hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(split.encoder)}
-    write_json(folder / "attack.json", described | hashes)
 
 
 def attack_split(split, adversary, attack):
@@ -765,9 +811,9 @@ def attack_split(split, adversary, attack):
     results = rank_attacked(split, targets, attacks.attack_queries(targets, *args), condition)
     for view in views:
         in_view = [target for target in targets if target.view == view]
-        if options.attack_out and attack.kind.source != "embeddings":
-            folder = options.attack_out / f"{folder_name(condition)}-{view}"
-            freeze(folder, split, in_view, condition)
+        if options.attack_out and attack in attacks_that_freeze(options):
+            described = describe_frozen(split.encoder, split.data, adversary, attack, view)
+            freeze(frozen_folder(options, condition, view), split, in_view, described)
         shown = [target for target in in_view if target.changed and target.edits]
         for target in shown[: options.show]:
             print(f"{condition.label} {view} {target.source.id}: {marked(target)}")
@@ -895,6 +941,29 @@ def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
     return Evaluated(json.loads(path.read_text(encoding="utf-8")), path, run)
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file; plain numbers and strings, nothing that opening it would run.
+
+    *Errors*: ValueError for a file that is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # noqa: BLE001: a damaged zip file ends in ten kinds of them
+        remedy = "Delete it and evaluate once more."
+        raise ValueError(f"{path}: does not open ({str(error)[:100]}). {remedy}") from None
+
+
+def read_manifest(folder: Path) -> dict:
+    """run.json of a run of train.py, complete or not.
+
+    *Errors*: ValueError for a file that is damaged, or of another program.
+    """
+    kinds = {"flags": dict, "origin": dict, "complete": bool}
+    kinds |= {"data_sha256": str, "eval_data_sha256": str, "init_sha256": str}
+    return read_json(folder / "run.json", kinds, "Give another folder, or delete this one.")
+
+
 def metrics_name(data, run_data, split):
     """metrics.json for the test split of the data that a run is about, else a name that says so."""
     if split == "test" and data.folder.resolve() == Path(run_data).resolve():
@@ -939,7 +1008,7 @@ def add_metrics(path, new, arrays):
             new["chance"][view] = metrics
     beside = path.with_suffix(".npz")
     if old and beside.exists():
-        arrays = dict(np.load(beside)) | arrays
+        arrays = read_arrays(beside) | arrays
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = beside.with_name(beside.name + ".tmp")
     with open(aside, "wb") as out:
@@ -954,12 +1023,19 @@ def is_measured(path, old, condition, views):
     beside = path.with_suffix(".npz")
     if not old or not beside.exists():
         return False
+    recorded = {record["view"] for record in old["results"] if condition_of(record) == condition}
     kind = attacks.ATTACKS.get(condition.attack)
     if kind is not None and kind.search == "vote":  # one rank only: it has no single queries
-        voted = {record["view"] for record in old["results"] if condition_of(record) == condition}
-        return set(views) <= voted
-    names = set(np.load(beside).files)
-    return all(array_name(condition, view, KEPT[0]) in names for view in views)
+        return set(views) <= recorded
+    arrays = read_arrays(beside)
+    for view in views:
+        values = arrays.get(array_name(condition, view, KEPT[0]))
+        if values is None:
+            return False
+        # English alone has no cross; else the last evaluation was killed between the two files
+        if view not in recorded and not np.isnan(values).all():
+            return False
+    return True
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -1067,8 +1143,8 @@ def open_model(path: Path) -> Model:
     if not (path / "run.json").exists():
         origin = dict.fromkeys(keys) | {"recipe": str(path), "variant": "", "model": str(path)}
         return Model(path, origin)
-    manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    if not manifest.get("complete"):
+    manifest = read_manifest(path)
+    if not manifest["complete"]:
         raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
     origin = {key: manifest["origin"][key] for key in keys} | {"model": "model"}
     run_data = manifest["flags"]["eval_data"] or manifest["flags"]["data"]
@@ -1103,6 +1179,8 @@ def evaluate_folder(
         raise ValueError(f"{path}: made with another version of {model.run_data}. {again}")
     encoder = load_encoder(model.weights, device, **changes)
     adversary = open_adversary(options, data, encoder)
+    if options.attack_out:
+        check_frozen(encoder, data, adversary)
     if out is None:
         metrics, _ = evaluate(encoder, data, adversary)
         return Evaluated(model.origin | metrics, None, model.run)
@@ -1148,8 +1226,9 @@ def parse(argv=None) -> argparse.Namespace:
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
-    add("--out", type=Path, help="folder of metrics.json (default: the run's; none for a model)")
-    add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
+    add("--out", type=output_folder,
+        help="folder of metrics.json (default: the run's; none for a model)")
+    add("--trec", type=output_folder, metavar="DIR", help="also write run.trec and qrels.trec")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
         help="e.g. clean greedy:edits=2 pgd:epsilon=0.1; names and keys: attacks.py, top")
@@ -1160,7 +1239,7 @@ def parse(argv=None) -> argparse.Namespace:
         help="views that are attacked (default: all of --views)")
     add("--attack-seed", type=int, default=0, metavar="S", help="of all that is drawn")
     add("--show", type=int, default=0, metavar="N", help="list N queries an attack, changes marked")
-    add("--attack-out", type=Path, metavar="DIR",
+    add("--attack-out", type=output_folder, metavar="DIR",
         help="freeze attacked queries as data sets, which --data opens")
     # fmt: on
     args = parser.parse_args(argv)
@@ -1192,6 +1271,25 @@ def pick_device(name):
     return name
 
 
+def own_folders(args, path):
+    """Flag -> where one model's files go: the flag's folder, or in it one of the model's name.
+
+    *Errors*: ValueError for two models of one name, of which the second would replace the first.
+    """
+    folders = {name: getattr(args, name) for name in ("out", "trec", "attack_out")}
+    if len(args.models) == 1:
+        return folders
+    names = [model.resolve().name for model in args.models]
+    for flag, folder in folders.items():
+        if folder is None:
+            continue
+        if names.count(path.resolve().name) > 1:
+            flag = flag.replace("_", "-")
+            raise ValueError(f"--{flag}: two models are named {path.name}. Evaluate one at a time.")
+        folders[flag] = folder / path.resolve().name
+    return folders
+
+
 def main(argv=None) -> int:
     """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
@@ -1200,15 +1298,13 @@ def main(argv=None) -> int:
     try:
         options, data = options_of(args), load_data(args.data)
         for path in args.models:
-            out, trec = args.out, args.trec
-            if out and len(args.models) > 1:  # a folder each
-                out = out / path.name
-            if trec and len(args.models) > 1:
-                trec = trec / path.name
+            folders = own_folders(args, path)
+            out = folders.pop("out")
             if out is None and (path / "run.json").exists():
                 out = path
-            own_options, device = replace(options, trec=trec), pick_device(args.device)
-            evaluated.append(evaluate_folder(path, data, own_options, out, device, **changes))
+            own_options, device = replace(options, **folders), pick_device(args.device)
+            with locked(out) if out else nullcontext():
+                evaluated.append(evaluate_folder(path, data, own_options, out, device, **changes))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1

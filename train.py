@@ -309,7 +309,7 @@ def parse(argv=None) -> argparse.Namespace:
     add("--device", default="auto", help="torch device; auto: cuda if there is one")
     add("--precision", choices=["fp32", "bf16"], default="fp32",
         help="of the forward pass; the loss is fp32")
-    add("--out", type=Path, default=Path("runs"), help="folder of the runs' folders")
+    add("--out", type=xlt.output_folder, default=Path("runs"), help="folder of the runs' folders")
     add("--save-every", type=int, default=50, help="steps between checkpoints")
     add("--log-every", type=int, default=25, help="steps between lines of the log")
     add("--resume", action="store_true", help="continue interrupted runs, bit for bit")
@@ -850,13 +850,13 @@ def prepare_folder(folder, manifest, resume, overwrite):
     """
     remedy = "Give another --out, or --overwrite to start over."
     if not (folder / "run.json").exists():
-        if folder.exists() and any(folder.iterdir()):
+        names = {path.name for path in folder.glob("*")}
+        if names - {"lock", "run.json.tmp"}:  # what a run killed in its first moment leaves
             raise ValueError(f"{folder}: not empty, and no run (no run.json). Give another --out.")
         return "new"
+    old = evaluate.read_manifest(folder)
     if overwrite:
-        shutil.rmtree(folder)
         return "new"
-    old = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     for name, value in manifest["flags"].items():
         was = old["flags"].get(name)
         if name != "device" and was != value:
@@ -865,13 +865,25 @@ def prepare_folder(folder, manifest, resume, overwrite):
     for name in ("data_sha256", "eval_data_sha256", "init_sha256"):
         if old.get(name) != manifest[name]:
             raise ValueError(f"{folder} was made with another {name}: files have changed. {remedy}")
-    if old.get("complete"):
+    if old["complete"]:
         return "done"
     if not resume:
         raise ValueError(f"{folder} is not complete. Continue it with --resume, or --overwrite it.")
     if (folder / "ckpt/state.pt").exists():
         return "resume"
     return "new"
+
+
+def start_folder(folder, manifest):
+    """Write run.json and take away what an earlier run left; files of other names stay.
+
+    Wherever this is interrupted, run.json says which run it is and that it is not complete.
+    """
+    shutil.rmtree(folder / "ckpt", ignore_errors=True)
+    xlt.write_json(folder / "run.json", manifest)
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    for path in (folder / "log.jsonl", *folder.glob("metrics*")):
+        path.unlink(missing_ok=True)
 
 
 # ---- the training loop ---------------------------------------------------------------------------
@@ -950,7 +962,9 @@ def training_loop(
         open(folder / "log.jsonl", "a", encoding="utf-8") as log,
         tqdm(total=flags.steps, initial=first_step, desc=folder.name, disable=None) as bar,
     ):
-        log.truncate(state.log_bytes)  # what was logged after the checkpoint comes once more
+        # What was logged after the checkpoint comes once more. SUBTLE: a log that somebody cut or
+        # deleted is shorter, and truncate() would fill it up with NUL bytes
+        log.truncate(min(state.log_bytes, log.seek(0, os.SEEK_END)))
         log.seek(0, os.SEEK_END)
         for step, batch in enumerate(plan, 1):
             if step <= first_step:
@@ -1005,8 +1019,7 @@ def train_run(folder, state, manifest, encoder, data, flags, args):
         "threads": torch.get_num_threads(),
     }
     if state == "new":
-        shutil.rmtree(folder, ignore_errors=True)
-        xlt.write_json(folder / "run.json", manifest)
+        start_folder(folder, manifest)
     print(json.dumps({folder.name: manifest}, default=str), file=sys.stderr)
     loop = training_loop(encoder, plan, flags, perturber, folder, args.log_every, args.save_every)
     counts, edits = loop.batch_counts, loop.edit_counts
@@ -1049,12 +1062,14 @@ def train_and_evaluate(flags, args, data, eval_data, options):
         "init_sha256": xlt.weights_hash(encoder),
         "versions": xlt.versions(),
     }
-    state = prepare_folder(folder, manifest, args.resume, args.overwrite)
-    if state == "done":
-        print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
-    else:
-        train_run(folder, state, manifest, encoder, data, flags, args)
-    return evaluate.evaluate_folder(folder, eval_data, options, folder, flags.device)
+    with xlt.locked(folder):
+        state = prepare_folder(folder, manifest, args.resume, args.overwrite)
+        if state == "done":
+            print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
+            shutil.rmtree(folder / "ckpt", ignore_errors=True)  # if it was killed just before
+        else:
+            train_run(folder, state, manifest, encoder, data, flags, args)
+        return evaluate.evaluate_folder(folder, eval_data, options, folder, flags.device)
 
 
 def table_options(args, runs, eval_data):

@@ -28,6 +28,11 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,12 +66,87 @@ def choose(items: list, rng: torch.Generator):
     return items[int(torch.randint(len(items), (), generator=rng))]
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_file(path: Path, text: str) -> None:
     """Write aside and rename, so that no reader ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.write_text(text, encoding="utf-8")
     os.replace(aside, path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """A JSON file, never half of one."""
+    write_file(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, kinds: dict[str, type], remedy: str) -> dict:
+    """A JSON object that an earlier call wrote; kinds: key -> the type of its value.
+
+    *Errors*: ValueError with the file and the remedy, whatever was done to it.
+    """
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:  # a number; thousands of brackets
+        raise ValueError(f"{path}: no JSON object ({error}). {remedy}") from None
+    wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        key, value = wrong[0], repr(content.get(wrong[0]))[:80]
+        kind = kinds[key].__name__
+        raise ValueError(f"{path}: {key!r} is {value}, not of type {kind}. {remedy}")
+    return content
+
+
+def output_folder(text: str) -> Path:
+    """The value of a flag such as --out; the folder need not be there yet.
+
+    *Errors*: ArgumentTypeError where no folder can be made, before any work.
+    """
+    path = Path(text)
+    if text.startswith("-"):
+        raise argparse.ArgumentTypeError(f"{text} looks like a flag. Write ./{text} for it.")
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is no folder. Give the name of a folder.")
+    if not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{there} cannot be written to. Give another folder.")
+    return path
+
+
+@contextmanager
+def locked(folder: Path):
+    """Inside the `with` no other process writes into this folder; its file `lock` says who does.
+
+    The system lets go of the lock when a process ends, however it ends: a file that a killed one
+    left behind holds nobody up.
+    *Errors*: ValueError with the process's id and host.
+    """
+    read_only = folder.exists() and not os.access(folder, os.W_OK)
+    if fcntl is None or read_only:  # nobody can lock, or nobody can write
+        yield
+        return
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink == 0:  # its owner took it away just now
+                raise BlockingIOError
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(200).strip()
+            raise ValueError(f"{folder}: in use by {owner}. Wait for it, or end it.") from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def versions() -> dict[str, str]:

@@ -12,11 +12,14 @@ import math
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from training_world import hashes, log_lines, run_until_killed, write_encoder, write_world
 
 import train
@@ -165,6 +168,8 @@ REFUSED = [
     (["--device", "foo"], 1, "foo"),
     (["--passage-length", "1000"], 1, "at most 512 tokens"),
     (["--attacks", "foo"], 2, "attack 'foo' is unknown"),
+    (["--out=-x"], 2, "-x looks like a flag"),
+    (["--out", __file__], 2, "is no folder"),
     (["--tau", "0"], 2, "--tau 0.0: must be above 0"),
     (["--lr", "nan"], 2, "--lr nan: must be above 0"),
     (["--log-every", "0"], 2, "--log-every 0: must be above 0"),
@@ -509,7 +514,8 @@ def test_overwrite_starts_over(world, finished, tmp_path):
 
 
 HASHES = {"data_sha256": "d1", "eval_data_sha256": "e1", "init_sha256": "i1"}
-MANIFEST = {"flags": {"lr": 0.001, "query_length": 9, "device": "cpu"}, **HASHES}
+FLAGS = {"lr": 0.001, "query_length": 9, "device": "cpu"}
+MANIFEST = {"flags": FLAGS, "origin": {}, "complete": False, **HASHES}
 
 
 def write_run(folder, **changes):
@@ -562,6 +568,81 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, overwrite):
     with pytest.raises(ValueError, match="not empty, and no run"):
         train.prepare_folder(folder, MANIFEST, True, overwrite)
     assert (folder / "thesis.tex").exists()
+
+
+def test_a_run_killed_before_its_first_file_was_there_begins_anew(tmp_path):
+    """Number: run.json.tmp, not yet renamed, and the lock. Catches: a folder that is refused for
+    good, since it is not empty and has no run.json.
+    """
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json.tmp").write_text('{"fla')
+    (folder / "lock").touch()
+    assert train.prepare_folder(folder, MANIFEST, True, False) == "new"
+
+
+def test_another_programs_run_json_is_not_overwritten(tmp_path):
+    """Claim: not with --overwrite either. Catches: a folder emptied because of a file's name."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"command": "npm start"}')
+    with pytest.raises(ValueError, match=r"run\.json: 'flags' is None"):
+        train.prepare_folder(folder, MANIFEST, False, True)
+
+
+def test_overwrite_leaves_what_is_not_the_runs(world, finished, tmp_path):
+    """Claim: notes beside the model stay. Catches: the whole folder removed."""
+    (finished / "notes.md").write_text("all my work")
+    assert train.main(command(world, tmp_path, "--steps", "2", "--overwrite")) == 0
+    assert (finished / "notes.md").read_text() == "all my work"
+
+
+def test_a_log_that_was_deleted_is_not_filled_up(world, killed, tmp_path):
+    """Number: the checkpoint is of step 4 of 12; steps 5 to 12 are logged.
+
+    Catches: NUL bytes in place of the lines that are gone.
+    """
+    shutil.copytree(killed, tmp_path / RUN)
+    (tmp_path / RUN / "log.jsonl").unlink()
+    assert train.main(command(world, tmp_path, *LONGER, "--resume")) == 0
+    assert [line["step"] for line in log_lines(tmp_path / RUN)] == list(range(5, 13))
+
+
+LOCKS = """
+import sys, time
+from pathlib import Path
+import xlt
+
+with xlt.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path):
+    """Another process, which has locked tmp_path / RUN."""
+    call = [sys.executable, "-c", LOCKS, str(tmp_path / RUN)]
+    with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        yield process
+        process.kill()
+
+
+def test_two_processes_cannot_train_one_run(world, tmp_path, capsys, other_process):
+    """Claim: the second is refused with the first one's id. Catches: two logs in one file."""
+    assert train.main(command(world, tmp_path)) == 1
+    assert f"in use by process {other_process.pid} on " in capsys.readouterr().err
+    assert not (tmp_path / RUN / "run.json").exists()
+
+
+def test_a_lock_of_a_killed_process_holds_nobody_up(world, tmp_path, other_process):
+    """Claim: the file is still there, its process is not. Catches: a lock to be deleted by hand."""
+    other_process.kill()
+    other_process.wait()
+    assert (tmp_path / RUN / "lock").exists()
+    assert train.main(command(world, tmp_path, "--steps", "2")) == 0
+    assert not (tmp_path / RUN / "lock").exists()
 
 
 # ---- precision -----------------------------------------------------------------------------------

@@ -1028,6 +1028,7 @@ def write_run(run, **changes):
     run.mkdir()
     keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
     manifest = {"complete": True, "origin": dict.fromkeys(keys), "eval_data_sha256": "x"}
+    manifest |= {"flags": {}, "data_sha256": "x", "init_sha256": "x"}
     (run / "run.json").write_text(json.dumps(manifest | changes))
     return run
 
