@@ -949,7 +949,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except Exception as error:  # noqa: BLE001: a damaged zip file ends in ten kinds of them
+    # A damaged zip file ends in ten kinds of exceptions
+    except Exception as error:  # noqa: BLE001
         remedy = "Delete it and evaluate once more."
         raise ValueError(f"{path}: does not open ({str(error)[:100]}). {remedy}") from None
 
