@@ -46,6 +46,7 @@ from xlt import (
     Encoder,
     Help,
     all_langs,
+    encoder_hashes,
     load_data,
     load_encoder,
     locked,
@@ -65,6 +66,11 @@ KEPT = ("mAP", "R@1", "R@10", "rank_distance")  # of every single query, for pai
 TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
 # Digits after the point; all other columns, study.py's too, have 3
 DIGITS = {"rank_distance": 0, "foreign_rank": 1, "minutes": 1, "seconds": 0}
+# Keys of metrics.json that results must share to stand in one file
+IDENTITY = (
+    "model_sha256", "tokenizer_sha256", "config_sha256", "data_sha256", "split", "settings",
+    "langs", "limit",
+)  # fmt: skip
 HERE = Path(__file__).parent
 
 
@@ -861,6 +867,7 @@ def identity(encoder, data, options):
     """What a metrics.json is about: results of anything else do not belong into it."""
     return {
         "model_sha256": weights_hash(encoder),
+        **encoder_hashes(encoder),
         "settings": vars(encoder.settings),
         "data": str(data.folder),
         "data_sha256": data.sha256,
@@ -928,6 +935,24 @@ class Evaluated:
     run: Path | None = None  # the folder of train.py's run, if the model is one
 
 
+def read_metrics(path: Path) -> dict:
+    """A metrics.json.
+
+    *Errors*: ValueError for a file that is damaged, or of an older evaluate.py.
+    """
+    kinds = {"data_sha256": str, "split": str, "langs": list, "results": list}
+    kinds |= {"examples": list, "chance": dict}
+    remedy = "Delete it and evaluate once more."
+    content = read_json(path, kinds, remedy)
+    try:
+        for record in (*content["results"], *content["examples"]):
+            hash((condition_of(record), record["view"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"a record is damaged or of an older format ({error})"
+        raise ValueError(f"{path}: {reason[:160]}. {remedy}") from None
+    return content
+
+
 def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
     """Read what an earlier evaluation left in a folder.
 
@@ -938,7 +963,7 @@ def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
         raise ValueError(f"{path}: no such file. Evaluate {folder} first: python evaluate.py.")
     if (folder / "run.json").exists():
         run = folder
-    return Evaluated(json.loads(path.read_text(encoding="utf-8")), path, run)
+    return Evaluated(read_metrics(path), path, run)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -965,11 +990,22 @@ def read_manifest(folder: Path) -> dict:
     return read_json(folder / "run.json", kinds, "Give another folder, or delete this one.")
 
 
-def metrics_name(data, run_data, split):
+def metrics_name(data, run_data_sha256, split):
     """metrics.json for the test split of the data that a run is about, else a name that says so."""
-    if split == "test" and data.folder.resolve() == Path(run_data).resolve():
+    if split == "test" and data.sha256 == run_data_sha256:
         return "metrics.json"
     return f"metrics-{data.folder.resolve().name}-{split}.json"
+
+
+def metrics_file(out, data, run_data_sha256, split):
+    """Where results go: into a file of the same data, also if these had another name then."""
+    file = out / metrics_name(data, run_data_sha256, split)
+    if file.exists() or file.name == "metrics.json":
+        return file
+    for other in sorted(out.glob(f"metrics-*-{split}.json")):
+        if read_metrics(other)["data_sha256"] == data.sha256:
+            return other
+    return file
 
 
 def check_same(path, new):
@@ -979,9 +1015,9 @@ def check_same(path, new):
     """
     if not path.exists():
         return {}
-    old = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("model_sha256", "data_sha256", "split", "settings", "langs", "limit"):
-        if old.get(key) != new.get(key):
+    old = read_metrics(path)
+    for key in IDENTITY:
+        if key in old and old[key] != new.get(key):  # (older files hold less)
             was = f"another {key} ({old.get(key)})"
             raise ValueError(f"{path}: holds results of {was}. Give another --out.")
     return old
@@ -1133,6 +1169,7 @@ class Model:
     run: Path | None = None  # its folder, if train.py made it
     run_data: str = ""  # the data set that a run is about
     run_data_sha256: str = ""
+    sha256: str = ""  # of the weights that a run ended with
 
 
 def open_model(path: Path) -> Model:
@@ -1148,8 +1185,9 @@ def open_model(path: Path) -> Model:
     if not manifest["complete"]:
         raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
     origin = {key: manifest["origin"][key] for key in keys} | {"model": "model"}
-    run_data = manifest["flags"]["eval_data"] or manifest["flags"]["data"]
-    return Model(path / "model", origin, path, run_data, manifest["eval_data_sha256"])
+    run_data = manifest["flags"].get("eval_data") or manifest["flags"].get("data", "")
+    hashes = manifest["eval_data_sha256"], manifest.get("model_sha256", "")
+    return Model(path / "model", origin, path, run_data, *hashes)
 
 
 def check_tables(file, old, adversary):
@@ -1179,6 +1217,9 @@ def evaluate_folder(
         again = "Train it anew (--overwrite)."
         raise ValueError(f"{path}: made with another version of {model.run_data}. {again}")
     encoder = load_encoder(model.weights, device, **changes)
+    if model.sha256 and model.sha256 != weights_hash(encoder):
+        text = "not the weights that this run ended with"
+        raise ValueError(f"{model.weights}: {text}. Bring them back, or train anew (--overwrite).")
     adversary = open_adversary(options, data, encoder)
     if options.attack_out:
         check_frozen(encoder, data, adversary)
@@ -1186,7 +1227,7 @@ def evaluate_folder(
         metrics, _ = evaluate(encoder, data, adversary)
         return Evaluated(model.origin | metrics, None, model.run)
 
-    file = out / metrics_name(data, model.run_data or str(data.folder), options.split)
+    file = metrics_file(out, data, model.run_data_sha256 or data.sha256, options.split)
     old = check_same(file, identity(encoder, data, options))  # before the work, not after it
     check_tables(file, old, adversary)
     if not (options.trec or options.show or options.attack_out):

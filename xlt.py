@@ -562,6 +562,30 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
+def content_hash(content) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def encoder_hashes(encoder: Encoder) -> dict[str, str]:
+    """What makes the same weights give other vectors: SHA-256 of the tokenizer, of config.json."""
+    # The fakes of the lab course have neither
+    tokenizer, model = getattr(encoder, "tokenizer", None), getattr(encoder, "model", None)
+    vocabulary, config = {}, {}
+    if getattr(tokenizer, "is_fast", False):
+        vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
+        for name in ("truncation", "padding", "version"):  # these change as we use it
+            vocabulary.pop(name, None)
+    elif hasattr(tokenizer, "get_vocab"):
+        vocabulary = tokenizer.get_vocab()
+    if hasattr(model, "config"):
+        # What differs from the defaults: a version of transformers may have more of them
+        config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
+        config.pop(name, None)
+    return {"tokenizer_sha256": content_hash(vocabulary), "config_sha256": content_hash(config)}
+
+
 # ---- scores and loss -----------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from training_world import hashes, log_lines, run_until_killed, write_encoder, write_world
 
+import evaluate
 import train
 import xlt
 
@@ -144,7 +145,7 @@ def test_the_variant_tells_runs_of_another_learning_rate_apart():
     """
     (first,), (second,) = run_flags("--lr", "0.001"), run_flags("--lr", "0.002")
     assert first.recipe == second.recipe
-    assert first.origin["variant"] != second.origin["variant"]
+    assert first.origin({})["variant"] != second.origin({})["variant"]
 
 
 def test_the_variant_is_the_same_for_all_seeds_recipes_and_devices():
@@ -156,7 +157,7 @@ def test_the_variant_is_the_same_for_all_seeds_recipes_and_devices():
     flags += ["--robust", "none", "rs-rp"]
     runs = run_flags(*flags, "--device", "cpu") + run_flags("--device", "meta")
     assert len(runs) == 9
-    assert len({run.origin["variant"] for run in runs}) == 1
+    assert len({run.origin({})["variant"] for run in runs}) == 1
 
 
 REFUSED = [
@@ -513,9 +514,17 @@ def test_overwrite_starts_over(world, finished, tmp_path):
     assert read_json(finished / "run.json")["flags"]["steps"] == 2
 
 
-HASHES = {"data_sha256": "d1", "eval_data_sha256": "e1", "init_sha256": "i1"}
+HASHES = {
+    "data_sha256": "d1",
+    "eval_data_sha256": "e1",
+    "init_sha256": "i1",
+    "tokenizer_sha256": "v1",
+    "config_sha256": "c1",
+    "tables_sha256": "t1",
+}
 FLAGS = {"lr": 0.001, "query_length": 9, "device": "cpu"}
-MANIFEST = {"flags": FLAGS, "origin": {}, "complete": False, **HASHES}
+MANIFEST = {"flags": FLAGS, "origin": {}, "complete": False, "settings": {}, **HASHES}
+MANIFEST |= {"threads": 1, "versions": {"torch": "2"}}
 
 
 def write_run(folder, **changes):
@@ -643,6 +652,137 @@ def test_a_lock_of_a_killed_process_holds_nobody_up(world, tmp_path, other_proce
     assert (tmp_path / RUN / "lock").exists()
     assert train.main(command(world, tmp_path, "--steps", "2")) == 0
     assert not (tmp_path / RUN / "lock").exists()
+
+
+def moved(world, tmp_path):
+    """A copy of data and model elsewhere, under another name."""
+    return Path(shutil.copytree(world, tmp_path / "moved"))
+
+
+def test_a_run_goes_on_when_data_and_model_have_moved(world, killed, whole, tmp_path):
+    """Claim: the same bytes, in the same folder; only metrics.json names the folder of the data.
+
+    Catches: a run that is known by absolute paths, and can never be finished after `mv`.
+    """
+    shutil.copytree(killed, tmp_path / RUN)
+    elsewhere = moved(world, tmp_path)
+    assert train.main(command(elsewhere, tmp_path, *LONGER, "--resume")) == 0
+    resumed, goal = hashes(tmp_path / RUN), hashes(whole)
+    assert resumed.pop("metrics.json") != goal.pop("metrics.json")
+    assert resumed == goal
+    metrics = read_json(tmp_path / RUN / "metrics.json")
+    expected = read_json(whole / "metrics.json")
+    assert metrics | {"data": str(world)} == expected
+
+
+def test_a_moved_run_is_evaluated_in_the_same_files(world, finished, tmp_path, capsys):
+    """Claim: evaluate.py finds all in metrics.json. Catches: a second file beside it."""
+    names = sorted(path.name for path in finished.iterdir())
+    elsewhere = moved(world, tmp_path)
+    flags = [str(finished), "--data", str(elsewhere), "--langs", "de", "en"]
+    assert evaluate.main(flags) == 0
+    assert sorted(path.name for path in finished.iterdir()) == names
+
+
+@pytest.mark.parametrize("name", ["eval_split", "test_langs", "eval_data", "data", "model"])
+def test_what_is_not_trained_on_is_no_other_run(tmp_path, name):
+    """Claim: the table's split and languages, and where data lie, may change after training.
+
+    Catches: a day of training again for a table of fewer languages.
+    """
+    folder = write_run(tmp_path / "run", flags=FLAGS | {name: "other"}, complete=True)
+    manifest = MANIFEST | {"flags": FLAGS | {name: "this"}}
+    assert train.prepare_folder(folder, manifest, False, False) == "done"
+
+
+def test_the_variant_knows_data_by_hash_and_not_by_path(world, tmp_path):
+    """Claim: runs on a copy of the data are repeats, runs on other data are not.
+
+    Catches: seeds of two machines that stand in the table as two recipes.
+    """
+    (here,), (there,) = run_flags("--data", str(world)), run_flags("--data", str(tmp_path))
+    assert here.data != there.data
+    first, second = here.origin({"data_sha256": "d1"}), there.origin({"data_sha256": "d1"})
+    assert first == second
+    assert first["variant"] != here.origin({"data_sha256": "d2"})["variant"]
+
+
+def test_changed_synonyms_are_another_run(world, tmp_path, capsys):
+    """Claim: what words are replaced by is trained on. Number: another word, after the end.
+
+    Catches: old weights that pass for those of the new table.
+    """
+    elsewhere = moved(world, tmp_path)
+    flags = command(elsewhere, tmp_path, "--steps", "2", "--robust", "rs-da")
+    assert train.main(flags) == 0
+    (elsewhere / "synonyms/en.json").write_text('{"small": ["mini"]}')
+    assert train.main(flags) == 1
+    assert "made with another tables_sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "name"),
+    [
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "tokenizer_sha256"),
+        ("config.json", {"hidden_dropout_prob": 0.2}, "config_sha256"),
+        ("xlt.json", {"query_prefix": "Q "}, "settings"),
+    ],
+)
+def test_another_file_of_the_model_is_another_run(
+    world, finished, tmp_path, capsys, file, change, name
+):
+    """Claim: the same weights give other vectors. Catches: a hash of the weights alone."""
+    elsewhere = moved(world, tmp_path)
+    path, content = elsewhere / "model" / file, {}
+    if path.exists():
+        content = read_json(path)
+    path.write_text(json.dumps(content | change))
+    assert train.main(command(elsewhere, tmp_path, *LONGER)) == 1
+    assert f"made with another {name}" in capsys.readouterr().err
+
+
+def test_weights_that_changed_after_training_are_refused(world, finished, whole, tmp_path, capsys):
+    """Number: one value is another. Catches: numbers of weights that nobody trained."""
+    from safetensors.torch import load_file, save_file
+
+    path = finished / "model/model.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, path, metadata={"format": "pt"})
+    assert train.main(command(world, tmp_path, *LONGER)) == 1
+    assert "not the weights that this run ended with" in capsys.readouterr().err
+
+
+def test_another_number_of_threads_is_told_on_resume(tmp_path, capsys):
+    """Claim: a warning, since sums may round otherwise; no refusal. Number: 4, now 1."""
+    folder = write_run(tmp_path / "run", threads=4)
+    (folder / "ckpt").mkdir()
+    (folder / "ckpt/state.pt").touch()
+    assert train.prepare_folder(folder, MANIFEST, True, False) == "resume"
+    assert "threads were 4, are 1" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_run_is_refused(world, killed, tmp_path, capsys):
+    """Number: seed 1 gets the checkpoint of seed 0, whose shapes are the same.
+
+    Catches: one run's weights under another one's name.
+    """
+    other = tmp_path / "hybrid-none-seed1"
+    assert run_until_killed(7, command(world, tmp_path, *LONGER, "--seed", "1")) == -signal.SIGKILL
+    shutil.copy(killed / "ckpt/state.pt", other / "ckpt/state.pt")
+    assert train.main(command(world, tmp_path, *LONGER, "--seed", "1", "--resume")) == 1
+    assert "state.pt: of another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_a_checkpoint_with_a_wrong_bit_is_refused(killed, tmp_path, place):
+    """Number: one bit, at a ninth, two ninths, ... of the file. Catches: weights that are off by a
+    power of two, and train on."""
+    content = bytearray((killed / "ckpt/state.pt").read_bytes())
+    content[(place * len(content) // 9) + 200] ^= 64
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"state\.pt: does not open"):
+        train.read_checkpoint(tmp_path / "state.pt")
 
 
 # ---- precision -----------------------------------------------------------------------------------
