@@ -47,15 +47,17 @@ from xlt import (
     Help,
     all_langs,
     encoder_hashes,
+    escape_what_cannot_be_shown,
     load_data,
     load_encoder,
     locked,
     output_folder,
-    read_json,
+    read_back,
     truncated_texts,
     versions,
     weights_hash,
     write_json,
+    writing,
 )
 
 VIEWS = ("mono", "cross", "pool")
@@ -66,6 +68,8 @@ KEPT = ("mAP", "R@1", "R@10", "rank_distance")  # of every single query, for pai
 TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
 # Digits after the point; all other columns, study.py's too, have 3
 DIGITS = {"rank_distance": 0, "foreign_rank": 1, "minutes": 1, "seconds": 0}
+# What metrics.json says of a run: the keys of the origin in its run.json
+ORIGIN = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
 # Keys of metrics.json that results must share to stand in one file
 IDENTITY = (
     "model_sha256", "tokenizer_sha256", "config_sha256", "data_sha256", "split", "settings",
@@ -773,7 +777,7 @@ def check_frozen(encoder, data, adversary):
             text = f"{folder}: there are files that are no attacked queries"
             if not (folder / "attack.json").exists():
                 raise ValueError(f"{text}. Give another --attack-out.")
-            old = read_json(folder / "attack.json", {}, "Give another --attack-out.")
+            old = read_back(folder / "attack.json", {}, "Give another --attack-out.")
             for key, value in describe_frozen(encoder, data, adversary, attack, view).items():
                 if old.get(key) != value:
                     text = f"{folder}: holds queries of another {key} ({old.get(key)})"
@@ -935,6 +939,19 @@ class Evaluated:
     run: Path | None = None  # the folder of train.py's run, if the model is one
 
 
+def check_record(record):
+    """Refuse, with any of four errors, a record that this file would not have written."""
+    texts = {*condition_of(record).fields(), "view", "query_lang", "passage_lang", "table"}
+    hash(condition_of(record))
+    if record["view"] not in VIEWS:
+        raise ValueError(record["view"])
+    str.lower(record["query_lang"])
+    str.lower(record["passage_lang"])
+    for key in record.keys() - texts:
+        if record[key] is not None:
+            math.isfinite(record[key])
+
+
 def read_metrics(path: Path) -> dict:
     """A metrics.json.
 
@@ -943,14 +960,35 @@ def read_metrics(path: Path) -> dict:
     kinds = {"data_sha256": str, "split": str, "langs": list, "results": list}
     kinds |= {"examples": list, "chance": dict}
     remedy = "Delete it and evaluate once more."
-    content = read_json(path, kinds, remedy)
+    content = read_back(path, kinds, remedy)
     try:
-        for record in (*content["results"], *content["examples"]):
-            hash((condition_of(record), record["view"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = f"a record is damaged or of an older format ({error})"
-        raise ValueError(f"{path}: {reason[:160]}. {remedy}") from None
+        for record in content["results"]:
+            check_record(record)
+        for example in content["examples"]:
+            hash((condition_of(example), example["view"]))
+        for view in content["chance"]:
+            dict(content["chance"][view])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"a record is damaged or of an older format ({error!r:.100})"
+        raise ValueError(f"{path}: {reason}. {remedy}") from None
     return content
+
+
+# What study.py reads of a metrics.json beside its records
+EVALUATED_KEYS = {
+    "recipe": str, "variant": str, "data": str, "n_queries": int, "n_passages": int,
+    "limit": int, "versions": dict, "own_share": dict,
+    "batching": str | None, "robust": str | None, "alpha": float | None,
+    "seed": int | None, "train_langs": list | None,
+}  # fmt: skip
+
+
+def check_complete(path, content):
+    """Refuse, with a ValueError, a metrics.json that lacks what tables and studies show."""
+    for key, kind in EVALUATED_KEYS.items():
+        if key not in content or not isinstance(content[key], kind):
+            reason = f"{key!r} is damaged, or of an older format"
+            raise ValueError(f"{path}: {reason}. Delete it and evaluate once more.")
 
 
 def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
@@ -963,7 +1001,9 @@ def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
         raise ValueError(f"{path}: no such file. Evaluate {folder} first: python evaluate.py.")
     if (folder / "run.json").exists():
         run = folder
-    return Evaluated(read_metrics(path), path, run)
+    content = read_metrics(path)
+    check_complete(path, content)
+    return Evaluated(content, path, run)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -987,7 +1027,12 @@ def read_manifest(folder: Path) -> dict:
     """
     kinds = {"flags": dict, "origin": dict, "complete": bool}
     kinds |= {"data_sha256": str, "eval_data_sha256": str, "init_sha256": str}
-    return read_json(folder / "run.json", kinds, "Give another folder, or delete this one.")
+    remedy = "Give another folder, or delete this one."
+    manifest = read_back(folder / "run.json", kinds, remedy)
+    lacking = [key for key in ORIGIN if key not in manifest["origin"]]
+    if lacking:
+        raise ValueError(f"{folder}/run.json: the origin lacks {lacking[0]!r}. {remedy}")
+    return manifest
 
 
 def metrics_name(data, run_data_sha256, split):
@@ -1048,9 +1093,10 @@ def add_metrics(path, new, arrays):
         arrays = read_arrays(beside) | arrays
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = beside.with_name(beside.name + ".tmp")
-    with open(aside, "wb") as out:
-        np.savez_compressed(out, **arrays)
-    os.replace(aside, beside)
+    with writing(beside):
+        with open(aside, "wb") as out:
+            np.savez_compressed(out, **arrays)
+        os.replace(aside, beside)
     write_json(path, new)
     return new
 
@@ -1177,14 +1223,13 @@ def open_model(path: Path) -> Model:
 
     *Errors*: ValueError for a run that is not complete.
     """
-    keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
     if not (path / "run.json").exists():
-        origin = dict.fromkeys(keys) | {"recipe": str(path), "variant": "", "model": str(path)}
+        origin = dict.fromkeys(ORIGIN) | {"recipe": str(path), "variant": "", "model": str(path)}
         return Model(path, origin)
     manifest = read_manifest(path)
     if not manifest["complete"]:
         raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
-    origin = {key: manifest["origin"][key] for key in keys} | {"model": "model"}
+    origin = {key: manifest["origin"][key] for key in ORIGIN} | {"model": "model"}
     run_data = manifest["flags"].get("eval_data") or manifest["flags"].get("data", "")
     hashes = manifest["eval_data_sha256"], manifest.get("model_sha256", "")
     return Model(path / "model", origin, path, run_data, *hashes)
@@ -1239,6 +1284,7 @@ def evaluate_folder(
             if not is_measured(file, old, Condition(lir=r), options.views):
                 new_lir.append(r)
         if is_measured(file, old, CLEAN, options.views) and not (new_attacks or new_lir):
+            check_complete(file, old)
             return Evaluated(old, file, model.run)
         options = replace(options, attacks=new_attacks, lir=new_lir)
         adversary = replace(adversary, options=options)
@@ -1332,12 +1378,26 @@ def own_folders(args, path):
     return folders
 
 
+def check_device(name: str) -> None:
+    """Refuse, before the work, a device that is not there.
+
+    *Errors*: ValueError with torch's reason.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without it
+        reason = str(error).split("\n")[0][:150]
+        raise ValueError(f"--device {name}: not there ({reason}). Take auto or cpu.") from None
+
+
 def main(argv=None) -> int:
     """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
+    escape_what_cannot_be_shown()
     changes = {"context": True} if args.context else {}
     evaluated = []
     try:
+        check_device(pick_device(args.device))
         options, data = options_of(args), load_data(args.data)
         for path in args.models:
             folders = own_folders(args, path)

@@ -18,7 +18,6 @@ Shapes: S seeds, Q queries, G groups (a question in all its languages), N resamp
 
 import argparse
 import html
-import json
 import math
 import re
 import shlex
@@ -26,6 +25,7 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from statistics import NormalDist
 from string import Template
@@ -356,7 +356,11 @@ def open_queries(run):
     if not path.exists():
         print(f"{path}: no such file, so no comparison with this run", file=sys.stderr)
         return {}
-    return read_arrays(path)
+    arrays = read_arrays(path)
+    shapes = {values.shape for values in arrays.values()}
+    if len(shapes) > 1 or not {"id", "group"} <= arrays.keys():
+        raise ValueError(f"{path}: lacks the queries' names. Delete it and evaluate once more.")
+    return arrays
 
 
 class QueryScores:
@@ -700,12 +704,14 @@ def marks_of(comparisons):
 
 def manifest_of(run):
     """What the report says of a run, from its run.json."""
-    manifest = json.loads((run.run / "run.json").read_text(encoding="utf-8"))
+    kinds = {"flags": dict, "seconds_training": Real, "commit": str, "versions": dict}
+    kinds["data_sha256"] = str
+    manifest = xlt.read_back(run.run / "run.json", kinds, "Finish the run: train.py --resume.")
     flags = manifest["flags"]
     return {
         "name": run.run.name,
-        "seed": flags["seed"],
-        "device": flags["device"],
+        "seed": flags.get("seed"),
+        "device": flags.get("device", ""),
         "seconds": manifest["seconds_training"],
         "commit": manifest["commit"],
         "data_sha256": manifest["data_sha256"],
@@ -1433,6 +1439,7 @@ def parse(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Compare runs that are evaluated. Exit 0 done, 1 failed, 2 wrong usage."""
     args = parse(argv)
+    xlt.escape_what_cannot_be_shown()
     try:
         if args.report:
             check_report(args.report)

@@ -824,11 +824,12 @@ def save_checkpoint(folder, encoder, optimizer, state, run_id=""):
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     aside = folder / "state.pt.tmp"
-    with open(aside, "wb") as out:
-        torch.save(content, out)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(aside, folder / "state.pt")
+    with xlt.writing(folder / "state.pt"):
+        with open(aside, "wb") as out:
+            torch.save(content, out)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(aside, folder / "state.pt")
 
 
 def read_checkpoint(path):
@@ -964,8 +965,9 @@ def edit_columns(counts):
 
 def write_line(log, run, steps, line):
     """One line of the log: as JSON into the file, aligned on the screen, the same values."""
-    log.write(json.dumps(line) + "\n")
-    log.flush()
+    with xlt.writing(log.name):
+        log.write(json.dumps(line) + "\n")
+        log.flush()
     left = line["seconds"] / line["step"] * (steps - line["step"])
     text = (
         f"{run} step {line['step']:5d}/{steps}  loss {line['loss']:7.4f}  {line['kind']:5}  "
@@ -1038,9 +1040,12 @@ def training_loop(
 
 
 def commit():
-    """The commit of this code, or "unknown" outside a checkout."""
+    """The commit of this code, or "unknown" outside a checkout and where there is no git."""
     command = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
     return answer.stdout.strip() or "unknown"
 
 
@@ -1136,6 +1141,7 @@ def main(argv=None) -> int:
     Exit 0 done, 1 failed, 2 wrong usage.
     """
     args = parse(argv)
+    xlt.escape_what_cannot_be_shown()
     try:
         runs = single_runs(args)
         evaluate.parse_attacks(args.attacks or [])
@@ -1146,6 +1152,7 @@ def main(argv=None) -> int:
     print(f"{threads}: loading {args.data}", file=sys.stderr, flush=True)
     evaluated, seconds = [], []
     try:
+        evaluate.check_device(runs[0].device)
         data = xlt.load_data(args.data)
         eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
         # What a run will miss is said now, not hours later

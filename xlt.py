@@ -17,10 +17,12 @@ groups of a query. A position is a place in the data set's list of queries or of
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import platform
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,12 +68,34 @@ def choose(items: list, rng: torch.Generator):
     return items[int(torch.randint(len(items), (), generator=rng))]
 
 
+@contextmanager
+def writing(path: str | Path):
+    """Inside the `with` a file is written by whatever library.
+
+    *Errors*: OSError that names the file and says what to do.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's error is a RuntimeError
+        remedy = "Make room, then repeat the command (train.py: with --resume)."
+        raise OSError(f"{path}: cannot be written ({str(error)[:150]}). {remedy}") from None
+
+
 def write_file(path: Path, text: str) -> None:
     """Write aside and rename, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Print "\\u2192" for an arrow where the terminal has only ASCII, instead of an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -79,7 +103,7 @@ def write_json(path: Path, content: dict) -> None:
     write_file(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, kinds: dict[str, type], remedy: str) -> dict:
+def read_back(path: Path, kinds: dict[str, type], remedy: str) -> dict:
     """A JSON object that an earlier call wrote; kinds: key -> the type of its value.
 
     *Errors*: ValueError with the file and the remedy, whatever was done to it.
@@ -865,9 +889,10 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     But for two things: it cuts queries at passage_length, too, and it does not know `context`.
     """
     folder, settings = Path(folder), encoder.settings
-    encoder.model.save_pretrained(folder)
     encoder.tokenizer.model_max_length = settings.passage_length
-    encoder.tokenizer.save_pretrained(folder)
+    with writing(folder):
+        encoder.model.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
     kind = "sentence_transformers.models"
     stages = [
         {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},

@@ -9,13 +9,16 @@ import contextlib
 import io
 import json
 import math
+import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,7 @@ from conftest import ROOT
 from training_world import hashes, log_lines, run_until_killed, write_encoder, write_world
 
 import evaluate
+import study
 import train
 import xlt
 
@@ -523,7 +527,8 @@ HASHES = {
     "tables_sha256": "t1",
 }
 FLAGS = {"lr": 0.001, "query_length": 9, "device": "cpu"}
-MANIFEST = {"flags": FLAGS, "origin": {}, "complete": False, "settings": {}, **HASHES}
+ORIGIN = dict.fromkeys(evaluate.ORIGIN)
+MANIFEST = {"flags": FLAGS, "origin": ORIGIN, "complete": False, "settings": {}, **HASHES}
 MANIFEST |= {"threads": 1, "versions": {"torch": "2"}}
 
 
@@ -783,6 +788,114 @@ def test_a_checkpoint_with_a_wrong_bit_is_refused(killed, tmp_path, place):
     (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(ValueError, match=r"state\.pt: does not open"):
         train.read_checkpoint(tmp_path / "state.pt")
+
+
+# ---- damage: one line that names the file --------------------------------------------------------
+
+DAMAGES = ("empty", "half", "zeros", "a list", "not UTF-8", "brackets", "of another program")
+
+
+def damage_file(path, damage):
+    """Replace a file by what a full disk, a crash or another program leaves there."""
+    content = path.read_bytes()
+    contents = {
+        "empty": b"",
+        "half": content[: len(content) // 2],
+        "zeros": bytes(len(content)),
+        "a list": b"[[]]",
+        "not UTF-8": b"\xff" + content,
+        "brackets": b"[" * 100_000,
+        "of another program": b'{"results": [1], "flags": 3}',
+    }
+    path.write_bytes(contents[damage])
+
+
+def one_line(error, program):
+    """What the program said at the end: one line, not too long."""
+    (line,) = [line for line in error.splitlines() if line.startswith(program)]
+    assert len(line) < 400
+    return line
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "metrics.npz"])
+def test_a_damaged_file_is_named_in_one_line(world, finished, tmp_path, capsys, name, damage):
+    """Claim: exit 1 in train.py and in study.py. Catches: tracebacks of json, zip and numpy."""
+    file = finished / name
+    damage_file(file, damage)
+    assert train.main(command(world, tmp_path, *LONGER)) == 1
+    assert str(file) in one_line(capsys.readouterr().err, "train.py: ")
+    assert study.main([str(finished)]) == 1
+    assert str(file) in one_line(capsys.readouterr().err, "study.py: ")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_in_one_line(world, killed, tmp_path, capsys, damage):
+    """Claim: exit 1. Catches: zip errors, and EOFError without a word."""
+    shutil.copytree(killed, tmp_path / RUN)
+    file = tmp_path / RUN / "ckpt/state.pt"
+    damage_file(file, damage)
+    assert train.main(command(world, tmp_path, *LONGER, "--resume")) == 1
+    assert f"{file}: does not open" in one_line(capsys.readouterr().err, "train.py: ")
+
+
+def test_arrays_that_run_code_are_refused_and_not_run(tmp_path):
+    """Claim: metrics.npz holds numbers and strings. Catches: allow_pickle=True."""
+    np.savez(tmp_path / "metrics.npz", id=np.array([Trap(tmp_path / "sprung")], dtype=object))
+    with pytest.raises(ValueError, match=r"metrics\.npz: does not open"):
+        evaluate.read_arrays(tmp_path / "metrics.npz")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_full_disk_is_told_with_the_file(world, tmp_path):
+    """Number: files of at most 1 MB; the weights have 2. The error of safetensors is no OSError.
+
+    Catches: a traceback, an error without the name of the file.
+    """
+    run = "ulimit -f 1000; exec " + shlex.join([sys.executable, "train.py"])
+    call = run + " " + shlex.join(command(world, tmp_path, "--save-every", "100"))
+    answer = subprocess.run(["bash", "-c", call], cwd=ROOT, capture_output=True, check=False)
+    assert answer.returncode == 1
+    line = one_line(answer.stderr.decode(), "train.py: ")
+    assert f"{tmp_path / RUN / 'model'}: cannot be written" in line
+
+
+@pytest.mark.parametrize("program", [train, evaluate])
+def test_a_device_that_is_not_there_is_refused_before_the_work(world, tmp_path, capsys, program):
+    """Number: the 100th GPU. Catches: an AssertionError of torch, with its traceback."""
+    flags = command(world, tmp_path, "--device", "cuda:99")
+    if program is evaluate:
+        flags = [str(world / "model"), "--data", str(world), "--device", "cuda:99"]
+    assert program.main(flags) == 1
+    assert "--device cuda:99: not there" in capsys.readouterr().err
+
+
+def test_data_without_a_training_split_are_refused(world, tmp_path, capsys):
+    """Number: XQuAD-R has test alone. Catches: KeyError: 'train'."""
+    elsewhere = moved(world, tmp_path)
+    (elsewhere / "qrels/train.tsv").unlink()
+    for robust in ("none", "rs-da"):
+        flags = command(elsewhere, tmp_path / "runs", "--robust", robust)
+        assert train.main(flags) == 1
+        assert "train.tsv: no such file. Training needs it." in capsys.readouterr().err
+
+
+def test_training_needs_no_git(monkeypatch):
+    """Number: no program can be found. Catches: FileNotFoundError: 'git'."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert train.commit() == "unknown"
+
+
+def test_files_are_utf8_whatever_the_locale(world, tmp_path):
+    """Claim: in the C locale, with ASCII for everything, a run and its table come out all the same.
+
+    Catches: open() without encoding, which reads "Bär" by the locale.
+    """
+    c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    call = [sys.executable, "train.py", *command(world, tmp_path, "--steps", "1")]
+    environment = os.environ | c_locale | {"PYTHONIOENCODING": "ascii"}
+    answer = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert answer.returncode == 0, answer.stderr
 
 
 # ---- precision -----------------------------------------------------------------------------------

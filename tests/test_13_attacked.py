@@ -7,6 +7,7 @@ Before: rungs 6, 9, 10 and 12. Run: pytest tests/test_13_attacked.py
 import io
 import json
 import shutil
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -1023,6 +1024,17 @@ def test_what_is_to_be_written_is_computed_again(measured, work, flag):
     run(measured, "--attacks", "typos", flag, measured / "files")
     assert work == ["passages", "typos"]
     assert list((measured / "files").iterdir())
+
+
+def test_an_arrow_is_shown_where_the_terminal_has_ascii_alone(measured, monkeypatch):
+    """Claim: "\\u2192" in place of the arrow. Catches: UnicodeEncodeError after the work."""
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    flags = ["--langs", "en", "de", "--attacks", "typos", "--show", "1"]
+    code = evaluate.main([str(MODEL), "--data", str(measured), *flags])
+    screen.seek(0)
+    assert code == 0
+    assert "\\u2192" in screen.read()
 
 
 def test_frozen_queries_are_not_lost_to_those_of_another_attack(folder):
