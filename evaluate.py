@@ -29,6 +29,7 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -45,14 +46,20 @@ from xlt import (
     Encoder,
     Help,
     all_langs,
+    encoder_hashes,
+    escape_what_cannot_be_shown,
     language_flag,
     load_data,
     load_encoder,
+    locked,
+    output_folder,
+    read_back,
     refuse_twice,
     truncated_texts,
     versions,
     weights_hash,
     write_json,
+    writing,
 )
 
 VIEWS = ("mono", "cross", "pool")
@@ -65,6 +72,13 @@ TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
 NO_LENGTH = 1e-5
 # Digits after the point; all other columns, study.py's too, have 3
 DIGITS = {"rank_distance": 0, "foreign_rank": 1, "minutes": 1, "seconds": 0}
+# What metrics.json says of a run: the keys of the origin in its run.json
+ORIGIN = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
+# Keys of metrics.json that results must share to stand in one file
+IDENTITY = (
+    "model_sha256", "tokenizer_sha256", "config_sha256", "data_sha256", "split", "settings",
+    "langs", "limit", "no_self_hits",
+)  # fmt: skip
 HERE = Path(__file__).parent
 
 
@@ -797,13 +811,58 @@ def judgements_of(data, split, query):
     return [*present, *missing.items()]
 
 
-def freeze(folder, split, targets, condition):
+def attacks_that_freeze(options):
+    """Those that change texts, which --attack-out can write."""
+    return [
+        attack
+        for attack in options.attacks
+        if attack.kind.source != "embeddings" and attack.kind.search != "vote"
+    ]
+
+
+def frozen_folder(options, condition, view):
+    """Where the attacked queries of a condition and view are written."""
+    return options.attack_out / f"{folder_name(condition)}-{view}"
+
+
+def describe_frozen(encoder, data, adversary, attack, view):
+    """What attack.json says: all that the attacked queries depend on."""
+    options = adversary.options
+    hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(encoder)}
+    about = {"view": view, "split": options.split, "table": adversary.hash_of(attack)}
+    about |= {"langs": sorted(options.langs or all_langs(data)), "limit": options.limit}
+    return options.condition(attack).fields() | about | hashes
+
+
+def check_frozen(encoder, data, adversary):
+    """Before the work: does --attack-out hold other queries, which would be lost?
+
+    *Errors*: ValueError for a folder of another model, data set or attack, or of something else.
+    """
+    options = adversary.options
+    for attack in attacks_that_freeze(options):
+        for view in options.attacked_views:
+            folder = frozen_folder(options, options.condition(attack), view)
+            if not folder.exists() or not any(folder.iterdir()):
+                continue
+            text = f"{folder}: there are files that are no attacked queries"
+            if not (folder / "attack.json").exists():
+                raise ValueError(f"{text}. Give another --attack-out.")
+            old = read_back(folder / "attack.json", {}, "Give another --attack-out.")
+            for key, value in describe_frozen(encoder, data, adversary, attack, view).items():
+                if old.get(key) != value:
+                    text = f"{folder}: holds queries of another {key} ({old.get(key)})"
+                    raise ValueError(f"{text[:200]}. Give another --attack-out.")
+
+
+def freeze(folder, split, targets, described):
     """Write attacked queries as a data set folder that --data opens (all passages), attack.json.
 
     queries.jsonl keeps what paired comparisons need beside the attacked text: the clean one, the
     edits, and how many words could have been changed (slots; without any it was not attacked).
     """
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "attack.json", described)  # first: from now on the folder is known
     data = split.data
     shutil.copyfile(data.folder / "corpus.jsonl", folder / "corpus.jsonl")
     lines, qrels = [], ["query-id\tcorpus-id\tscore\n"]
@@ -817,9 +876,6 @@ def freeze(folder, split, targets, condition):
             qrels.append(f"{source.id}\t{passage}\t{relevance:g}\n")
     (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "qrels" / f"{split.name}.tsv").write_text("".join(qrels), encoding="utf-8")
-    described = condition.fields() | {"view": targets[0].view, "split": split.name}
-    hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(split.encoder)}
-    write_json(folder / "attack.json", described | hashes)
 
 
 def attack_split(split, adversary, attack):
@@ -836,9 +892,9 @@ def attack_split(split, adversary, attack):
     results = rank_attacked(split, targets, attacks.attack_queries(targets, *args), condition)
     for view in views:
         in_view = [target for target in targets if target.view == view]
-        if options.attack_out and attack.kind.source != "embeddings":
-            folder = options.attack_out / f"{folder_name(condition)}-{view}"
-            freeze(folder, split, in_view, condition)
+        if options.attack_out and attack in attacks_that_freeze(options):
+            described = describe_frozen(split.encoder, split.data, adversary, attack, view)
+            freeze(frozen_folder(options, condition, view), split, in_view, described)
         shown = [target for target in in_view if target.changed and target.edits]
         for target in shown[: options.show]:
             print(f"{condition.label} {view} {target.source.id}: {marked(target)}")
@@ -896,18 +952,17 @@ def write_trec(folder, split, depth=1000):
 
 def identity(encoder, data, options):
     """What a metrics.json is about: results of anything else do not belong into it."""
-    content = {
+    return {
         "model_sha256": weights_hash(encoder),
+        **encoder_hashes(encoder),
         "settings": vars(encoder.settings),
         "data": str(data.folder),
         "data_sha256": data.sha256,
         "split": options.split,
         "langs": sorted(options.langs or all_langs(data)),
         "limit": options.limit,
+        "no_self_hits": options.no_self_hits,
     }
-    if options.no_self_hits:
-        content["no_self_hits"] = True
-    return content
 
 
 def rank_unattacked(split, condition, ranked):
@@ -975,6 +1030,58 @@ class Evaluated:
     run: Path | None = None  # the folder of train.py's run, if the model is one
 
 
+def check_record(record):
+    """Refuse, with any of four errors, a record that this file would not have written."""
+    texts = {*condition_of(record).fields(), "view", "query_lang", "passage_lang", "table"}
+    hash(condition_of(record))
+    if record["view"] not in VIEWS:
+        raise ValueError(record["view"])
+    str.lower(record["query_lang"])
+    str.lower(record["passage_lang"])
+    for key in record.keys() - texts:
+        if record[key] is not None:
+            math.isfinite(record[key])
+
+
+def read_metrics(path: Path) -> dict:
+    """A metrics.json.
+
+    *Errors*: ValueError for a file that is damaged, or of an older evaluate.py.
+    """
+    kinds = {"data_sha256": str, "split": str, "langs": list, "results": list}
+    kinds |= {"examples": list, "chance": dict}
+    remedy = "Delete it and evaluate once more."
+    content = read_back(path, kinds, remedy)
+    try:
+        for record in content["results"]:
+            check_record(record)
+        for example in content["examples"]:
+            hash((condition_of(example), example["view"]))
+        for view in content["chance"]:
+            dict(content["chance"][view])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"a record is damaged or of an older format ({error!r:.100})"
+        raise ValueError(f"{path}: {reason}. {remedy}") from None
+    return content
+
+
+# What study.py reads of a metrics.json beside its records
+EVALUATED_KEYS = {
+    "recipe": str, "variant": str, "data": str, "n_queries": int, "n_passages": int,
+    "limit": int, "versions": dict, "own_share": dict,
+    "batching": str | None, "robust": str | None, "alpha": float | None,
+    "seed": int | None, "train_langs": list | None,
+}  # fmt: skip
+
+
+def check_complete(path, content):
+    """Refuse, with a ValueError, a metrics.json that lacks what tables and studies show."""
+    for key, kind in EVALUATED_KEYS.items():
+        if key not in content or not isinstance(content[key], kind):
+            reason = f"{key!r} is damaged, or of an older format"
+            raise ValueError(f"{path}: {reason}. Delete it and evaluate once more.")
+
+
 def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
     """Read what an earlier evaluation left in a folder.
 
@@ -985,14 +1092,56 @@ def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
         raise ValueError(f"{path}: no such file. Evaluate {folder} first: python evaluate.py.")
     if (folder / "run.json").exists():
         run = folder
-    return Evaluated(json.loads(path.read_text(encoding="utf-8")), path, run)
+    content = read_metrics(path)
+    check_complete(path, content)
+    return Evaluated(content, path, run)
 
 
-def metrics_name(data, run_data, split):
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file; plain numbers and strings, nothing that opening it would run.
+
+    *Errors*: ValueError for a file that is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    # A damaged zip file ends in ten kinds of exceptions
+    except Exception as error:  # noqa: BLE001
+        remedy = "Delete it and evaluate once more."
+        raise ValueError(f"{path}: does not open ({str(error)[:100]}). {remedy}") from None
+
+
+def read_manifest(folder: Path) -> dict:
+    """run.json of a run of train.py, complete or not.
+
+    *Errors*: ValueError for a file that is damaged, or of another program.
+    """
+    kinds = {"flags": dict, "origin": dict, "complete": bool}
+    kinds |= {"data_sha256": str, "eval_data_sha256": str, "init_sha256": str}
+    remedy = "Give another folder, or delete this one."
+    manifest = read_back(folder / "run.json", kinds, remedy)
+    lacking = [key for key in ORIGIN if key not in manifest["origin"]]
+    if lacking:
+        raise ValueError(f"{folder}/run.json: the origin lacks {lacking[0]!r}. {remedy}")
+    return manifest
+
+
+def metrics_name(data, run_data_sha256, split):
     """metrics.json for the test split of the data that a run is about, else a name that says so."""
-    if split == "test" and data.folder.resolve() == Path(run_data).resolve():
+    if split == "test" and data.sha256 == run_data_sha256:
         return "metrics.json"
     return f"metrics-{data.folder.resolve().name}-{split}.json"
+
+
+def metrics_file(out, data, run_data_sha256, split):
+    """Where results go: into a file of the same data, also if these had another name then."""
+    file = out / metrics_name(data, run_data_sha256, split)
+    if file.exists() or file.name == "metrics.json":
+        return file
+    for other in sorted(out.glob(f"metrics-*-{split}.json")):
+        if read_metrics(other)["data_sha256"] == data.sha256:
+            return other
+    return file
 
 
 def check_same(path, new):
@@ -1002,10 +1151,9 @@ def check_same(path, new):
     """
     if not path.exists():
         return {}
-    old = json.loads(path.read_text(encoding="utf-8"))
-    keys = ("model_sha256", "data_sha256", "split", "settings", "langs", "limit", "no_self_hits")
-    for key in keys:
-        if old.get(key) != new.get(key):
+    old = read_metrics(path)
+    for key in IDENTITY:
+        if key in old and old[key] != new.get(key):  # (older files hold less)
             was = f"another {key} ({old.get(key)})"
             raise ValueError(f"{path}: holds results of {was}. Give another --out.")
     return old
@@ -1033,12 +1181,13 @@ def add_metrics(path, new, arrays):
             new["chance"][view] = metrics
     beside = path.with_suffix(".npz")
     if old and beside.exists():
-        arrays = dict(np.load(beside)) | arrays
+        arrays = read_arrays(beside) | arrays
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = beside.with_name(beside.name + ".tmp")
-    with open(aside, "wb") as out:
-        np.savez_compressed(out, **arrays)
-    os.replace(aside, beside)
+    with writing(beside):
+        with open(aside, "wb") as out:
+            np.savez_compressed(out, **arrays)
+        os.replace(aside, beside)
     write_json(path, new)
     return new
 
@@ -1048,12 +1197,19 @@ def is_measured(path, old, condition, views):
     beside = path.with_suffix(".npz")
     if not old or not beside.exists():
         return False
+    recorded = {record["view"] for record in old["results"] if condition_of(record) == condition}
     kind = attacks.ATTACKS.get(condition.attack)
     if kind is not None and kind.search == "vote":  # one rank only: it has no single queries
-        voted = {record["view"] for record in old["results"] if condition_of(record) == condition}
-        return set(views) <= voted
-    names = set(np.load(beside).files)
-    return all(array_name(condition, view, KEPT[0]) in names for view in views)
+        return set(views) <= recorded
+    arrays = read_arrays(beside)
+    for view in views:
+        values = arrays.get(array_name(condition, view, KEPT[0]))
+        if values is None:
+            return False
+        # English alone has no cross; else the last evaluation was killed between the two files
+        if view not in recorded and not np.isnan(values).all():
+            return False
+    return True
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -1150,6 +1306,7 @@ class Model:
     run: Path | None = None  # its folder, if train.py made it
     run_data: str = ""  # the data set that a run is about
     run_data_sha256: str = ""
+    sha256: str = ""  # of the weights that a run ended with
 
 
 def open_model(path: Path) -> Model:
@@ -1157,16 +1314,16 @@ def open_model(path: Path) -> Model:
 
     *Errors*: ValueError for a run that is not complete.
     """
-    keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
     if not (path / "run.json").exists():
-        origin = dict.fromkeys(keys) | {"recipe": str(path), "variant": "", "model": str(path)}
+        origin = dict.fromkeys(ORIGIN) | {"recipe": str(path), "variant": "", "model": str(path)}
         return Model(path, origin)
-    manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    if not manifest.get("complete"):
+    manifest = read_manifest(path)
+    if not manifest["complete"]:
         raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
-    origin = {key: manifest["origin"][key] for key in keys} | {"model": "model"}
-    run_data = manifest["flags"]["eval_data"] or manifest["flags"]["data"]
-    return Model(path / "model", origin, path, run_data, manifest["eval_data_sha256"])
+    origin = {key: manifest["origin"][key] for key in ORIGIN} | {"model": "model"}
+    run_data = manifest["flags"].get("eval_data") or manifest["flags"].get("data", "")
+    hashes = manifest["eval_data_sha256"], manifest.get("model_sha256", "")
+    return Model(path / "model", origin, path, run_data, *hashes)
 
 
 def check_tables(file, old, adversary):
@@ -1196,12 +1353,17 @@ def evaluate_folder(
         again = "Train it anew (--overwrite)."
         raise ValueError(f"{path}: made with another version of {model.run_data}. {again}")
     encoder = load_encoder(model.weights, device, **changes)
+    if model.sha256 and model.sha256 != weights_hash(encoder):
+        text = "not the weights that this run ended with"
+        raise ValueError(f"{model.weights}: {text}. Bring them back, or train anew (--overwrite).")
     adversary = open_adversary(options, data, encoder)
+    if options.attack_out:
+        check_frozen(encoder, data, adversary)
     if out is None:
         metrics, _ = evaluate(encoder, data, adversary)
         return Evaluated(model.origin | metrics, None, model.run)
 
-    file = out / metrics_name(data, model.run_data or str(data.folder), options.split)
+    file = metrics_file(out, data, model.run_data_sha256 or data.sha256, options.split)
     old = check_same(file, identity(encoder, data, options))  # before the work, not after it
     check_tables(file, old, adversary)
     if not (options.trec or options.show or options.attack_out):
@@ -1213,6 +1375,7 @@ def evaluate_folder(
             if not is_measured(file, old, Condition(lir=r), options.views):
                 new_lir.append(r)
         if is_measured(file, old, CLEAN, options.views) and not (new_attacks or new_lir):
+            check_complete(file, old)
             return Evaluated(old, file, model.run)
         options = replace(options, attacks=new_attacks, lir=new_lir)
         adversary = replace(adversary, options=options)
@@ -1246,8 +1409,9 @@ def parse(argv=None) -> argparse.Namespace:
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
-    add("--out", type=Path, help="folder of metrics.json (default: the run's; none for a model)")
-    add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
+    add("--out", type=output_folder,
+        help="folder of metrics.json (default: the run's; none for a model)")
+    add("--trec", type=output_folder, metavar="DIR", help="also write run.trec and qrels.trec")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
         help="e.g. clean greedy:edits=2 pgd:epsilon=0.1; names and keys: attacks.py, top")
@@ -1258,7 +1422,7 @@ def parse(argv=None) -> argparse.Namespace:
         help="views that are attacked (default: all of --views)")
     add("--attack-seed", type=int, default=0, metavar="S", help="of all that is drawn")
     add("--show", type=int, default=0, metavar="N", help="list N queries an attack, changes marked")
-    add("--attack-out", type=Path, metavar="DIR",
+    add("--attack-out", type=output_folder, metavar="DIR",
         help="freeze attacked queries as data sets, which --data opens")
     # fmt: on
     args = parser.parse_args(argv)
@@ -1295,25 +1459,56 @@ def pick_device(name):
     return name
 
 
+def own_folders(args, path):
+    """Flag -> where one model's files go: the flag's folder, or in it one of the model's name.
+
+    *Errors*: ValueError for two models of one name, of which the second would replace the first.
+    """
+    folders = {name: getattr(args, name) for name in ("out", "trec", "attack_out")}
+    if len(args.models) == 1:
+        return folders
+    names = [model.resolve().name for model in args.models]
+    for flag, folder in folders.items():
+        if folder is None:
+            continue
+        if names.count(path.resolve().name) > 1:
+            flag = flag.replace("_", "-")
+            raise ValueError(f"--{flag}: two models are named {path.name}. Evaluate one at a time.")
+        folders[flag] = folder / path.resolve().name
+    return folders
+
+
+def check_device(name: str) -> None:
+    """Refuse, before the work, a device that is not there.
+
+    *Errors*: ValueError with torch's reason.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without it
+        reason = str(error).split("\n")[0][:150]
+        raise ValueError(f"--device {name}: not there ({reason}). Take auto or cpu.") from None
+
+
 def main(argv=None) -> int:
     """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
+    escape_what_cannot_be_shown()
     changes = {"context": True} if args.context else {}
     evaluated = []
     try:
+        check_device(pick_device(args.device))
         options, data = options_of(args), load_data(args.data, args.strict)
         for line in data.left_out.lines():
             print(line, file=sys.stderr)
         for path in args.models:
-            out, trec = args.out, args.trec
-            if out and len(args.models) > 1:  # a folder each
-                out = out / path.name
-            if trec and len(args.models) > 1:
-                trec = trec / path.name
+            folders = own_folders(args, path)
+            out = folders.pop("out")
             if out is None and (path / "run.json").exists():
                 out = path
-            own_options, device = replace(options, trec=trec), pick_device(args.device)
-            evaluated.append(evaluate_folder(path, data, own_options, out, device, **changes))
+            own_options, device = replace(options, **folders), pick_device(args.device)
+            with locked(out) if out else nullcontext():
+                evaluated.append(evaluate_folder(path, data, own_options, out, device, **changes))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1

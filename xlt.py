@@ -17,11 +17,13 @@ groups of a query. A position is a place in the data set's list of queries or of
 
 import argparse
 import hashlib
+import io
 import json
 import math
 import os
 import platform
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +31,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 import torch
 import torch.nn.functional as F
@@ -74,13 +81,109 @@ def without_nan(value):
     return value
 
 
-def write_json(path: Path, content: dict) -> None:
+@contextmanager
+def writing(path: str | Path):
+    """Inside the `with` a file is written by whatever library.
+
+    *Errors*: OSError that names the file and says what to do.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's error is a RuntimeError
+        remedy = "Make room, then repeat the command (train.py: with --resume)."
+        raise OSError(f"{path}: cannot be written ({str(error)[:150]}). {remedy}") from None
+
+
+def write_file(path: Path, text: str) -> None:
     """Write aside and rename, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
-    text = json.dumps(without_nan(content), indent=1, ensure_ascii=False) + "\n"
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Print "\\u2192" for an arrow where the terminal has only ASCII, instead of an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """A JSON file, never half of one."""
+    write_file(path, json.dumps(without_nan(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_back(path: Path, kinds: dict[str, type], remedy: str) -> dict:
+    """A JSON object that an earlier call wrote; kinds: key -> the type of its value.
+
+    *Errors*: ValueError with the file and the remedy, whatever was done to it.
+    """
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:  # a number; thousands of brackets
+        raise ValueError(f"{path}: no JSON object ({error}). {remedy}") from None
+    wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        key, value = wrong[0], repr(content.get(wrong[0]))[:80]
+        kind = kinds[key].__name__
+        raise ValueError(f"{path}: {key!r} is {value}, not of type {kind}. {remedy}")
+    return content
+
+
+def output_folder(text: str) -> Path:
+    """The value of a flag such as --out; the folder need not be there yet.
+
+    *Errors*: ArgumentTypeError where no folder can be made, before any work.
+    """
+    path = Path(text)
+    if text.startswith("-"):
+        raise argparse.ArgumentTypeError(f"{text} looks like a flag. Write ./{text} for it.")
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is no folder. Give the name of a folder.")
+    if not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{there} cannot be written to. Give another folder.")
+    return path
+
+
+@contextmanager
+def locked(folder: Path):
+    """Inside the `with` no other process writes into this folder; its file `lock` says who does.
+
+    The system lets go of the lock when a process ends, however it ends: a file that a killed one
+    left behind holds nobody up.
+    *Errors*: ValueError with the process's id and host.
+    """
+    read_only = folder.exists() and not os.access(folder, os.W_OK)
+    if fcntl is None or read_only:  # nobody can lock, or nobody can write
+        yield
+        return
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink == 0:  # its owner took it away just now
+                raise BlockingIOError
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(200).strip()
+            raise ValueError(f"{folder}: in use by {owner}. Wait for it, or end it.") from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def versions() -> dict[str, str]:
@@ -705,6 +808,30 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
+def content_hash(content) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def encoder_hashes(encoder: Encoder) -> dict[str, str]:
+    """What makes the same weights give other vectors: SHA-256 of the tokenizer, of config.json."""
+    # The fakes of the lab course have neither
+    tokenizer, model = getattr(encoder, "tokenizer", None), getattr(encoder, "model", None)
+    vocabulary, config = {}, {}
+    if getattr(tokenizer, "is_fast", False):
+        vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
+        for name in ("truncation", "padding", "version"):  # these change as we use it
+            vocabulary.pop(name, None)
+    elif hasattr(tokenizer, "get_vocab"):
+        vocabulary = tokenizer.get_vocab()
+    if hasattr(model, "config"):
+        # What differs from the defaults: a version of transformers may have more of them
+        config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
+        config.pop(name, None)
+    return {"tokenizer_sha256": content_hash(vocabulary), "config_sha256": content_hash(config)}
+
+
 # ---- scores and loss -----------------------------------------------------------------------------
 
 
@@ -984,9 +1111,10 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     But for two things: it cuts queries at passage_length, too, and it does not know `context`.
     """
     folder, settings = Path(folder), encoder.settings
-    encoder.model.save_pretrained(folder)
     encoder.tokenizer.model_max_length = settings.passage_length
-    encoder.tokenizer.save_pretrained(folder)
+    with writing(folder):
+        encoder.model.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
     kind = "sentence_transformers.models"
     stages = [
         {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},

@@ -1001,6 +1001,8 @@ def test_conditions_that_differ_in_the_seventh_digit_do_not_share_an_array():
 GREEDY = Condition("greedy")
 IDENTITY = {
     "model_sha256": "m",
+    "tokenizer_sha256": "v",
+    "config_sha256": "c",
     "data_sha256": "d",
     "split": "test",
     "settings": {},
@@ -1144,17 +1146,25 @@ def test_chance_of_a_view_stays_when_another_view_is_added(folder, path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("split", "home", "expected"),
+    ("split", "run_data", "expected"),
     [
-        ("test", "data/xquad_r", "metrics.json"),
-        ("dev", "data/xquad_r", "metrics-xquad_r-dev.json"),
-        ("test", "data/minifacts", "metrics-xquad_r-test.json"),
+        ("test", "d1", "metrics.json"),
+        ("dev", "d1", "metrics-xquad_r-dev.json"),
+        ("test", "d2", "metrics-xquad_r-test.json"),
     ],
 )
-def test_only_the_test_split_of_the_runs_data_is_metrics_json(split, home, expected):
+def test_only_the_test_split_of_the_runs_data_is_metrics_json(split, run_data, expected):
     """Number: three cases by hand. Catches: numbers of another data set under the main name."""
-    data = DataSet(Path("data/xquad_r"), [], [], {})
-    assert evaluate.metrics_name(data, home, split) == expected
+    data = DataSet(Path("data/xquad_r"), [], [], {}, sha256="d1")
+    assert evaluate.metrics_name(data, run_data, split) == expected
+
+
+def test_data_of_another_name_go_on_in_the_same_file(path):
+    """Claim: data are known by their hash. Catches: a second file after `mv data other`."""
+    add(path.with_name("metrics-old-dev.json"), [], split="dev")
+    for sha256, name in (("d", "metrics-old-dev.json"), ("e", "metrics-new-dev.json")):
+        data = DataSet(Path("new"), [], [], {}, sha256=sha256)
+        assert evaluate.metrics_file(path.parent, data, "", "dev").name == name
 
 
 def test_a_folder_without_metrics_is_refused(tmp_path):
@@ -1168,6 +1178,7 @@ def write_run(run, **changes):
     run.mkdir()
     keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
     manifest = {"complete": True, "origin": dict.fromkeys(keys), "eval_data_sha256": "x"}
+    manifest |= {"flags": {}, "data_sha256": "x", "init_sha256": "x"}
     (run / "run.json").write_text(json.dumps(manifest | changes))
     return run
 
