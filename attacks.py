@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from xlt import DataSet, Encoder, Text, choose, eval_mode, generator, length_chunks, read_lines
+from xlt import DataSet, Encoder, Text, choose, eval_mode, generator, read_lines
 
 # Written without spaces between words: a key may match anywhere, the longest one wins
 UNSPACED = {"zh", "th", "ja", "km", "lo", "my"}
@@ -1253,8 +1253,7 @@ def embedding_chunks(
 
     An attack runs without dropout: its loop over the chunks stands in `with eval_mode(encoder)`.
     """
-    lengths = [len(row["input_ids"]) for row in token_rows]
-    for rows in length_chunks(lengths, max_tokens):
+    for rows in encoder.chunks(token_rows, max_tokens):
         batch = encoder.pad([token_rows[i] for i in rows])
         embeddings = encoder.word_embeddings(batch["input_ids"]).detach()  # (B, T) -> (B, T, D)
         yield Chunk(rows, batch, embeddings, noise_places(encoder, batch))

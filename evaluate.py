@@ -41,10 +41,13 @@ from torch import Tensor
 import attacks
 from attacks import Attack, Pools
 from xlt import (
+    POOLINGS,
     DataSet,
     Encoder,
     Help,
+    Settings,
     all_langs,
+    check_known,
     load_data,
     load_encoder,
     truncated_texts,
@@ -1102,6 +1105,7 @@ def evaluate_folder(
         again = "Train it anew (--overwrite)."
         raise ValueError(f"{path}: made with another version of {model.run_data}. {again}")
     encoder = load_encoder(model.weights, device, **changes)
+    check_known(encoder, [*data.queries, *data.passages])
     adversary = open_adversary(options, data, encoder)
     if out is None:
         metrics, _ = evaluate(encoder, data, adversary)
@@ -1144,12 +1148,19 @@ def parse(argv=None) -> argparse.Namespace:
         help="only the first N questions, in all languages: a quick look; 0 for all")
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
-    add("--context", action="store_true", help="encode passages with their paragraph, as LAReQA")
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
     add("--out", type=Path, help="folder of metrics.json (default: the run's; none for a model)")
     add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
+    # the encoder: settings of which a flag is not given are as saved (load_encoder in xlt.py)
+    add("--pooling", choices=POOLINGS, help="default: as saved, else mean")
+    add("--query-prefix", metavar="TEXT", help='default: as saved, else "Query: "')
+    add("--passage-prefix", metavar="TEXT", help='default: as saved, else "Passage: "')
+    add("--query-length", type=int, metavar="N", help="tokens (default: as saved, else 96)")
+    add("--passage-length", type=int, metavar="N", help="tokens (default: as saved, else 256)")
+    add("--context", action="store_true", default=None,
+        help="encode passages with their paragraph, as LAReQA")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
         help="e.g. clean greedy:edits=2 pgd:epsilon=0.1; names and keys: attacks.py, top")
@@ -1167,6 +1178,9 @@ def parse(argv=None) -> argparse.Namespace:
     for r in args.lir:
         if r < 1:
             parser.error("--lir: the number of directions taken out is at least 1")
+    for name in ("query_length", "passage_length"):
+        if getattr(args, name) is not None and getattr(args, name) < 2:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 2 tokens")
     return args
 
 
@@ -1185,6 +1199,16 @@ def options_of(args):
     return Options(**(values | {"attacks": parse_attacks(args.attacks)}))
 
 
+def changes_of(args):
+    """The flags that change settings of the encoder."""
+    changes = {}
+    for setting in fields(Settings):
+        value = getattr(args, setting.name)
+        if value is not None:
+            changes[setting.name] = value
+    return changes
+
+
 def pick_device(name):
     """ "auto" is cuda if there is one, else cpu."""
     if name == "auto":
@@ -1195,8 +1219,7 @@ def pick_device(name):
 def main(argv=None) -> int:
     """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
-    changes = {"context": True} if args.context else {}
-    evaluated = []
+    changes, evaluated = changes_of(args), []
     try:
         options, data = options_of(args), load_data(args.data)
         for path in args.models:
