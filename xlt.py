@@ -837,6 +837,28 @@ def library_lengths(file: Path) -> dict[str, int]:
     return {"query_length": length, "passage_length": length}
 
 
+def library_length_files(path: str | Path, stages: dict[str, str]) -> list[Stored]:
+    """The length, which version 6 leaves to the tokenizer and its first versions put elsewhere."""
+    part = Path(stages.get("Transformer", ""))
+    names = ["sentence_bert_config.json"]
+    stored = []
+    if stages:
+        name = (part / "tokenizer_config.json").as_posix()
+        file = model_file(path, name)
+        length = read_json(file).get("model_max_length") if file is not None else None
+        if type(length) is int and length < 10**6:  # 10**30 stands for "none"
+            stored.append(Stored(name, {"query_length": length, "passage_length": length}))
+        for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"):
+            names.append(f"sentence_{kind}_config.json")
+    for name in names:
+        place = (part / name).as_posix()
+        file = model_file(path, place)
+        if file is not None:
+            stored.append(Stored(place, library_lengths(file)))
+            break
+    return stored
+
+
 def library_settings(path: str | Path) -> list[Stored]:
     """What sentence-transformers' files say of pooling, prefixes and lengths."""
     stages = library_stages(path)
@@ -851,16 +873,7 @@ def library_settings(path: str | Path) -> list[Stored]:
     file = model_file(path, name)
     if file is not None:
         stored.append(Stored(name, library_prompts(file, "Normalize" in stages)))
-    kinds = ["bert"]
-    if stages:  # the library's first versions named the file by the model
-        kinds += ["roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
-    for kind in kinds:
-        name = (Path(stages.get("Transformer", "")) / f"sentence_{kind}_config.json").as_posix()
-        file = model_file(path, name)
-        if file is not None:
-            stored.append(Stored(name, library_lengths(file)))
-            break
-    return stored
+    return stored + library_length_files(path, stages)
 
 
 def choose_settings(path: str | Path, flags: dict) -> Settings:
@@ -1078,8 +1091,8 @@ def load_encoder(
         flags                    of this call
         xlt.json                 of `save_encoder`
         sentence-transformers    1_Pooling/config.json, config_sentence_transformers.json (prompts),
-                                 sentence_bert_config.json (length); modules.json without prompts
-                                 says that there is no prefix
+                                 sentence_bert_config.json (length, else the tokenizer's);
+                                 modules.json without prompts says that there is no prefix
         default                  `Settings`
 
     Vectors are normalised always. A model that does not mask padding is given chunks of one length.

@@ -669,11 +669,14 @@ def write_library_files(folder, *kinds, pooling=None, prompts=None, length=100):
     stages = []
     for number, kind in enumerate(("Transformer", "Pooling", *kinds)):
         place = f"{number}_{kind}" if number else ""
-        stages.append({"path": place, "type": f"sentence_transformers.models.{kind}"})
-    pooling = pooling or {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    prompts = {"query": "F: ", "document": "D: "} if prompts is None else prompts
+        kind = f"sentence_transformers.models.{kind}"
+        stages.append({"idx": number, "name": str(number), "path": place, "type": kind})
+    if pooling is None:
+        pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    if prompts is None:
+        prompts = {"query": "F: ", "document": "D: "}
     write_json_file(folder / "modules.json", stages)
-    write_json_file(folder / "1_Pooling/config.json", pooling)
+    write_json_file(folder / "1_Pooling/config.json", {"embedding_dimension": 32, **pooling})
     write_json_file(folder / "config_sentence_transformers.json", {"prompts": prompts})
     write_json_file(folder / "sentence_bert_config.json", {"max_seq_length": length})
 
@@ -712,6 +715,21 @@ def test_the_newer_word_for_pooling_is_read(plain):
     """
     write_library_files(plain, pooling={"pooling_mode": "cls"})
     assert load_encoder(plain).settings.pooling == "cls"
+
+
+def test_without_a_length_of_its_own_the_librarys_is_the_tokenizers(plain):
+    """Claim: its version 6 writes no max_seq_length; the tokenizer's model_max_length holds.
+
+    Number: 64; 10**30, as a tokenizer without a limit has, is none.
+    Catches: queries cut at our 96 tokens in a model of 64.
+    """
+    write_library_files(plain, length=None)
+    change_json(plain / "tokenizer_config.json", model_max_length=64)
+    settings = load_encoder(plain).settings
+    assert (settings.query_length, settings.passage_length) == (64, 64)
+    change_json(plain / "tokenizer_config.json", model_max_length=10**30)
+    settings = load_encoder(plain).settings
+    assert (settings.query_length, settings.passage_length) == (96, 256)
 
 
 def test_a_model_in_the_folder_of_its_stage_is_found(plain, tmp_path):
