@@ -49,7 +49,6 @@ from xlt import (
     choose,
     eval_mode,
     generator,
-    length_chunks,
     read_lines,
 )
 
@@ -1452,8 +1451,7 @@ def embedding_chunks(
 
     An attack runs without dropout: its loop over the chunks stands in `with eval_mode(encoder)`.
     """
-    lengths = [len(row["input_ids"]) for row in token_rows]
-    for rows in length_chunks(lengths, max_tokens):
+    for rows in encoder.chunks(token_rows, max_tokens):
         batch = encoder.pad([token_rows[i] for i in rows])
         embeddings = encoder.word_embeddings(batch["input_ids"]).detach()  # (B, T) -> (B, T, D)
         yield Chunk(rows, batch, embeddings, noise_places(encoder, batch))

@@ -42,10 +42,13 @@ from torch import Tensor
 import attacks
 from attacks import Attack, Pools
 from xlt import (
+    POOLINGS,
     DataSet,
     Encoder,
     Help,
+    Settings,
     all_langs,
+    check_known,
     encoder_hashes,
     escape_what_cannot_be_shown,
     language_flag,
@@ -1356,6 +1359,7 @@ def evaluate_folder(
     if model.sha256 and model.sha256 != weights_hash(encoder):
         text = "not the weights that this run ended with"
         raise ValueError(f"{model.weights}: {text}. Bring them back, or train anew (--overwrite).")
+    check_known(encoder, [*data.queries, *data.passages])
     adversary = open_adversary(options, data, encoder)
     if options.attack_out:
         check_frozen(encoder, data, adversary)
@@ -1405,13 +1409,20 @@ def parse(argv=None) -> argparse.Namespace:
         help="a passage with a query's id is no candidate for it, as in BEIR (ArguAna)")
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
-    add("--context", action="store_true", help="encode passages with their paragraph, as LAReQA")
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
     add("--out", type=output_folder,
         help="folder of metrics.json (default: the run's; none for a model)")
     add("--trec", type=output_folder, metavar="DIR", help="also write run.trec and qrels.trec")
+    # the encoder: settings of which a flag is not given are as saved (load_encoder in xlt.py)
+    add("--pooling", choices=POOLINGS, help="default: as saved, else mean")
+    add("--query-prefix", metavar="TEXT", help='default: as saved, else "Query: "')
+    add("--passage-prefix", metavar="TEXT", help='default: as saved, else "Passage: "')
+    add("--query-length", type=int, metavar="N", help="tokens (default: as saved, else 96)")
+    add("--passage-length", type=int, metavar="N", help="tokens (default: as saved, else 256)")
+    add("--context", action="store_true", default=None,
+        help="encode passages with their paragraph, as LAReQA")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
         help="e.g. clean greedy:edits=2 pgd:epsilon=0.1; names and keys: attacks.py, top")
@@ -1434,6 +1445,9 @@ def parse(argv=None) -> argparse.Namespace:
             parser.error(f"--{flag} {getattr(args, flag)}: must be at least 0")
     for flag in ("views", "attack_views", "langs"):
         refuse_twice(parser, flag, getattr(args, flag))
+    for name in ("query_length", "passage_length"):
+        if getattr(args, name) is not None and getattr(args, name) < 2:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 2 tokens")
     return args
 
 
@@ -1450,6 +1464,16 @@ def options_of(args):
     """The flags as an evaluation wants them."""
     values = {option.name: getattr(args, option.name) for option in fields(Options)}
     return Options(**(values | {"attacks": parse_attacks(args.attacks)}))
+
+
+def changes_of(args):
+    """The flags that change settings of the encoder."""
+    changes = {}
+    for setting in fields(Settings):
+        value = getattr(args, setting.name)
+        if value is not None:
+            changes[setting.name] = value
+    return changes
 
 
 def pick_device(name):
@@ -1494,8 +1518,7 @@ def main(argv=None) -> int:
     """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
     escape_what_cannot_be_shown()
-    changes = {"context": True} if args.context else {}
-    evaluated = []
+    changes, evaluated = changes_of(args), []
     try:
         check_device(pick_device(args.device))
         options, data = options_of(args), load_data(args.data, args.strict)

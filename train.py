@@ -337,6 +337,9 @@ def parse(argv=None) -> argparse.Namespace:
         xlt.refuse_twice(parser, flag, getattr(args, flag))
     if not 0 <= args.warmup < 1:
         parser.error(f"--warmup {args.warmup}: a share of the steps, from 0 to below 1")
+    for name in ("query_length", "passage_length"):
+        if getattr(args, name) is not None and getattr(args, name) < 2:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 2 tokens")
     for r in args.lir:
         if r < 1:
             parser.error("--lir: the number of directions taken out is at least 1")
@@ -1097,7 +1100,8 @@ def train_and_evaluate(flags, args, data, eval_data, options):
     for name in ("pooling", "query_length", "passage_length", "context"):
         if getattr(flags, name) is not None:
             changes[name] = getattr(flags, name)
-    encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, **changes)
+    encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, hub=True, **changes)
+    xlt.check_known(encoder, [*data.queries, *data.passages])
     perturber = make_perturber(flags, data, encoder)
     inputs = {"data_sha256": data.sha256, "init_sha256": xlt.weights_hash(encoder)}
     inputs |= xlt.encoder_hashes(encoder) | {"settings": vars(encoder.settings)}

@@ -28,7 +28,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 SPLITS = ("train", "dev", "test")
+POOLINGS = ("mean", "cls")
 BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 
 
@@ -602,13 +603,15 @@ class Settings:
     context: bool = False  # encode a passage as the pair (sentence, paragraph), as LAReQA does
 
 
-def length_chunks(lengths: list[int], max_tokens: int = 8192, waste: float = 1.5) -> list[list]:
+def length_chunks(
+    lengths: list[int], max_tokens: int = 8192, waste: float = 1.5, slack: int = 4
+) -> list[list]:
     """Positions, shortest text first, in chunks of similar length, so that padding costs little.
 
         length_chunks([3, 50, 4, 5]) -> [[0, 2, 3], [1]]
 
-    *Units*: in a chunk, texts * longest <= max_tokens and longest <= waste * shortest + 4 (so that
-    very short texts share one).
+    *Units*: in a chunk, texts * longest <= max_tokens and longest <= waste * shortest + slack (so
+    that very short texts share one). With waste 1 and slack 0 a chunk has one length.
     """
     chunks = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
@@ -616,7 +619,7 @@ def length_chunks(lengths: list[int], max_tokens: int = 8192, waste: float = 1.5
         if chunks:
             shortest = lengths[chunks[-1][0]]
             tokens = (len(chunks[-1]) + 1) * lengths[i]
-            fits = tokens <= max_tokens and lengths[i] <= waste * shortest + 4
+            fits = tokens <= max_tokens and lengths[i] <= waste * shortest + slack
         if fits:
             chunks[-1].append(i)
         else:
@@ -654,12 +657,13 @@ class Encoder(nn.Module):
 
     def __init__(self, model, tokenizer, settings: Settings = Settings(), precision: str = "fp32"):
         super().__init__()
-        if settings.pooling not in ("mean", "cls"):
+        if settings.pooling not in POOLINGS:
             raise ValueError(f"pooling {settings.pooling!r} is unknown. Take mean or cls.")
         if tokenizer.pad_token_id is None:
             raise ValueError(f"{tokenizer.name_or_path!r} has no padding token. Take an encoder's.")
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
+        self.one_length = False  # chunks without padding, for a model that does not mask it (FNet)
         # (tower, lang) -> texts that lost their end, of all texts, each time one is tokenized
         self.texts_cut, self.texts_seen = Counter(), Counter()
 
@@ -730,6 +734,13 @@ class Encoder(nn.Module):
         batch["attention_mask"] = [[1] * n + [0] * (longest - n) for n in lengths]
         return {name: torch.tensor(lists, device=self.device) for name, lists in batch.items()}
 
+    def chunks(self, rows: list[dict], max_tokens: int = 8192) -> list[list[int]]:
+        """Positions of token rows in chunks (`length_chunks`), of one length each if need be."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        if self.one_length:
+            return length_chunks(lengths, max_tokens, waste=1.0, slack=0)
+        return length_chunks(lengths, max_tokens)
+
     def word_embeddings(self, ids: Tensor) -> Tensor:
         """Token ids -> word embeddings, before positions are added: where noise enters.
 
@@ -761,7 +772,7 @@ class Encoder(nn.Module):
         *Shapes*: noise holds one (t, D) tensor a row, t its tokens, added to the word embeddings.
         """
         vectors, order = [], []
-        for chunk in length_chunks([len(row["input_ids"]) for row in rows], max_tokens):
+        for chunk in self.chunks(rows, max_tokens):
             batch = self.pad([rows[i] for i in chunk])
             embeddings = self.word_embeddings(batch["input_ids"])  # (b, T) -> (b, T, D)
             if noise is not None:
@@ -1055,54 +1066,462 @@ def batches(
 # ---- loading and saving --------------------------------------------------------------------------
 
 
-def room_for_tokens(config) -> int:
-    """How many tokens the model has positions for."""
-    room = config.max_position_embeddings
-    if "roberta" in config.model_type:
-        room -= config.pad_token_id + 1  # it numbers positions from there on
+@dataclass(frozen=True)
+class Stored:
+    """Settings that stand in one place: pooling "cls" in 1_Pooling/config.json."""
+
+    source: str
+    values: dict
+
+
+def read_json(path: Path, kind: type = dict) -> dict | list:
+    """The object (or list) in a JSON file.
+
+    *Errors*: ValueError names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON ({str(error)[:100]}). Fetch the file again.") from None
+    if type(content) is not kind:
+        raise ValueError(f"{path}: a JSON {type(content).__name__}, not {kind.__name__}.")
+    return content
+
+
+def model_file(path: str | Path, name: str) -> Path | None:
+    """A file of a model, which is a folder here or a name on the hub; None if it has none."""
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return file if file.is_file() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        path,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if found is None else Path(found)
+
+
+def library_stages(path: str | Path) -> dict[str, str]:
+    """The stages of a sentence-transformers model and the folders of each; {} if it is none.
+
+        library_stages("e5") -> {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Norm.."}
+
+    *Errors*: ValueError for a stage that we do not compute, such as Dense.
+    """
+    file = model_file(path, "modules.json")
+    if file is None:
+        return {}
+    stages = {}
+    for stage in read_json(file, list):
+        try:
+            kind = stage["type"].rpartition(".")[2]
+            stages[kind] = str(Path(stage["path"])).removeprefix(".")
+        except (TypeError, KeyError, AttributeError):
+            raise ValueError(f'{file}: {str(stage)[:80]} has no "type" and "path".') from None
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise ValueError(
+                f"{file}: the model has a stage {kind!r}, which is not computed here: its vectors "
+                "would be others. Take a model of Transformer, Pooling and Normalize."
+            )
+    return stages
+
+
+def library_pooling(file: Path) -> str:
+    """The pooling in 1_Pooling/config.json, in the words of `Settings` where we have it."""
+    content = read_json(file)
+    if content.get("include_prompt") is False:
+        raise ValueError(f"{file}: include_prompt is false; prompts are always pooled here.")
+    names = [content["pooling_mode"]] if "pooling_mode" in content else []
+    if not names:
+        for key, value in content.items():
+            if key.startswith("pooling_mode_") and value:
+                names.append(key.removeprefix("pooling_mode_").removesuffix("_tokens"))
+    # Divided by sqrt(T) or by T: once normalised it is the same vector
+    ours = {"cls_token": "cls", "mean_sqrt_len": "mean", "mean_sqrt_len_tokens": "mean"}
+    return "+".join(ours.get(name, str(name)) for name in names) or "mean"
+
+
+def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
+    """The prefixes in config_sentence_transformers.json; a tower without a prompt has none.
+
+    *Errors*: ValueError for a similarity that is not the cosine, with which we rank.
+    """
+    content = read_json(file)
+    similarity = content.get("similarity_fn_name") or "cosine"
+    same_order = ("cosine", "dot", "euclidean") if normalized else ("cosine",)
+    if similarity not in same_order:
+        raise ValueError(
+            f"{file}: the model's similarity is {similarity!r} without a Normalize stage; vectors "
+            "are compared by their cosine here. Take a model of the cosine."
+        )
+    prompts = content.get("prompts") or {}
+    if type(prompts) is not dict:
+        raise ValueError(f"{file}: prompts are {prompts!r:.80}, not names with texts.")
+    default = prompts.get(str(content.get("default_prompt_name")), "")
+    prefixes = {"query_prefix": default, "passage_prefix": default}
+    names = [("query_prefix", "query")]
+    # The library takes the first of these that is there
+    names += [("passage_prefix", name) for name in ("corpus", "passage", "document")]
+    for setting, name in names:
+        if name in prompts:
+            prefixes[setting] = prompts[name]
+    return prefixes
+
+
+def library_lengths(file: Path) -> dict[str, int]:
+    """The length in sentence_bert_config.json, which holds for queries and passages."""
+    content = read_json(file)
+    if content.get("do_lower_case"):
+        raise ValueError(
+            f"{file}: do_lower_case is true; texts are encoded as they are here. Set it to false "
+            "if the tokenizer writes lower case by itself."
+        )
+    length = content.get("max_seq_length")
+    if length is None:
+        return {}
+    return {"query_length": length, "passage_length": length}
+
+
+def library_length_files(path: str | Path, stages: dict[str, str]) -> list[Stored]:
+    """The length, which version 6 leaves to the tokenizer and its first versions put elsewhere."""
+    part = Path(stages.get("Transformer", ""))
+    names = ["sentence_bert_config.json"]
+    stored = []
+    if stages:
+        name = (part / "tokenizer_config.json").as_posix()
+        file = model_file(path, name)
+        length = read_json(file).get("model_max_length") if file is not None else None
+        if type(length) is int and length < 10**6:  # 10**30 stands for "none"
+            stored.append(Stored(name, {"query_length": length, "passage_length": length}))
+        for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"):
+            names.append(f"sentence_{kind}_config.json")
+    for name in names:
+        place = (part / name).as_posix()
+        file = model_file(path, place)
+        if file is not None:
+            stored.append(Stored(place, library_lengths(file)))
+            break
+    return stored
+
+
+def library_settings(path: str | Path) -> list[Stored]:
+    """What sentence-transformers' files say of pooling, prefixes and lengths."""
+    stages = library_stages(path)
+    stored = []
+    if stages:  # no prompts: the library then puts nothing before a text
+        stored.append(Stored("modules.json", {"query_prefix": "", "passage_prefix": ""}))
+    name = stages.get("Pooling", "1_Pooling") + "/config.json"
+    file = model_file(path, name)
+    if file is not None:
+        stored.append(Stored(name, {"pooling": library_pooling(file)}))
+    name = "config_sentence_transformers.json"
+    file = model_file(path, name)
+    if file is not None:
+        stored.append(Stored(name, library_prompts(file, "Normalize" in stages)))
+    return stored + library_length_files(path, stages)
+
+
+def choose_settings(path: str | Path, flags: dict) -> Settings:
+    """Settings of a model: of the flags, else xlt.json, else sentence-transformers, else default.
+
+    One line on stderr says which value is from where.
+    *Errors*: ValueError for a value of another type or out of range, with the file it is from.
+    """
+    defaults = asdict(Settings())
+    stored = [Stored("default", defaults), *library_settings(path)]
+    file = model_file(path, "xlt.json")
+    if file is not None:
+        stored.append(Stored("xlt.json", read_json(file)))
+    values, source_of = {}, {}
+    for place in (*stored, Stored("flag", flags)):  # what comes later wins
+        for name, value in place.values.items():
+            if name not in defaults:
+                raise ValueError(f"{path}: {place.source}: unknown setting {name!r}. Delete it.")
+            values[name], source_of[name] = value, place.source
+    for name, value in values.items():
+        where = f"{path}: {name.replace('_', ' ')} {value!r:.60} (of {source_of[name]})"
+        wanted = type(defaults[name])
+        if type(value) is not wanted:
+            raise ValueError(f"{where} is no {wanted.__name__}. Correct it.")
+        if name == "pooling" and value not in POOLINGS:
+            raise ValueError(f"{where} is unknown. Take mean or cls.")
+        if wanted is int and value < 1:
+            raise ValueError(f"{where}: a text has at least one token. Take a larger length.")
+    texts_of = {}  # source -> its settings
+    for name, value in values.items():
+        texts_of.setdefault(source_of[name], []).append(f"{name} {value!r}")
+    report = [f"of {source}: {', '.join(texts)}" for source, texts in texts_of.items()]
+    print(f"{path}: {'; '.join(report)}", file=sys.stderr)
+    return Settings(**values)
+
+
+def check_place(path: str | Path, hub: bool) -> None:
+    """Refuse, without asking a hub, what is no folder; names are taken where `hub` is true.
+
+    "xlm-roberta-base" and "intfloat/e5" are names, "./e5" and "a/b/c" are not, and neither is
+    "runs/e5" where there is a folder "runs".
+    """
+    if Path(path).is_dir():
+        return
+    part = r"[A-Za-z0-9][\w.-]*"
+    is_name = re.fullmatch(f"{part}(/{part})?", str(path)) is not None
+    parent = Path(path).parent
+    if parent != Path(".") and parent.exists():
+        is_name = False
+    if hub and is_name and not Path(path).exists():
+        return
+    remedy = "Give a folder with a model."
+    if is_name and not hub:
+        remedy += " Names on the hub are for --model of train.py."
+    raise ValueError(f"--model {path}: no such folder. {remedy}")
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder without model or tokenizer, and files that stand for others.
+
+    *Errors*: ValueError for what is missing, and for pointers of git-lfs.
+    """
+    takes = f"{folder}: no %s. --model takes a folder that holds %s."
+    if not (folder / "config.json").is_file():
+        raise ValueError(takes % ("config.json", "a model"))
+    vocabularies = []
+    for pattern in ("tokenizer*", "vocab*", "*.model"):
+        vocabularies += folder.glob(pattern)
+    if not vocabularies:
+        raise ValueError(takes % ("tokenizer_config.json", "a tokenizer"))
+    for file in sorted(folder.iterdir()):
+        if not (file.is_file() or file.is_dir()):
+            raise ValueError(f"{file}: a pipe or a broken link, no file. Put the file there.")
+        is_small = file.is_file() and file.stat().st_size < 1024
+        if is_small and file.read_bytes().startswith(b"version https://git-lfs"):
+            remedy = "Fetch the file itself: git lfs pull."
+            raise ValueError(f"{file}: a pointer of git-lfs, not the content. {remedy}")
+
+
+@contextmanager
+def opening(path: str | Path, failure: str):
+    """Whatever the library raises inside becomes a ValueError of one line with the path."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (the library raises of every kind, from KeyError to its own)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160].rstrip(". ")
+        remedy = "Fetch the model again, or take another."
+        if re.search("sentencepiece|tiktoken|protobuf", reason):
+            remedy = "Its tokenizer needs: pip install sentencepiece protobuf."
+        raise ValueError(f"--model {path}: {failure}. {reason}. {remedy}") from None
+
+
+def check_config(path: str | Path, config) -> None:
+    """Refuse what cannot be an encoder, before anything is built.
+
+    *Errors*: ValueError for a decoder beside the encoder, language ids, or too many layers.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    kind = config.model_type
+    if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise ValueError(f"--model {path}: {kind} has a decoder, too. Take an encoder.")
+    if getattr(config, "use_lang_emb", False):
+        raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
+    layers = getattr(config, "num_hidden_layers", 1)
+    if isinstance(layers, int) and not 1 <= layers <= 1000:
+        raise ValueError(f"--model {path}: config.json: {layers} layers. Write 1 to 1000.")
+
+
+def check_weights(path: str | Path, model, info: dict) -> None:
+    """Refuse weights that are not exactly those of the model that config.json describes.
+
+    SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike. Layers
+    above num_hidden_layers are left out without a word.
+    *Errors*: ValueError names the weights.
+    """
+    for name, stored_shape, shape in sorted(info["mismatched_keys"]):
+        raise ValueError(
+            f"--model {path}: {name} is {tuple(stored_shape)} in the checkpoint and "
+            f"{tuple(shape)} by config.json. They are of two models."
+        )
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    superfluous = sorted(info["unexpected_keys"])
+    if missing and len(missing) > len(model.state_dict()) / 2:
+        raise ValueError(
+            f"--model {path}: a checkpoint of another kind than {type(model).__name__}: it lacks "
+            f"{missing[0]!r} and holds {superfluous[:1]}. Take a plain encoder."
+        )
+    if missing:
+        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
+    numbers = re.compile(r"\d+")
+    own = {numbers.sub("#", key) for key in model.state_dict()}
+    for key in superfluous:
+        plain = key.removeprefix(f"{model.base_model_prefix}.")
+        if numbers.sub("#", plain) in own and numbers.search(plain):
+            remedy = "Set num_hidden_layers in config.json to what the checkpoint has."
+            raise ValueError(f"--model {path}: {key} would be left out. {remedy}")
+
+
+def check_tokenizer(path: str | Path, tokenizer, rows: int) -> None:
+    """Refuse a tokenizer that is not the model's, as its size and the rows of embeddings tell.
+
+    Embeddings are often padded to a round number (mT5: 12 rows more, mDeBERTa: 898), so only a
+    tokenizer of less than half the rows is another's.
+    *Errors*: ValueError for an id without a row, or rows without tokens.
+    """
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    sizes = f"--model {path}: the tokenizer's ids end at {largest}, the model has {rows} embeddings"
+    remedy = "Take the tokenizer that belongs to the weights."
+    if largest >= rows:
+        raise ValueError(f"{sizes}: too few. {remedy}")
+    if largest + 1 < rows / 2:
+        raise ValueError(f"{sizes}: the vocabulary is missing or another model's. {remedy}")
+
+
+def room_for_tokens(model) -> int | None:
+    """How many tokens the model has positions for; None without a limit (T5, XLNet)."""
+    room = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(room, int) or room < 1:
+        return None
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            room -= padding + 1  # positions are numbered from there on (XLM-R, MPNet)
+            break
+    window = getattr(model.config, "attention_window", None)
+    if window:  # Longformer pads to whole windows
+        room -= room % max(window)
     return room
 
 
-def load_encoder(
-    path: str | Path, device: str = "cpu", precision: str = "fp32", **changes
-) -> Encoder:
-    """Open a Hugging Face encoder (folder or name) with the settings saved beside it, if any.
+def check_lengths(path: str | Path, encoder: Encoder) -> None:
+    """Refuse lengths that the model has no positions for, or that leave nothing of a text."""
+    settings, room = encoder.settings, room_for_tokens(encoder.model)
+    for tower in ("query", "passage"):
+        length = getattr(settings, f"{tower}_length")
+        if room is not None and length > room:
+            raise ValueError(
+                f"--model {path}: --{tower}-length {length}: texts have at most {room} tokens. "
+                "Take smaller lengths."
+            )
+        prefix = len(encoder.tokenizer(getattr(settings, f"{tower}_prefix"))["input_ids"])
+        if length <= prefix:
+            raise ValueError(
+                f"--model {path}: --{tower}-length {length}: prefix and special tokens take "
+                f"{prefix}. Take a larger length."
+            )
 
-    `changes` override single settings.
-    *Errors*: ValueError for a folder without model or tokenizer, weights that are missing, lengths
-    that the model has no positions for, and XLM checkpoints that want a language id for each token.
+
+@torch.no_grad()
+def padding_matters(encoder: Encoder) -> bool:
+    """Does a text get another vector when it is padded? In a model without a mask (FNet) it does.
+
+    *Units*: 1e-3 of a unit vector; rounding gives 1e-6, FNet 0.4.
     """
+    columns = encoder._call_tokenizer(["1", "1 2 3 4 5 6 7 8"], None)
+    rows = []
+    for i in range(2):
+        rows.append({name: column[i] for name, column in columns.items()})
+    vectors = []
+    with eval_mode(encoder):
+        for batch in (encoder.pad(rows), encoder.pad(rows[:1])):
+            embeddings = encoder.word_embeddings(batch["input_ids"])
+            vectors.append(encoder.from_embeddings(embeddings, batch)[0])
+    return float((vectors[0] - vectors[1]).abs().max()) > 1e-3
+
+
+def load_encoder(
+    path: str | Path, device: str = "cpu", precision: str = "fp32", hub: bool = False, **flags
+) -> Encoder:
+    """Open a Hugging Face encoder, a folder (or, with `hub`, a name), with its settings.
+
+    A setting is taken from the first of these places that has it, and stderr says from which:
+
+        flags                    of this call
+        xlt.json                 of `save_encoder`
+        sentence-transformers    1_Pooling/config.json, config_sentence_transformers.json (prompts),
+                                 sentence_bert_config.json (length, else the tokenizer's);
+                                 modules.json without prompts says that there is no prefix
+        default                  `Settings`
+
+    Vectors are normalised always. A model that does not mask padding is given chunks of one length.
+    *Errors*: ValueError with the path for whatever does not open, weights or tokenizer that are not
+    the model's, settings and lengths that it cannot have, stages such as Dense, and XLM checkpoints
+    that want a language id for each token.
+    """
+    check_place(path, hub)
+    part = library_stages(path).get("Transformer", "")
+    if Path(path).is_dir():
+        check_files(Path(path) / part)
     # Imported here: it takes longer than all the rest, and --help does without
-    from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
     from transformers.utils import logging
 
-    folder = Path(path)
-    for name, needed in (("config.json", "a model"), ("tokenizer_config.json", "a tokenizer")):
-        if folder.is_dir() and not (folder / name).exists():
-            raise ValueError(f"{folder}: no {name}. --model takes a folder that holds {needed}.")
-    logging.set_verbosity_error()  # missing weights are refused below: no report, no bars
+    logging.set_verbosity_error()  # what is wrong with weights is refused below: no report, no bars
     logging.disable_progress_bar()
-    try:
-        model, info = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"--model {path}: no folder and no hub name that opens. {error}") from None
+    place = {"subfolder": part, "trust_remote_code": False}
+    with opening(path, "config.json does not open"):
+        config = AutoConfig.from_pretrained(path, **place)
+    check_config(path, config)
+    opener = AutoModel
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        opener = AutoModelForTextEncoding  # of T5 the encoder alone, of others the same model
+    with opening(path, "the weights do not open"):
+        model, info = opener.from_pretrained(
+            path,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_weights refuses them and says which
+            **place,
+        )
+    with opening(path, "the tokenizer does not open"):
+        tokenizer = AutoTokenizer.from_pretrained(path, **place)
     model.pooler = None  # we pool by ourselves
-    # SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
-    saved = {}
-    if (folder / "xlt.json").exists():
-        saved = json.loads((folder / "xlt.json").read_text(encoding="utf-8"))
-    settings = Settings(**(saved | changes))
-    room = room_for_tokens(model.config)
-    if max(settings.query_length, settings.passage_length) > room:
-        raise ValueError(f"--model {path}: texts have at most {room} tokens. Take smaller lengths.")
-    if getattr(model.config, "use_lang_emb", False):
-        raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
-    return Encoder(model, tokenizer, settings, precision).to(device)
+    check_weights(path, model, info)
+    with opening(path, "has no word embeddings"):
+        rows = model.get_input_embeddings().weight.shape[0]
+    check_tokenizer(path, tokenizer, rows)
+    encoder = Encoder(model, tokenizer, choose_settings(path, flags))
+    check_lengths(path, encoder)
+    with opening(path, "gives no vectors when it is fed with word embeddings"):
+        encoder.one_length = padding_matters(encoder)
+    encoder.precision = precision
+    return encoder.to(device)
+
+
+def check_known(encoder: Encoder, texts: list[Text], sample: int = 50) -> None:
+    """Refuse a tokenizer that knows few of the texts; warn of each language of which that is true.
+
+    *Units*: share of <unk> among the tokens, blanks left out, of up to `sample` texts a language.
+    *Errors*: ValueError if it is above one half over all languages.
+    """
+    unknown = encoder.tokenizer.unk_token_id
+    if unknown is None:  # a vocabulary of bytes knows everything
+        return
+    vocabulary = encoder.tokenizer.get_vocab()
+    blanks = {number for token, number in vocabulary.items() if not token.strip("▁")}
+    texts_of = {}
+    for text in texts:
+        texts_of.setdefault(text.lang, []).append(text.text)
+    n_unknown, n_tokens = Counter(), Counter()
+    for lang, all_of_lang in texts_of.items():
+        step = max(1, len(all_of_lang) // sample)
+        chosen = all_of_lang[::step][:sample]
+        for ids in encoder.tokenizer(chosen, add_special_tokens=False)["input_ids"]:
+            n_tokens[lang] += sum(number not in blanks for number in ids)
+            n_unknown[lang] += ids.count(unknown)
+    name = encoder.tokenizer.name_or_path
+    share = n_unknown.total() / max(1, n_tokens.total())
+    if share > 0.5:
+        raise ValueError(
+            f"{name}: {100 * share:.0f} % of the tokens are unknown to the tokenizer "
+            f"({', '.join(sorted(texts_of))}). Its vocabulary is missing or of other languages."
+        )
+    for lang, tokens in n_tokens.items():
+        if n_unknown[lang] > 0.5 * tokens:
+            text = f"{100 * n_unknown[lang] / tokens:.0f} % of the tokens of {lang}"
+            print(f"{name}: warning: {text} are unknown to the tokenizer", file=sys.stderr)
 
 
 def save_encoder(encoder: Encoder, folder: str | Path) -> None:
