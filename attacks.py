@@ -32,7 +32,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from itertools import accumulate, chain, combinations, groupby, islice, product
+from itertools import accumulate, chain, combinations, compress, groupby, islice, product
 from operator import attrgetter
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def read_settings(start, text: str, keys: Collection[str], where: str):
             continue
         key, _, word = assignment.partition("=")
         if key not in keys:
-            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(keys)}.")
+            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(keys) or 'none'}.")
         if key in values:
             raise ValueError(f"{where}: {key} is given twice. Leave one out.")
         kind = type(getattr(start, key))
@@ -162,25 +162,31 @@ class AttackKind:
     # "random": drawn; "beam": word by word, the worst ones are kept; "exact": all texts;
     # "gradient": uphill; "vote": many texts drawn, and the majority of their answers counts
     search: str
+    keys: tuple[str, ...] = ()  # its settings: another one would do nothing
     defaults: dict = field(default_factory=dict)  # settings that differ from those of Attack
 
 
+DRAWN = ("edits", "k")
+SEARCHED = (*DRAWN, "width", "order", "budget")
+IN_BALL = ("epsilon", "ball")
 ATTACKS = {
     "identity": AttackKind("nothing", "random"),  # a test of ourselves: must change nothing at all
-    "random": AttackKind("synonyms", "random"),
-    "greedy": AttackKind("synonyms", "beam"),
-    "beam": AttackKind("synonyms", "beam", {"width": 4}),
-    "hotflip": AttackKind("synonyms", "beam", {"order": "gradient"}),
-    "exact": AttackKind("synonyms", "exact"),
-    "code-switch": AttackKind("dictionary", "random"),
-    "code-switch-greedy": AttackKind("dictionary", "beam"),
-    "typos": AttackKind("typos", "random", {"edits": 1.0}),
-    "typos-greedy": AttackKind("typos", "beam", {"edits": 1.0}),
-    "gaussian": AttackKind("embeddings", "random"),
-    "uniform": AttackKind("embeddings", "random"),
-    "fgm": AttackKind("embeddings", "gradient"),
-    "pgd": AttackKind("embeddings", "gradient"),
-    "smoothed": AttackKind("synonyms", "vote"),
+    "random": AttackKind("synonyms", "random", DRAWN),
+    "greedy": AttackKind("synonyms", "beam", SEARCHED),
+    "beam": AttackKind("synonyms", "beam", SEARCHED, {"width": 4}),
+    "hotflip": AttackKind("synonyms", "beam", SEARCHED, {"order": "gradient"}),
+    "exact": AttackKind("synonyms", "exact", (*SEARCHED, "limit")),
+    "code-switch": AttackKind("dictionary", "random", DRAWN),
+    "code-switch-greedy": AttackKind("dictionary", "beam", SEARCHED),
+    "typos": AttackKind("typos", "random", DRAWN, {"edits": 1.0}),
+    "typos-greedy": AttackKind("typos", "beam", SEARCHED, {"edits": 1.0}),
+    "gaussian": AttackKind("embeddings", "random", IN_BALL),
+    "uniform": AttackKind("embeddings", "random", IN_BALL),
+    "fgm": AttackKind("embeddings", "gradient", (*IN_BALL, "norm")),
+    "pgd": AttackKind(
+        "embeddings", "gradient", (*IN_BALL, "norm", "steps", "step_size", "restarts")
+    ),
+    "smoothed": AttackKind("synonyms", "vote", (*DRAWN, "samples", "confidence")),
 }
 
 
@@ -240,11 +246,7 @@ def parse_attack(text: str) -> Attack:
     if name not in ATTACKS:
         raise ValueError(f"attack {name!r} is unknown. Take one of {', '.join(ATTACKS)}.")
     start = Attack(name, **ATTACKS[name].defaults)
-    keys = [entry.name for entry in fields(start) if entry.name != "name"]
-    attack = read_settings(start, settings, keys, f"attack {text!r}")
-    if attack.norm == "max" and attack.kind.search != "gradient":
-        raise ValueError(f"attack {text!r}: norm=max is for fgm and pgd; {name} draws in l2.")
-    return attack
+    return read_settings(start, settings, ATTACKS[name].keys, f"attack {text!r}")
 
 
 # ---- 2. words: find them, protect some, replace the others ---------------------------------------
@@ -713,12 +715,16 @@ def read_dictionary(path: Path, langs: Collection[str] = ()) -> Tables:
 
 @torch.no_grad()
 def mean_embeddings(words, encoder):
-    """A word's embedding: the mean over its pieces. -> (words, D)"""
+    """A word's embedding: the mean over its pieces, 0 if the tokenizer finds none. -> (words, D)"""
     rows = encoder.tokenizer(words, add_special_tokens=False)["input_ids"]
     means = []
     for row in rows:
-        pieces = encoder.word_embeddings(torch.tensor(row, device=encoder.device))
-        means.append(pieces.mean(0))  # (pieces, D) -> (D,)
+        ids = torch.tensor(row, dtype=torch.long, device=encoder.device)
+        pieces = encoder.word_embeddings(ids)  # (pieces, D)
+        if row:
+            means.append(pieces.mean(0))  # (pieces, D) -> (D,)
+        else:
+            means.append(pieces.sum(0))
     return torch.stack(means)
 
 
@@ -736,9 +742,12 @@ def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> Tables:
     tables = {}
     for lang in sorted(words_in):
         words = sorted(words_in[lang])
-        unit = F.normalize(mean_embeddings(words, encoder).float(), dim=-1)  # (V, D)
+        embeddings = mean_embeddings(words, encoder).float()  # (V, D)
+        has_pieces = embeddings.any(dim=1).tolist()
+        words = list(compress(words, has_pieces))
+        unit = F.normalize(embeddings[has_pieces], dim=-1)  # (V, D)
         cosine = (unit @ unit.T).fill_diagonal_(-2)  # (V, D) @ (D, V) -> (V, V); never oneself
-        nearest = cosine.topk(min(k, len(words) - 1)).indices.tolist()  # (V, V) -> (V, k)
+        nearest = cosine.topk(max(0, min(k, len(words) - 1))).indices.tolist()  # (V, V) -> (V, k)
         tables[lang] = {}
         for word, row in zip(words, nearest, strict=True):
             tables[lang][word] = [words[i] for i in row]
@@ -1492,9 +1501,9 @@ def add_noise(items, chunk, delta, encoder, unit):
         item.vector, item.norm = vector, norm
 
 
-def streams(items, attack, seed):
-    """One random stream an item; not of the view, so that all views see the same noise."""
-    return [generator(seed, attack.label, item.source.id) for item in items]
+def streams(items, attack, seed, *use):
+    """One random stream an item and use; not of the view, so that all views see the same noise."""
+    return [generator(seed, attack.label, item.source.id, *use) for item in items]
 
 
 def attack_embeddings(items, encoder, pools, attack, seed):
@@ -1527,7 +1536,8 @@ def control_embeddings(items, twins, encoder, attack, seed):
     with eval_mode(encoder):
         for chunk, members in query_chunks(items, encoder):
             dim = chunk.embeddings.shape[-1]
-            rngs = streams(members, attack, seed)
+            # SUBTLE: a stream of its own, or the control would go the way of pgd's random start
+            rngs = streams(members, attack, seed, "control")
             noise = random_noise(chunk.places, dim, rngs, unit, "sphere")
             # CHANGED vs attack_embeddings: each query has a radius of its own
             norms = torch.tensor([twins[i].norm for i in chunk.rows]).to(noise)  # (B,)
@@ -1677,6 +1687,14 @@ def certify(
     return share - error - (1 - shared) > 0.5
 
 
+def drawn_words(word, options, lang):
+    """What a slot's word is redrawn as: one spelling, the first, of each word in its `draw_set`."""
+    spellings = {}
+    for other in (word, *options):
+        spellings.setdefault(lower(other, lang), other)
+    return list(spellings.values())
+
+
 def draw_texts(item, attack, seed):
     """Draw each slot's word anew, uniformly, `samples` times: text -> how often it was drawn."""
     text = item.source.text
@@ -1685,7 +1703,7 @@ def draw_texts(item, attack, seed):
     rng = generator(seed, attack.label, item.source.id)
     columns = []  # one a slot: the words drawn
     for slot in item.slots:
-        words = [text[slot.start : slot.end], *slot.options]
+        words = drawn_words(text[slot.start : slot.end], slot.options, item.source.lang)
         picks = torch.randint(len(words), (attack.samples,), generator=rng)
         columns.append([words[pick] for pick in picks])
     spans = [slot.span for slot in item.slots]
@@ -1837,6 +1855,7 @@ def attack_queries(
     bar: str = "",
 ) -> Tensor:
     """Attack every item -> its query's vectors (items, D); all else stands in the items."""
+    assert attack.kind.search != "vote", f"{attack.name} changes no query: call smoothed()"
     if attack.kind.source == "embeddings":
         attack_embeddings(items, encoder, pools, attack, seed)
         return torch.stack([item.vector for item in items])

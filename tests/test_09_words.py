@@ -211,12 +211,19 @@ def test_attacks_that_differ_have_labels_that_differ():
         ("pgd:norm=l1", "norm is 'l1'; it is one of l2, max"),
         ("smoothed:confidence=1", "confidence is 1; it is below 1"),
         ("smoothed:samples=0", "samples is 0; it is at least 1"),
-        ("uniform:norm=max", "norm=max is for fgm and pgd"),
+        ("uniform:norm=max", "no setting 'norm'. There is epsilon, ball."),
+        ("fgm:steps=10", "no setting 'steps'. There is epsilon, ball, norm."),
+        ("greedy:epsilon=1", "no setting 'epsilon'. There is edits, k, width, order, budget."),
+        ("pgd:edits=2", "no setting 'edits'"),
+        ("random:budget=9", "no setting 'budget'. There is edits, k."),
+        ("smoothed:order=gradient", "no setting 'order'"),
+        ("identity:edits=1", "no setting 'edits'. There is none."),
     ],
 )
 def test_a_wrong_attack_is_refused(text, message):
     """Claim: the message names the attack and the setting. Catches: a typo that runs on with the
-    default; a certificate of confidence 1, which no number of samples can give.
+    default; a certificate of confidence 1, which no number of samples can give; a setting that the
+    attack does not use, which would only change its label and its random streams.
     """
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         parse_attack(text)
@@ -429,6 +436,31 @@ class CountedWords(set):
     def __contains__(self, word):
         self.lookups += 1
         return super().__contains__(word)
+
+
+class Spelled:
+    """An encoder that reads a's and b's: (1, 2) and (2, 1); of no other letter it knows a piece."""
+
+    device = torch.device("cpu")
+
+    def tokenizer(self, words, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": [["ab".index(char) for char in word if char in "ab"] for word in words]}
+
+    def word_embeddings(self, ids):
+        return torch.tensor([[1.0, 2.0], [2.0, 1.0]])[ids]
+
+
+def test_a_word_without_pieces_has_no_neighbours():
+    """Number: "x" has no piece; where it is the only word, or a mark is, there is no table.
+
+    Catches: an embedding of no pieces: a crash, or NaN, which is nearer than all others.
+    """
+    texts = [Text("1", "en", "a b \u2764\ufe0f x", ""), Text("2", "de", "x", "")]
+    texts.append(Text("3", "fr", "\u2764\ufe0f", ""))
+    tables = attacks.neighbours(Spelled(), texts)
+    assert tables == {"de": {}, "en": {"a": ["b"], "b": ["a"]}}
+    assert attacks.mean_embeddings(["ab", "x"], Spelled()).tolist() == [[1.5, 1.5], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
