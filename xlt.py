@@ -958,7 +958,8 @@ def opening(path: str | Path, failure: str):
     """Whatever the library raises inside becomes a ValueError of one line with the path."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 (the library raises of every kind, from KeyError to its own)
+    # Every kind, from KeyError to the library's own and its backends'
+    except Exception as error:  # noqa: BLE001
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160].rstrip(". ")
         remedy = "Fetch the model again, or take another."
         if re.search("sentencepiece|tiktoken|protobuf", reason):

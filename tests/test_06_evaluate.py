@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ class FakeEncoder:
     def __init__(self, vectors):
         self.vectors = vectors  # (tower, id) -> D numbers
         self.settings = Settings()
+        self.tokenizer = SimpleNamespace(unk_token_id=None)  # nothing is unknown to it
         self.texts_cut, self.texts_seen = Counter(), Counter()
         self.model = nn.Linear(1, 1)  # weights whose hash names the model
         nn.init.ones_(self.model.weight)
@@ -1161,12 +1163,15 @@ def test_the_program_evaluates_the_bundled_model(folder, capsys):
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        ("nowhere --data FOLDER", 1, "no folder and no hub name"),
+        ("nowhere --data FOLDER", 1, "--model nowhere: no such folder"),
         ("MODEL --data nowhere", 1, "no such folder"),
         ("MODEL --data FOLDER --langs xx", 1, "unknown language 'xx'"),
         ("MODEL --data FOLDER --split dev", 1, "dev.tsv: no such file"),
         ("MODEL --data FOLDER --split exam", 2, "invalid choice: 'exam'"),
         ("MODEL --data FOLDER --lir 0", 2, "at least 1"),
+        ("MODEL --data FOLDER --query-length 1", 2, "--query-length 1: at least 2 tokens"),
+        ("MODEL --data FOLDER --query-length 7", 1, "prefix and special tokens take 7"),
+        ("MODEL --data FOLDER --pooling max", 2, "invalid choice: 'max'"),
         ("", 2, "required"),
     ],
 )
