@@ -1160,6 +1160,20 @@ def test_the_program_evaluates_the_bundled_model(folder, capsys):
     assert len(np.load(out / "metrics.npz")["id"]) == 4
 
 
+def test_flags_change_the_settings_of_the_encoder(folder):
+    """Claim: each flag of a setting reaches metrics.json; the others stay as saved.
+
+    Number: five flags, each off what the bundled model has; an empty prefix is a prefix.
+    Catches: an empty text taken for a flag that was not given.
+    """
+    flags = ["--data", str(folder), "--out", str(folder / "out"), "--views", "mono"]
+    flags += ["--pooling", "cls", "--query-prefix", "", "--passage-prefix", "p: "]
+    flags += ["--query-length", "40", "--passage-length", "50"]
+    assert evaluate.main([str(MODEL), *flags]) == 0
+    settings = json.loads((folder / "out/metrics.json").read_text())["settings"]
+    assert Settings(**settings) == Settings("cls", "", "p: ", 40, 50, False)
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
