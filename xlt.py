@@ -1228,7 +1228,7 @@ def library_settings(path: str | Path) -> list[Stored]:
 def choose_settings(path: str | Path, flags: dict) -> Settings:
     """Settings of a model: of the flags, else xlt.json, else sentence-transformers, else default.
 
-    One line on stderr says which value is from where.
+    One line on stderr says which value is from where, unless all are of xlt.json.
     *Errors*: ValueError for a value of another type or out of range, with the file it is from.
     """
     defaults = asdict(Settings())
@@ -1255,7 +1255,8 @@ def choose_settings(path: str | Path, flags: dict) -> Settings:
     for name, value in values.items():
         texts_of.setdefault(source_of[name], []).append(f"{name} {value!r}")
     report = [f"of {source}: {', '.join(texts)}" for source, texts in texts_of.items()]
-    print(f"{path}: {'; '.join(report)}", file=sys.stderr)
+    if list(texts_of) != ["xlt.json"]:
+        print(f"{path}: {'; '.join(report)}", file=sys.stderr)
     return Settings(**values)
 
 
@@ -1307,7 +1308,8 @@ def opening(path: str | Path, failure: str):
     """Whatever the library raises inside becomes a ValueError of one line with the path."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 (the library raises of every kind, from KeyError to its own)
+    # Every kind, from KeyError to the library's own and its backends'
+    except Exception as error:  # noqa: BLE001
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160].rstrip(". ")
         remedy = "Fetch the model again, or take another."
         if re.search("sentencepiece|tiktoken|protobuf", reason):

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ class FakeEncoder:
     def __init__(self, vectors):
         self.vectors = vectors  # (tower, id) -> D numbers
         self.settings = Settings()
+        self.tokenizer = SimpleNamespace(unk_token_id=None)  # nothing is unknown to it
         self.texts_cut, self.texts_seen = Counter(), Counter()
         self.model = nn.Linear(1, 1)  # weights whose hash names the model
         nn.init.ones_(self.model.weight)
@@ -1316,10 +1318,24 @@ def test_the_program_evaluates_the_bundled_model(folder, capsys):
     assert len(np.load(out / "metrics.npz")["id"]) == 4
 
 
+def test_flags_change_the_settings_of_the_encoder(folder):
+    """Claim: each flag of a setting reaches metrics.json; the others stay as saved.
+
+    Number: five flags, each off what the bundled model has; an empty prefix is a prefix.
+    Catches: an empty text taken for a flag that was not given.
+    """
+    flags = ["--data", str(folder), "--out", str(folder / "out"), "--views", "mono"]
+    flags += ["--pooling", "cls", "--query-prefix", "", "--passage-prefix", "p: "]
+    flags += ["--query-length", "40", "--passage-length", "50"]
+    assert evaluate.main([str(MODEL), *flags]) == 0
+    settings = json.loads((folder / "out/metrics.json").read_text())["settings"]
+    assert Settings(**settings) == Settings("cls", "", "p: ", 40, 50, False)
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        ("nowhere --data FOLDER", 1, "no folder and no hub name"),
+        ("nowhere --data FOLDER", 1, "--model nowhere: no such folder"),
         ("MODEL --data nowhere", 1, "no such folder"),
         ("MODEL --data FOLDER --langs xx", 1, "unknown language 'xx'"),
         ("MODEL --data FOLDER --split dev", 1, "dev.tsv: no such file"),
@@ -1331,6 +1347,9 @@ def test_the_program_evaluates_the_bundled_model(folder, capsys):
         ("MODEL --data FOLDER --views pool pool", 2, "--views: pool is given twice"),
         ("MODEL --data FOLDER --attack-views pool pool", 2, "--attack-views: pool is given twice"),
         ("MODEL --data FOLDER --attacks greedy --table en=a en_US=b", 1, "b: a is of 'en', too"),
+        ("MODEL --data FOLDER --query-length 1", 2, "--query-length 1: at least 2 tokens"),
+        ("MODEL --data FOLDER --query-length 7", 1, "prefix and special tokens take 7"),
+        ("MODEL --data FOLDER --pooling max", 2, "invalid choice: 'max'"),
         ("", 2, "required"),
     ],
 )
