@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -1044,6 +1045,9 @@ def check_record(record):
     for key in record.keys() - texts:
         if record[key] is not None:
             math.isfinite(record[key])
+    if "n_broken" in record:  # under attack
+        for key in ("n_broken", "n_right", "n_queries", "n_attacked", "n_changed"):
+            math.isfinite(record[key])
 
 
 def read_metrics(path: Path) -> dict:
@@ -1068,6 +1072,9 @@ def read_metrics(path: Path) -> dict:
     return content
 
 
+EXAMPLE_KEYS = {
+    "id": str, "lang": str, "text": str, "edits": list, "answer": str, "before": int, "after": int,
+}  # fmt: skip
 # What study.py reads of a metrics.json beside its records
 EVALUATED_KEYS = {
     "recipe": str, "variant": str, "data": str, "n_queries": int, "n_passages": int,
@@ -1077,12 +1084,23 @@ EVALUATED_KEYS = {
 }  # fmt: skip
 
 
-def check_complete(path, content):
-    """Refuse, with a ValueError, a metrics.json that lacks what tables and studies show."""
-    for key, kind in EVALUATED_KEYS.items():
+def check_keys(path, content, kinds):
+    """Refuse, with a ValueError, a part of metrics.json without these keys, or of other types."""
+    for key, kind in kinds.items():
         if key not in content or not isinstance(content[key], kind):
             reason = f"{key!r} is damaged, or of an older format"
             raise ValueError(f"{path}: {reason}. Delete it and evaluate once more.")
+
+
+def check_complete(path, content):
+    """Refuse, with a ValueError, a metrics.json that lacks what tables and studies show."""
+    check_keys(path, content, EVALUATED_KEYS)
+    check_keys(path, content["own_share"], dict.fromkeys(content["own_share"], Real))
+    check_keys(path, content["chance"], dict.fromkeys(VIEWS, dict))
+    for metrics in content["chance"].values():
+        check_keys(path, metrics, dict.fromkeys(metrics, Real | None))
+    for example in content["examples"]:
+        check_keys(path, example, EXAMPLE_KEYS)
 
 
 def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
