@@ -913,7 +913,7 @@ class Scorer:
         keys = [(item.query, text) for item, text in pairs]
         new_keys = [key for key in dict.fromkeys(keys) if key not in self.margins]
         for start in range(0, len(new_keys), 16384):  # so that memory does not grow with them
-            self.score(new_keys[start : start + 16384])
+            self.add_margins(new_keys[start : start + 16384])
         for item, text in pairs:
             item.asked.add(text)
         in_pools = torch.stack([self.margins[key] for key in keys])  # (C, L + 1)
@@ -923,7 +923,7 @@ class Scorer:
             in_view[rows] = view_margin(in_pools[rows], query_lang[rows], view)
         return in_pools, in_view
 
-    def score(self, keys):
+    def add_margins(self, keys):
         """Encode these (query, text) and remember their margins."""
         v = encode_once(self.encoder, [bare_text(text) for _, text in keys], self.bar)
         queries = torch.tensor([query for query, _ in keys])
@@ -947,12 +947,12 @@ class Trial:
         return substitute(self.item.source.text, self.edits)
 
 
-def score_trials(trials_of_items, score):
+def score_trials(trials_of_items, scorer):
     """Write the margins of all the items' trials, scored as one batch."""
     trials = list(chain(*trials_of_items))
     if not trials:
         return
-    in_pools, in_view = score([(trial.item, trial.text) for trial in trials])
+    in_pools, in_view = scorer([(trial.item, trial.text) for trial in trials])
     for trial, row, margin in zip(trials, in_pools, in_view.tolist(), strict=True):
         trial.in_pools, trial.margin = row, margin
 
@@ -962,7 +962,7 @@ def positions_by_value(values):
     return sorted(range(len(values)), key=values.__getitem__)
 
 
-def leave_one_out(items, score, attack):
+def leave_one_out(items, scorer, attack):
     """Each item's slots, first the one without whose word the margin is lowest, by scores alone."""
     without = []  # for each item: its text without the word of slot 0, of slot 1, ...
     for item in items:
@@ -970,7 +970,7 @@ def leave_one_out(items, score, attack):
         if attack.budget:
             slots = slots[: attack.budget // 2]  # half for the order, half for the search
         without.append([Trial(item, {slot.span: ""}) for slot in slots])
-    score_trials(without, score)
+    score_trials(without, scorer)
     orders = []
     for item, trials in zip(items, without, strict=True):
         order = positions_by_value([trial.margin for trial in trials])
@@ -994,7 +994,7 @@ def change_slot(beam, slot, attack):
     return trials
 
 
-def beam_search(items, score, attack, orders):
+def beam_search(items, scorer, attack, orders):
     """Change word after word, each time to what hurts most; keep the `width` worst texts.
 
         "red big old", width 2, the slot of big first: its beam, with margins,
@@ -1005,14 +1005,14 @@ def beam_search(items, score, attack, orders):
     so more steps never help the retriever. All items advance in lock-step.
     """
     beams = [[Trial(item, {})] for item in items]
-    score_trials(beams, score)
+    score_trials(beams, scorer)
     for step in range(max(map(len, orders), default=0)):
         trials = [[] for _ in items]
         for i, order in enumerate(orders):
             if step < len(order):
                 slot = items[i].slots[order[step]]
                 trials[i] = change_slot(beams[i], slot, attack)
-        score_trials(trials, score)
+        score_trials(trials, scorer)
         for i, beam in enumerate(beams):
             # A stable sort: among equals fewer edits, then the table's first word
             ranked = sorted(beam + trials[i], key=attrgetter("margin"))
@@ -1030,7 +1030,7 @@ def every_trial(item, most):
                 yield Trial(item, dict(zip(spans, words, strict=True)))
 
 
-def enumerate_all(items, score, attack):
+def enumerate_all(items, scorer, attack):
     """Try every text within the bounds where there are at most `limit`; return the other items.
 
     *Certificate*: the smallest margin in each pool. Above 0 it promises that no substitution of
@@ -1049,7 +1049,7 @@ def enumerate_all(items, score, attack):
             trials_of_items.append(trials)
         else:
             others.append(item)
-    score_trials(trials_of_items, score)
+    score_trials(trials_of_items, scorer)
     for trials in trials_of_items:
         item = trials[0].item
         item.worst = torch.stack([trial.in_pools for trial in trials]).amin(0)  # (L + 1,)
@@ -1592,20 +1592,20 @@ def random_edits(items, attack, seed):
             item.edits = draw_edits(item.slots, item.most_edits(attack.edits), rng)
 
 
-def worst_edits(items, score, attack):
+def worst_edits(items, scorer, attack):
     """Search the edits of the smallest margin."""
     searched = [item for item in items if item.slots]
     if attack.kind.search == "exact":
         # Of all items: without a slot, it is the clean text that is certified
-        searched = enumerate_all(items, score, attack)
+        searched = enumerate_all(items, scorer, attack)
     if not searched:
         return
     if attack.order == "scores":
-        orders = leave_one_out(searched, score, attack)
+        orders = leave_one_out(searched, scorer, attack)
     else:
         keep = HOTFLIP_KEEPS if attack.name == "hotflip" else None
-        orders = gradient_orders(searched, score.encoder, score.pools, keep)
-    beam_search(searched, score, attack, orders)
+        orders = gradient_orders(searched, scorer.encoder, scorer.pools, keep)
+    beam_search(searched, scorer, attack, orders)
 
 
 def attack_words(items, encoder, pools, attack, seed, bar=""):
