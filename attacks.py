@@ -326,7 +326,7 @@ def words_of(text: str, lang: str) -> list[Span]:
 def match_case(word: str, other: str, lang: str) -> str:
     """The replacement, with a capital where the word has one.
 
-        match_case("Big", "huge", "en") -> "Huge"
+    match_case("Big", "huge", "en") -> "Huge"
     """
     if not word[:1].isupper() or not other:
         return other
@@ -623,9 +623,9 @@ def keyboard_of(letter):
 def near_keys(letter):
     """The keys beside, above and below a letter; [] if we have no keyboard for it.
 
-        q w e r        the rows lie askew: near_keys("s") -> ["a", "d", "w", "e", "z", "x"]
-         a s d f
-          z x c v
+    q w e r        the rows lie askew: near_keys("s") -> ["a", "d", "w", "e", "z", "x"]
+     a s d f
+      z x c v
     """
     rows = ["", *keyboard_of(letter), ""]  # nothing above the first and below the last
     for y, row in enumerate(rows):
@@ -1322,9 +1322,9 @@ def attack_embeddings(items, encoder, pools, attack, seed):
 
 
 def control_embeddings(items, twins, encoder, attack, seed):
-    """Noise in random directions. An item's twin is the same query in the same view under attack:
+    """Noise in random directions, on each token of the mean norm of the twin's noise on a token.
 
-    each token's noise has the mean norm of the twin's noise on a token.
+    An item's twin is the same query in the same view under attack.
     """
     unit = mean_norm(encoder)
     with eval_mode(encoder):
@@ -1641,14 +1641,13 @@ def control_queries(
     items: list[AttackedQuery],
     twins: list[AttackedQuery],
     encoder: Encoder,
-    pools: Pools,
     attack: Attack,
     seed: int,
     bar: str = "",
 ) -> Tensor:
     """The control of a worst case: changes of the same size, drawn at random -> vectors (items, D).
 
-    As many edits as each item's twin has, or noise of its norm; so the pools play no part.
+    As many edits as each item's twin has, or noise of its norm; no ranking is looked at.
     """
     if attack.kind.source == "embeddings":
         control_embeddings(items, twins, encoder, attack, seed)

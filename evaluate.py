@@ -289,7 +289,12 @@ def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str
 
 
 def rank_cells(q: Tensor, pools: Pools, cells: list[Cell]) -> Ranked:
-    """Rank every cell. *Shapes*: q (Q, D)."""
+    """Rank every cell. *Shapes*: q (Q, D).
+
+    *Errors*: ValueError for vectors that are not finite: NaN compares false and would rank first.
+    """
+    if not (q.isfinite().all() and pools.p.isfinite().all()):
+        raise ValueError("the encoder gave vectors that are not finite. Train with a smaller --lr.")
     return {cell.langs: rank_cell(q, pools, cell) for cell in cells}
 
 
@@ -324,8 +329,6 @@ def encode_split(
         raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")
     q = encoder.encode([data.queries[i] for i in queries], "query", "queries")
     p = encoder.encode([data.passages[i] for i in passages], "passage", "passages")
-    if not (q.isfinite().all() and p.isfinite().all()):
-        raise ValueError("the encoder gave vectors that are not finite. Train with a smaller --lr.")
     pools = attacks.make_pools(p, data, queries, passages, split)
     query_langs = np.array([data.queries[i].lang for i in queries])
     cells = make_cells(query_langs, pools.langs, views)
@@ -511,7 +514,8 @@ class Options:
 
     @property
     def attacked_views(self) -> list[str]:
-        return list(self.attack_views) if self.attack_views else list(self.views)
+        """Those of `attack_views` that are among `views`, each once."""
+        return [view for view in self.views if not self.attack_views or view in self.attack_views]
 
 
 @dataclass(frozen=True)
@@ -623,13 +627,7 @@ def edit_list(target):
     return [[start, end, other] for (start, end), other in sorted(target.edits.items())]
 
 
-def deepest_fall(
-    condition,
-    cell,
-    targets,
-    before,
-    after,
-):
+def deepest_fall(condition, cell, targets, before, after):
     """An example for people: of the broken queries with the fewest edits the one that falls most.
 
     *Shapes*: before, after: metric -> (n,).
@@ -690,7 +688,7 @@ def vote_split(split, adversary, attack, condition):
     seed = adversary.options.attack_seed
     votes = attacks.smoothed(split.encoder, split.pools, targets, closed, attack, seed)
     right_votes, safe_votes = votes.numpy().transpose(1, 0, 2)  # (Q, 2, L + 1) -> 2 x (Q, L + 1)
-    results = Results()
+    results, table_hash = Results(), adversary.hash_of(attack)
     for cell in split.cells:
         if cell.view not in adversary.options.attacked_views:
             continue
@@ -707,7 +705,7 @@ def vote_split(split, adversary, attack, condition):
         record["mAP"] = None
         record["certified R@1"] = nan_mean(safe_votes[cell.rows, column] * share)
         record["n_attacked"] = sum(targets[row].attacked for row in cell.rows[relevant > 0])
-        record["table"] = adversary.hash_of(attack)
+        record["table"] = table_hash
         results.records.append(record)
     return results
 
@@ -755,14 +753,18 @@ def attack_split(split, adversary, attack):
     """One attack and its control: queries -> perturbed queries -> vectors -> ranks -> records."""
     options = adversary.options
     condition, views = options.condition(attack), options.attacked_views
+    if not views:
+        text = "none of --attack-views is among --views, so nothing is attacked"
+        print(f"{condition.label}: {text}", file=sys.stderr)
+        return Results()
     table = adversary.table_of(attack)
     warn_of_limits(split, attack, condition, table, options)
     if attack.kind.search == "vote":
         return vote_split(split, adversary, attack, condition)
     targets = make_targets(split, adversary, attack, views, table)
-    # (the last one names a progress bar)
-    args = split.encoder, split.pools, attack, options.attack_seed, condition.label
-    results = rank_attacked(split, targets, attacks.attack_queries(targets, *args), condition)
+    seed, bar = options.attack_seed, condition.label  # which names a progress bar
+    v = attacks.attack_queries(targets, split.encoder, split.pools, attack, seed, bar)
+    results = rank_attacked(split, targets, v, condition)
     for view in views:
         in_view = [target for target in targets if target.view == view]
         if options.attack_out and attack.kind.source != "embeddings":
@@ -773,10 +775,11 @@ def attack_split(split, adversary, attack):
             print(f"{condition.label} {view} {target.source.id}: {marked(target)}")
     if attack.has_control:
         controls = make_targets(split, adversary, attack, views, table)
-        v = attacks.control_queries(controls, targets, *args)
+        v = attacks.control_queries(controls, targets, split.encoder, attack, seed, bar)
         results.add(rank_attacked(split, controls, v, replace(condition, control=True)))
+    table_hash = adversary.hash_of(attack)
     for record in results.records:
-        record["table"] = adversary.hash_of(attack)
+        record["table"] = table_hash
     return results
 
 
@@ -954,12 +957,20 @@ def is_measured(path, old, condition, views):
     beside = path.with_suffix(".npz")
     if not old or not beside.exists():
         return False
+    recorded = {record["view"] for record in old["results"] if condition_of(record) == condition}
     kind = attacks.ATTACKS.get(condition.attack)
     if kind is not None and kind.search == "vote":  # one rank only: it has no single queries
-        voted = {record["view"] for record in old["results"] if condition_of(record) == condition}
-        return set(views) <= voted
-    names = set(np.load(beside).files)
-    return all(array_name(condition, view, KEPT[0]) in names for view in views)
+        return set(views) <= recorded
+    arrays = np.load(beside)
+    for view in views:
+        name = array_name(condition, view, KEPT[0])
+        if name not in arrays.files:
+            return False
+        # SUBTLE: metrics.npz is written first; after a kill between the files it alone has the
+        # attack. (A view that has no cells is all NaN there, and has no record.)
+        if view not in recorded and not np.isnan(arrays[name]).all():
+            return False
+    return True
 
 
 # ---- tables --------------------------------------------------------------------------------------

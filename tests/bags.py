@@ -1,4 +1,4 @@
-"""A world of bags of words for rung 12: small enough to try every text, by loops."""
+"""A world of bags of words for rungs 11 and 12: small enough to try every text, by loops."""
 
 import math
 import random
@@ -49,9 +49,14 @@ def make_item(row, text, table, view="pool"):
     return AttackedQuery(row, view, Text(f"q{row}", "en", text, ""), slots)
 
 
-def pools_of(p, passage_langs, gold):
-    """Pools of English queries; gold[q] are the passages that answer query q."""
-    queries = [Text("", "en", "", "")] * len(gold)
+def pools_of(p, passage_langs, gold, query_langs=None):
+    """Pools of queries, English if not said; gold[q] are the passages that answer query q.
+
+    Of empty texts: only vectors, languages and relevance count.
+    """
+    if query_langs is None:
+        query_langs = ["en"] * len(gold)
+    queries = [Text("", lang, "", "") for lang in query_langs]
     passages = [Text("", lang, "", "") for lang in passage_langs]
     qrels = {}
     for query, relevant in enumerate(gold):
@@ -59,7 +64,7 @@ def pools_of(p, passage_langs, gold):
     data = DataSet(Path(), queries, passages, {"test": qrels})
     all_queries = list(range(len(queries)))
     all_passages = list(range(len(passages)))
-    return make_pools(torch.tensor(p), data, all_queries, all_passages, "test")
+    return make_pools(torch.as_tensor(p), data, all_queries, all_passages, "test")
 
 
 @dataclass

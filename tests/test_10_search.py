@@ -540,8 +540,7 @@ def controls(world, twins, attack_text, seed=0):
     """The controls of attacked queries, in the pool."""
     attack = parse_attack(attack_text)
     items = make_attacked(world.data, world.queries, ["pool"], attack, world.tables, seed)
-    pools = pools_of(world, world.queries)
-    control_queries(items, twins, world.encoder, pools, attack, seed)
+    control_queries(items, twins, world.encoder, attack, seed)
     return items
 
 
@@ -723,7 +722,7 @@ def controls_of_twins(world, queries):
     items = make_attacked(data, queries, ["pool"], attack, {"en": table}, 0)
     edits = {slot.span: "x" for slot in items[0].slots[:4]}
     twins = [replace(item, edits=edits) for item in items]
-    control_queries(items, twins, world.encoder, None, attack, 0)
+    control_queries(items, twins, world.encoder, attack, 0)
     return [item.text for item in items]
 
 

@@ -7,10 +7,10 @@ Run: pytest tests/test_11_goal.py
 import math
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
+from bags import pools_of
 
 from attacks import (
     AttackedQuery,
@@ -18,11 +18,10 @@ from attacks import (
     MarginObjective,
     Pools,
     directions,
-    make_pools,
     margins,
     view_margin,
 )
-from xlt import DataSet, Text
+from xlt import Text
 
 LANGS = ["de", "en", "fr"]
 VIEWS = ["mono", "cross", "pool"]
@@ -40,16 +39,7 @@ class Scene:
 
 
 def make_scene(passage_langs, query_langs, gold, p):
-    """A data set of empty texts: only languages and relevance count."""
-    queries = [Text("", lang, "", "") for lang in query_langs]
-    passages = [Text("", lang, "", "") for lang in passage_langs]
-    qrels = {}
-    for query, relevant in enumerate(gold):
-        qrels[query] = dict.fromkeys(relevant, 1.0)
-    data = DataSet(Path(), queries, passages, {"test": qrels})
-    all_queries = list(range(len(queries)))
-    all_passages = list(range(len(passages)))
-    pools = make_pools(p, data, all_queries, all_passages, "test")
+    pools = pools_of(p, passage_langs, gold, query_langs)
     return Scene(passage_langs, query_langs, gold, p, pools)
 
 

@@ -305,7 +305,7 @@ def duel(shared, pools):
     fgm = attacked(shared, pools, "fgm:epsilon=0.3")
     items, twins = make_items(), make_items()
     pgd = attacked(shared, pools, pgd_text, items)
-    control = control_queries(twins, items, shared, pools, parse_attack(pgd_text), 0)
+    control = control_queries(twins, items, shared, parse_attack(pgd_text), 0)
     return SimpleNamespace(
         fgm=margins(pools, fgm, rows)[:, -1],
         pgd=margins(pools, pgd, rows)[:, -1],

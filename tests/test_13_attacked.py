@@ -930,6 +930,10 @@ def work(monkeypatch):
     return done
 
 
+def kill(*args):
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def measured(folder, work):
     """The world of four sentences, evaluated under typos; what was done is forgotten."""
@@ -1015,6 +1019,47 @@ def test_single_queries_without_their_records_are_computed_again(measured, work)
     run(measured, "--attacks", "typos")
     assert work[-2:] == ["passages", "typos"]
     assert read_out(measured) == before
+
+
+def test_an_attack_that_was_written_by_half_is_computed_again(measured, work, monkeypatch):
+    """Claim: whichever of the two files is written first, a kill before the second loses nothing.
+
+    Catches: single queries that stand for records which were never written.
+    """
+    flags = ["--attacks", "typos", "typos-greedy"]
+    with monkeypatch.context() as killed:
+        killed.setattr(evaluate, "write_json", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run(measured, *flags)
+    done = run(measured, *flags)
+    assert work == ["passages", "typos-greedy"] * 2
+    assert len(done.records(Condition("typos-greedy"))) == 6
+
+
+def test_a_view_that_is_not_asked_for_is_not_attacked(folder, work):
+    """Number: mono is not among the views at first; asked for, it has its two cells.
+
+    Catches: arrays of NaN that pass for an attack.
+    """
+    run(folder, "--attacks", "typos", "--views", "pool", "--attack-views", "mono", "pool", "mono")
+    assert not any(name.startswith("typos|mono") for name in np.load(folder / "out/metrics.npz"))
+    after = run(folder, "--attacks", "typos", "--views", "mono")
+    assert work == ["passages", "typos"] * 2
+    cells = [cell for cell in after.records(Condition("typos")) if cell[0] == "mono"]
+    assert len(cells) == 2
+
+
+def test_attacked_vectors_that_are_not_finite_are_refused(folder, monkeypatch):
+    """Claim: exit code 1. Catches: NaN scores of attacked queries, which compare false: rank 1."""
+    attack_queries = attacks.attack_queries
+
+    def spoil(*args):
+        return attack_queries(*args) * NAN
+
+    monkeypatch.setattr(attacks, "attack_queries", spoil)
+    refused = run(folder, "--attacks", "typos")
+    assert refused.code == 1
+    assert "not finite" in refused.err
 
 
 @pytest.mark.parametrize("flag", ["--trec", "--attack-out"])
