@@ -1608,16 +1608,10 @@ def worst_edits(items, scorer, attack):
     beam_search(searched, scorer, attack, orders)
 
 
-def attack_words(items, encoder, pools, attack, seed, bar=""):
-    """Write the edits of each item."""
-    if attack.kind.search == "random":
-        random_edits(items, attack, seed)
-    else:
-        worst_edits(items, Scorer(encoder, pools, bar), attack)
-
-
-def encode_edited(items, encoder, bar):
-    """Vectors of the items' edited texts (items, D)."""
+def vectors_now(items, encoder, attack, bar):
+    """Vectors of the items' queries as the attack has left them (items, D)."""
+    if attack.kind.source == "embeddings":
+        return torch.stack([item.vector for item in items])
     return encode_once(encoder, [replace(item.source, text=item.text) for item in items], bar)
 
 
@@ -1632,9 +1626,11 @@ def attack_queries(
     """Attack every item -> its query's vectors (items, D); all else stands in the items."""
     if attack.kind.source == "embeddings":
         attack_embeddings(items, encoder, pools, attack, seed)
-        return torch.stack([item.vector for item in items])
-    attack_words(items, encoder, pools, attack, seed, bar)
-    return encode_edited(items, encoder, bar)
+    elif attack.kind.search == "random":
+        random_edits(items, attack, seed)
+    else:
+        worst_edits(items, Scorer(encoder, pools, bar), attack)
+    return vectors_now(items, encoder, attack, bar)
 
 
 def control_queries(
@@ -1651,8 +1647,8 @@ def control_queries(
     """
     if attack.kind.source == "embeddings":
         control_embeddings(items, twins, encoder, attack, seed)
-        return torch.stack([item.vector for item in items])
-    for item, twin in zip(items, twins, strict=True):
-        rng = generator(seed, attack.label, item.source.id, "control")
-        item.edits = draw_edits(item.slots, len(twin.edits), rng)
-    return encode_edited(items, encoder, bar)
+    else:
+        for item, twin in zip(items, twins, strict=True):
+            rng = generator(seed, attack.label, item.source.id, "control")
+            item.edits = draw_edits(item.slots, len(twin.edits), rng)
+    return vectors_now(items, encoder, attack, bar)

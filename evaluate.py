@@ -271,8 +271,8 @@ def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str
     start, end = pools.start_end(cell.passage_lang)
     candidates = pools.p[start:end].double().T  # (D, P)
     columns, gains = relevant_columns(pools, cell)
-    ends, every_passage = torch.tensor(pools.borders[1:]), torch.arange(pools.borders[-1])
-    lang_numbers = torch.bucketize(every_passage, ends, right=True)  # (P,) language of each
+    sizes = torch.tensor(pools.borders).diff()  # (L,) passages of each language
+    lang_numbers = torch.arange(len(sizes)).repeat_interleave(sizes)  # (P,)
     parts = defaultdict(list)  # metric -> its blocks
     for first in range(0, len(cell.rows), block):
         rows = slice(first, first + block)
@@ -317,8 +317,7 @@ def encode_split(
     *Errors*: ValueError for a split or a language that the data has not, or vectors not finite.
     """
     check_split(data, split, langs)
-    queries = sorted(data.qrels[split])
-    queries = [i for i in queries if data.queries[i].lang in langs]
+    queries = [i for i in sorted(data.qrels[split]) if data.queries[i].lang in langs]
     if limit:
         groups = sorted({data.queries[i].group for i in queries})
         first_groups = set(groups[:limit])
@@ -437,7 +436,7 @@ def make_record(condition, cell, values):
 
     *Shapes*: values: metric -> (n,).
     """
-    valid = ~np.isnan(values["mAP"])
+    valid = ~np.isnan(values["R@1"])
     record = condition.fields() | {
         "view": cell.view,
         "query_lang": cell.query_lang,
@@ -515,7 +514,8 @@ class Options:
     @property
     def attacked_views(self) -> list[str]:
         """Those of `attack_views` that are among `views`, each once."""
-        return [view for view in self.views if not self.attack_views or view in self.attack_views]
+        attacked = self.attack_views or self.views
+        return [view for view in self.views if view in attacked]
 
 
 @dataclass(frozen=True)
@@ -695,14 +695,12 @@ def vote_split(split, adversary, attack, condition):
         columns, _ = relevant_columns(split.pools, cell)
         relevant = (columns >= 0).sum(1).numpy()  # (n,)
         # R@1 of a right answer: 1 / (number of relevant passages), as in every other record
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(relevant > 0, 1 / relevant, np.nan)
+        share = 1 / np.where(relevant > 0, relevant, np.nan)
         column = column_of(split.pools, cell)
-        # The vote is on the first rank alone. (By NaN in mAP, make_record sees who has no answer)
+        # The vote is on the first rank alone
         values = dict.fromkeys(METRICS, np.full(len(cell.rows), np.nan))
-        values |= {"mAP": share, "R@1": right_votes[cell.rows, column] * share}
+        values["R@1"] = right_votes[cell.rows, column] * share
         record = make_record(condition, cell, values)
-        record["mAP"] = None
         record["certified R@1"] = nan_mean(safe_votes[cell.rows, column] * share)
         record["n_attacked"] = sum(targets[row].attacked for row in cell.rows[relevant > 0])
         record["table"] = table_hash
@@ -754,8 +752,7 @@ def attack_split(split, adversary, attack):
     options = adversary.options
     condition, views = options.condition(attack), options.attacked_views
     if not views:
-        text = "none of --attack-views is among --views, so nothing is attacked"
-        print(f"{condition.label}: {text}", file=sys.stderr)
+        print(f"{condition.label}: none of --attack-views is among --views", file=sys.stderr)
         return Results()
     table = adversary.table_of(attack)
     warn_of_limits(split, attack, condition, table, options)

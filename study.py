@@ -303,8 +303,9 @@ def recipes_of(evaluated: list[Evaluated]) -> dict[str, Recipe]:
         name += suffix
         runs.sort(key=seed_of)
         first = runs[0].metrics
-        recipe = Recipe(name, first["batching"], first["alpha"], first["robust"], variant, runs)
-        recipe.suffix = suffix
+        recipe = Recipe(
+            name, first["batching"], first["alpha"], first["robust"], variant, runs, suffix
+        )
         for seed, times in Counter(recipe.seeds).items():
             if times > 1:
                 raise ValueError(f"{name}: seed {seed} is given twice. Leave one out.")
