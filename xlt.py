@@ -280,6 +280,9 @@ class Settings:
     context: bool = False  # encode a passage as the pair (sentence, paragraph), as LAReQA does
 
 
+USUAL = Settings()
+
+
 def length_chunks(lengths: list[int], max_tokens: int = 8192, waste: float = 1.5) -> list[list]:
     """Positions, shortest text first, in chunks of similar length, so that padding costs little.
 
@@ -330,7 +333,7 @@ class Encoder(nn.Module):
     A `tower` is "query" or "passage": one model, but each has its own prefix and length.
     """
 
-    def __init__(self, model, tokenizer, settings: Settings = Settings(), precision: str = "fp32"):
+    def __init__(self, model, tokenizer, settings: Settings = USUAL, precision: str = "fp32"):
         super().__init__()
         if settings.pooling not in ("mean", "cls"):
             raise ValueError(f"pooling {settings.pooling!r} is unknown. Take mean or cls.")

@@ -59,7 +59,10 @@ class Lamp:
     owner: str = "nobody"
 
 
-def read_lamp(text, start=Lamp()):
+LAMP = Lamp()
+
+
+def read_lamp(text, start=LAMP):
     """A lamp from its settings; its owner is none."""
     return read_settings(start, text, ["shade", "watts", "height"], "the lamp")
 
