@@ -27,27 +27,44 @@ L languages, C texts that are scored, N texts that are drawn, V words of a vocab
 
 import json
 import math
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
-from itertools import accumulate, chain, combinations, groupby, islice, product
+from itertools import accumulate, chain, combinations, compress, groupby, islice, product
 from operator import attrgetter
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from xlt import DataSet, Encoder, Text, choose, eval_mode, generator, length_chunks, read_lines
+from xlt import (
+    DataSet,
+    Encoder,
+    Text,
+    base_language,
+    choose,
+    eval_mode,
+    generator,
+    read_lines,
+)
 
-# Written without spaces between words: a key may match anywhere, the longest one wins
-UNSPACED = {"zh", "th", "ja", "km", "lo", "my"}
+# Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana, Chinese characters
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+CAPITAL_NOUNS = {"de", "lb"}  # German and Luxembourgish
+DOTLESS = {"tr", "az"}  # Turkish and Azerbaijani: the capital of their i is İ, that of ı is I
 
-Words = Collection[str]  # in lower case; a table will do
+Words = Collection[str]  # as `lower` writes them; a table will do
 Span = tuple[int, int]  # [start, end) in a text
 Edits = dict[Span, str]  # what is put in the place of each span
-Table = dict[str, list[str]]  # word in lower case -> its replacements
+Table = dict[str, list[str]]  # word, as `lower` writes it -> its replacements
 Tables = dict[str, Table]  # language -> its table
 
 
@@ -102,7 +119,7 @@ def read_settings(start, text: str, keys: Collection[str], where: str):
             continue
         key, _, word = assignment.partition("=")
         if key not in keys:
-            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(keys)}.")
+            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(keys) or 'none'}.")
         if key in values:
             raise ValueError(f"{where}: {key} is given twice. Leave one out.")
         kind = type(getattr(start, key))
@@ -145,25 +162,31 @@ class AttackKind:
     # "random": drawn; "beam": word by word, the worst ones are kept; "exact": all texts;
     # "gradient": uphill; "vote": many texts drawn, and the majority of their answers counts
     search: str
+    keys: tuple[str, ...] = ()  # its settings: another one would do nothing
     defaults: dict = field(default_factory=dict)  # settings that differ from those of Attack
 
 
+DRAWN = ("edits", "k")
+SEARCHED = (*DRAWN, "width", "order", "budget")
+IN_BALL = ("epsilon", "ball")
 ATTACKS = {
     "identity": AttackKind("nothing", "random"),  # a test of ourselves: must change nothing at all
-    "random": AttackKind("synonyms", "random"),
-    "greedy": AttackKind("synonyms", "beam"),
-    "beam": AttackKind("synonyms", "beam", {"width": 4}),
-    "hotflip": AttackKind("synonyms", "beam", {"order": "gradient"}),
-    "exact": AttackKind("synonyms", "exact"),
-    "code-switch": AttackKind("dictionary", "random"),
-    "code-switch-greedy": AttackKind("dictionary", "beam"),
-    "typos": AttackKind("typos", "random", {"edits": 1.0}),
-    "typos-greedy": AttackKind("typos", "beam", {"edits": 1.0}),
-    "gaussian": AttackKind("embeddings", "random"),
-    "uniform": AttackKind("embeddings", "random"),
-    "fgm": AttackKind("embeddings", "gradient"),
-    "pgd": AttackKind("embeddings", "gradient"),
-    "smoothed": AttackKind("synonyms", "vote"),
+    "random": AttackKind("synonyms", "random", DRAWN),
+    "greedy": AttackKind("synonyms", "beam", SEARCHED),
+    "beam": AttackKind("synonyms", "beam", SEARCHED, {"width": 4}),
+    "hotflip": AttackKind("synonyms", "beam", SEARCHED, {"order": "gradient"}),
+    "exact": AttackKind("synonyms", "exact", (*SEARCHED, "limit")),
+    "code-switch": AttackKind("dictionary", "random", DRAWN),
+    "code-switch-greedy": AttackKind("dictionary", "beam", SEARCHED),
+    "typos": AttackKind("typos", "random", DRAWN, {"edits": 1.0}),
+    "typos-greedy": AttackKind("typos", "beam", SEARCHED, {"edits": 1.0}),
+    "gaussian": AttackKind("embeddings", "random", IN_BALL),
+    "uniform": AttackKind("embeddings", "random", IN_BALL),
+    "fgm": AttackKind("embeddings", "gradient", (*IN_BALL, "norm")),
+    "pgd": AttackKind(
+        "embeddings", "gradient", (*IN_BALL, "norm", "steps", "step_size", "restarts")
+    ),
+    "smoothed": AttackKind("synonyms", "vote", (*DRAWN, "samples", "confidence")),
 }
 
 
@@ -223,33 +246,37 @@ def parse_attack(text: str) -> Attack:
     if name not in ATTACKS:
         raise ValueError(f"attack {name!r} is unknown. Take one of {', '.join(ATTACKS)}.")
     start = Attack(name, **ATTACKS[name].defaults)
-    keys = [entry.name for entry in fields(start) if entry.name != "name"]
-    attack = read_settings(start, settings, keys, f"attack {text!r}")
-    if attack.norm == "max" and attack.kind.search != "gradient":
-        raise ValueError(f"attack {text!r}: norm=max is for fgm and pgd; {name} draws in l2.")
-    return attack
+    return read_settings(start, settings, ATTACKS[name].keys, f"attack {text!r}")
 
 
 # ---- 2. words: find them, protect some, replace the others ---------------------------------------
 
 
 def lower(text: str, lang: str = "") -> str:
-    """Lower case of the same length: Turkish's dotted I would become two characters."""
-    if lang == "tr":
+    """The form in which words are compared: lower case, and e with its accent is one character.
+
+    A text in that form (NFC) keeps its length: Turkish's dotted I would become two characters.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if lang in DOTLESS:
         text = text.replace("I", "ı")  # its dotless one is another letter
     # SUBTLE: letter by letter; at the end of a word, str.lower() writes another Greek sigma
-    return "".join(char.lower() for char in text.replace("İ", "i"))
+    text = "".join(char.lower() for char in text.replace("İ", "i"))
+    return unicodedata.normalize("NFC", text)  # some small letters have an accent of their own
 
 
 def in_word(char: str) -> bool:
-    """Letters, combining marks and digits make words."""
-    # SUBTLE: \w leaves out the vowel signs of Hindi and Thai and would cut words in two
-    return unicodedata.category(char)[0] in "LMN"
+    """Letters and digits make words, with the marks that stand on them (`is_mark`)."""
+    return unicodedata.category(char)[0] in "LN"
 
 
 def is_mark(char):
-    """An accent or vowel sign that stands on the letter before it."""
-    return unicodedata.category(char)[0] == "M"
+    """An accent, vowel sign or joiner, or a part of a Korean syllable: of the letter before it."""
+    # SUBTLE: \w leaves out the vowel signs of Hindi and Thai and would cut words in two; so would
+    # the joiners, ZWNJ and ZWJ, which Persian and Hindi write inside of a word
+    is_joiner = char in "\u200c\u200d"
+    is_syllable_part = "\u1160" <= char <= "\u11ff"
+    return is_joiner or is_syllable_part or unicodedata.category(char)[0] == "M"
 
 
 def has_number(word):
@@ -257,43 +284,34 @@ def has_number(word):
     return any(unicodedata.category(char)[0] == "N" for char in word)
 
 
-def starts_word(text, start, lang):
+def is_unspaced(text: str) -> bool:
+    """Does a character stand there whose script has no spaces between words?
+
+    A key may match anywhere in such text, and the longest one wins. It is the script and not the
+    language: the Latin word in a Chinese question has its borders still.
+    """
+    return UNSPACED.search(text) is not None
+
+
+def starts_word(text, start):
     """May a word begin here?"""
-    return lang in UNSPACED or start == 0 or not in_word(text[start - 1])
+    if is_mark(text[start]):
+        return False
+    while start > 0 and is_mark(text[start - 1]):  # of a letter, or of an emoji
+        start -= 1
+    if start == 0 or not in_word(text[start - 1]):
+        return True
+    return is_unspaced(text[start - 1 : start + 1])
 
 
-def ends_word(text, end, lang):
+def ends_word(text, end):
     """May a word end before this character?"""
     if end == len(text):
         return True
     # SUBTLE: in unspaced scripts too, a mark belongs to the letter before it
     if is_mark(text[end]):
         return False
-    return lang in UNSPACED or not in_word(text[end])
-
-
-def find_words(text: str, table: Words, lang: str) -> list[Span]:
-    """Spans of the table's words in the text, left to right, longest match first.
-
-        find_words("Thủ đô của Pháp", {"thủ đô"}, "vi") -> [(0, 6)]
-
-    A key may hold spaces; it is compared in lower case and, where the language writes spaces, only
-    between word borders.
-    """
-    text = lower(text, lang)
-    longest = max(map(len, table), default=0)
-    spans = []
-    start = 0
-    while start < len(text):
-        next_start = start + 1
-        if starts_word(text, start, lang):
-            for end in range(min(len(text), start + longest), start, -1):
-                if text[start:end] in table and ends_word(text, end, lang):
-                    spans.append((start, end))
-                    next_start = end
-                    break
-        start = next_start
-    return spans
+    return not in_word(text[end]) or is_unspaced(text[end - 1 : end + 1])
 
 
 def letters_of(word: str) -> list[str]:
@@ -307,14 +325,70 @@ def letters_of(word: str) -> list[str]:
     return letters
 
 
+def comparable(text, lang):
+    """A text as `lower` writes it, and where each of its characters stands in the text itself.
+
+    comparable("Cafe\u0301s", "fr") -> ("cafés", [0, 1, 2, 3, 5, 6])     the last: the end
+    """
+    form = lower(text, lang)
+    if len(form) == len(text) and unicodedata.is_normalized("NFC", text):
+        return form, range(len(text) + 1)  # letter by letter it would be the same, but slower
+    forms, places = [], []
+    place = 0
+    for letter in letters_of(text):
+        form = lower(letter, lang)
+        forms.append(form)
+        places += [place] * len(form)
+        place += len(letter)
+    return "".join(forms), [*places, place]
+
+
+def longest_match(text, start, table, lengths):
+    """Where the longest of the table's words that begins here ends; `start` if there is none."""
+    for length in lengths:
+        end = start + length
+        if end <= len(text) and ends_word(text, end) and text[start:end] in table:
+            return end
+    return start
+
+
+def find_words(text: str, table: Words, lang: str) -> list[Span]:
+    """Spans of the table's words in the text, left to right, longest match first.
+
+        find_words("Thủ đô của Pháp", {"thủ đô"}, "vi") -> [(0, 6)]
+
+    A key may hold spaces; it is compared as `lower` writes it and, where the script has
+    spaces, only between word borders. The spans are those of the text as it stands.
+    """
+    text, places = comparable(text, lang)
+    # SUBTLE: lengths that occur; a key of 40,000 characters must not cost 40,000 look-ups a place
+    lengths = sorted(set(map(len, table)), reverse=True)
+    spans = []
+    start = 0
+    while start < len(text):
+        next_start = start + 1
+        if starts_word(text, start):
+            end = longest_match(text, start, table, lengths)
+            if end > start:
+                spans.append((places[start], places[end]))
+                next_start = end
+        start = next_start
+    return spans
+
+
+def begins_in_word(letter):
+    """Is this letter, with its marks, part of a word?"""
+    return in_word(letter[0])
+
+
 def words_of(text: str, lang: str) -> list[Span]:
     """Spans of words without a table; where no spaces are written, stretches of four letters."""
     spans = []
     start = 0
-    for are_words, run in groupby(text, in_word):
-        # SUBTLE: letters, not characters: a mark stays with its letter
-        letters = letters_of("".join(run))
-        stretch = 4 if lang in UNSPACED else len(letters)
+    # SUBTLE: letters, not characters: a mark stays with its letter, or with its emoji
+    for are_words, run in groupby(letters_of(text), begins_in_word):
+        letters = list(run)
+        stretch = 4 if is_unspaced("".join(letters)) else len(letters)
         for i in range(0, len(letters), stretch):
             end = start + len("".join(letters[i : i + stretch]))
             if are_words:
@@ -330,7 +404,7 @@ def match_case(word: str, other: str, lang: str) -> str:
     """
     if not word[:1].isupper() or not other:
         return other
-    if lang == "tr" and other[0] == "i":
+    if lang in DOTLESS and other[0] == "i":
         return "İ" + other[1:]
     return other[0].upper() + other[1:]
 
@@ -370,16 +444,38 @@ def overlaps_any(span, others):
     return any(start < span[1] and span[0] < end for start, end in others)
 
 
+def places_in(spans):
+    """All places that spans cover: [(0, 2), (5, 6)] -> {0, 1, 5}."""
+    places = set()
+    for start, end in spans:
+        places.update(range(start, end))
+    return places
+
+
+def all_have_capitals(text, lang):
+    """Is it in ALL CAPITALS or in Title Case, so that a capital does not tell a name?
+
+    "What Is the Capital of France?": five words or more, the second and all but short ones
+    """
+    words = [text[start:end] for start, end in words_of(text, lang)]
+    words = [word for word in words if not has_number(word)]
+    if text.isupper():
+        # SUBTLE: not so of NBA在哪, whose other words have no capitals to show
+        return all(word[0].isupper() for word in words)
+    longer = words[1:2] + [word for word in words if len(word) > 3]
+    return len(words) >= 5 and all(word[0].isupper() for word in longer)
+
+
 def is_name(text, start, lang):
     """A capital that no sentence begin explains; in German every noun has one, it says nothing."""
     begins_text = not any(map(in_word, text[:start]))
-    return text[start].isupper() and not begins_text and lang != "de"
+    return text[start].isupper() and not begins_text and lang not in CAPITAL_NOUNS
 
 
-def in_fixed(word, fixed, lang):
+def in_fixed(word, fixed):
     """Without spaces, a word of two letters or more that stands in a fixed word is part of it."""
-    is_part = any(lower(word) in key for key in fixed)
-    return lang in UNSPACED and len(word) > 1 and is_part
+    part = lower(word)
+    return is_unspaced(word) and len(word) > 1 and any(part in key for key in fixed)
 
 
 def find_slots(
@@ -391,16 +487,19 @@ def find_slots(
             -> [Slot(6, 9, ("huge",))]
 
     Protected are numbers, names and `fixed` words, such as the answer's: with another one, another
-    passage would be relevant. A replacement that changes nothing, or case only, is none.
+    passage would be relevant. Where every word has a capital, names are not known and none is
+    protected. A replacement that changes nothing, or case only, is none.
     *Units*: k replacements at most; None for all.
     """
-    fixed_spans = find_words(text, fixed, lang)
+    fixed_places = places_in(find_words(text, fixed, lang))
+    names_show = not all_have_capitals(text, lang)
     slots = []
     for slot in table_slots(text, table, lang):
         word = text[slot.start : slot.end]
-        if is_name(text, slot.start, lang) or has_number(word):
+        if names_show and is_name(text, slot.start, lang) or has_number(word):
             continue
-        if in_fixed(word, fixed, lang) or overlaps_any(slot.span, fixed_spans):
+        is_apart = fixed_places.isdisjoint(range(slot.start, slot.end))
+        if in_fixed(word, fixed) or not is_apart:
             continue
         distinct = dict.fromkeys(slot.options)
         options = [other for other in distinct if lower(other, lang) != lower(word, lang)]
@@ -412,9 +511,11 @@ def find_slots(
 def answer_words(answer: str, table: Table, lang: str) -> set[str]:
     """The answer as a whole, the table's words in it, and its longer ones (no mere article)."""
     spans = [(0, len(answer)), *find_words(answer, table, lang)]
-    if lang not in UNSPACED:
-        spans += [(start, end) for start, end in words_of(answer, lang) if end - start > 3]
-    return {lower(answer[start:end], lang) for start, end in spans}
+    words = {lower(answer[start:end], lang) for start, end in spans}
+    if not is_unspaced(answer):
+        every_word = [lower(answer[start:end], lang) for start, end in words_of(answer, lang)]
+        words |= {word for word in every_word if len(word) > 3}
+    return words
 
 
 def draw_freely(slots: list[Slot], rng: Generator) -> Edits:
@@ -468,6 +569,25 @@ def add_options(table, word, options):
             present.append(option)
 
 
+NO_LEMMAS = ("GAP!", "PSEUDOGAP!")  # Italian's wordnet: there is no word for this synset
+
+
+def clean_lemma(lemma):
+    """A lemma as it is written in a text; "" if it is none.
+
+    clean_lemma(" pomme_de_terre ") -> "pomme de terre"
+    clean_lemma("T形+的") -> "T形的"      Chinese wordnet: + stands between the parts of a word
+    """
+    if lemma in NO_LEMMAS:
+        return ""
+    # SUBTLE: beside a Chinese character only; C++ keeps its own
+    lemma = re.sub(r"(?<=[\u3400-\u9fff])\+|\+(?=[\u3400-\u9fff])", "", lemma)
+    lemma = " ".join(lemma.replace("_", " ").split())
+    if not any(map(in_word, lemma)):
+        return ""
+    return lemma
+
+
 def read_wordnet(content, lang):
     """The words that share a synset, from the rows SYNSET<TAB>LANG:lemma<TAB>WORD of a wordnet.
 
@@ -481,12 +601,12 @@ def read_wordnet(content, lang):
         cells = line.split("\t")
         is_comment = line.startswith("#")
         if len(cells) == 3 and cells[1].endswith("lemma") and not is_comment:
-            word = cells[2].replace("_", " ")
-            synsets.setdefault(cells[0], []).append(word)
+            synsets.setdefault(cells[0], []).append(clean_lemma(cells[2]))
     if not synsets:
         raise ValueError("no row with synset, LANG:lemma, word. Give an OMW tab file.")
     table = {}
-    for words in synsets.values():
+    for lemmas in synsets.values():
+        words = [word for word in lemmas if word]
         for word in words:
             add_options(table, lower(word, lang), [other for other in words if other != word])
     return {word: options for word, options in table.items() if options}
@@ -504,7 +624,10 @@ def read_json_table(content, lang):
         for word, others in json.loads(content).items():
             if not isinstance(others, list) or not all(map(is_word, others)):
                 raise ValueError(f"{word!r} has {others!r}")
-            table.setdefault(lower(word, lang), []).extend(others)
+            lemmas = [clean_lemma(other) for other in others]
+            key = lower(clean_lemma(word), lang)
+            if key:
+                table.setdefault(key, []).extend(lemma for lemma in lemmas if lemma)
     except (ValueError, AttributeError) as error:  # AttributeError: a list has no items()
         form = '{"word": ["other", ...]}'
         raise ValueError(f"not JSON of the form {form}: {error}") from None
@@ -527,10 +650,28 @@ def read_table(path: Path, lang: str) -> Table:
         raise ValueError(f"{path}: {error}") from None
 
 
+def one_file_a_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """(code of a language, path) -> base language -> path.
+
+    *Errors*: ValueError for what is no code, and for two files of one language.
+    """
+    path_of = {}
+    for code, path in files:
+        try:
+            lang = base_language(code)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if lang in path_of:
+            raise ValueError(f"{path}: {path_of[lang]} is of {lang!r}, too. Leave one out.")
+        path_of[lang] = path
+    return path_of
+
+
 def read_synonyms(folder: Path, files: dict[str, str] | None = None) -> Tables:
     """lang -> table, from these files (lang -> path) or else from the data set's synonyms/."""
     if not files:
-        files = {path.stem: path for path in sorted((folder / "synonyms").glob("*.json"))}
+        paths = sorted((folder / "synonyms").glob("*.json"))
+        files = one_file_a_language((path.stem, path) for path in paths)
     if not files:
         raise ValueError(f"{folder}/synonyms: no such folder. Give --table LANG=FILE.")
     return {lang: read_table(Path(path), lang) for lang, path in files.items()}
@@ -548,33 +689,42 @@ def read_dictionary(path: Path, langs: Collection[str] = ()) -> Tables:
     row_format = "en<TAB>LANG<TAB>word<TAB>translation"
     if not path.is_file():
         raise ValueError(f"{path}: no such dictionary. Code-switching needs one: {row_format}.")
-    concepts = {}  # English word -> lang -> word
+    concepts = {}  # English word -> lang -> its words
     for number, line in read_lines(path):
         cells = line.split("\t")
-        if len(cells) != 4 or not all(cells) or cells[0] != "en":
+        if len(cells) != 4 or not all(cells) or cells[0] not in ("en", "eng"):
             raise ValueError(f"{path}:{number}: {line!r} is not {row_format}.")
-        _, lang, english, translation = cells
-        words = concepts.setdefault(english, {"en": english})
-        words[lang] = translation
+        _, code, english, translation = cells
+        try:
+            lang = base_language(code)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
+        words = concepts.setdefault(english, {"en": [english]})
+        words.setdefault(lang, []).append(translation)
     tables = {}
     for words in concepts.values():
         spoken = sorted(words)
         if langs:
             spoken = [lang for lang in spoken if lang in langs]
         for lang in spoken:
-            others = [words[other] for other in spoken if other != lang]
-            add_options(tables.setdefault(lang, {}), lower(words[lang], lang), others)
+            others = list(chain(*[words[other] for other in spoken if other != lang]))
+            for word in words[lang]:
+                add_options(tables.setdefault(lang, {}), lower(word, lang), others)
     return tables
 
 
 @torch.no_grad()
 def mean_embeddings(words, encoder):
-    """A word's embedding: the mean over its pieces. -> (words, D)"""
+    """A word's embedding: the mean over its pieces, 0 if the tokenizer finds none. -> (words, D)"""
     rows = encoder.tokenizer(words, add_special_tokens=False)["input_ids"]
     means = []
     for row in rows:
-        pieces = encoder.word_embeddings(torch.tensor(row, device=encoder.device))
-        means.append(pieces.mean(0))  # (pieces, D) -> (D,)
+        ids = torch.tensor(row, dtype=torch.long, device=encoder.device)
+        pieces = encoder.word_embeddings(ids)  # (pieces, D)
+        if row:
+            means.append(pieces.mean(0))  # (pieces, D) -> (D,)
+        else:
+            means.append(pieces.sum(0))
     return torch.stack(means)
 
 
@@ -592,9 +742,12 @@ def neighbours(encoder: Encoder, texts: list[Text], k: int = 8) -> Tables:
     tables = {}
     for lang in sorted(words_in):
         words = sorted(words_in[lang])
-        unit = F.normalize(mean_embeddings(words, encoder).float(), dim=-1)  # (V, D)
+        embeddings = mean_embeddings(words, encoder).float()  # (V, D)
+        has_pieces = embeddings.any(dim=1).tolist()
+        words = list(compress(words, has_pieces))
+        unit = F.normalize(embeddings[has_pieces], dim=-1)  # (V, D)
         cosine = (unit @ unit.T).fill_diagonal_(-2)  # (V, D) @ (D, V) -> (V, V); never oneself
-        nearest = cosine.topk(min(k, len(words) - 1)).indices.tolist()  # (V, V) -> (V, k)
+        nearest = cosine.topk(max(0, min(k, len(words) - 1))).indices.tolist()  # (V, V) -> (V, k)
         tables[lang] = {}
         for word, row in zip(words, nearest, strict=True):
             tables[lang][word] = [words[i] for i in row]
@@ -676,12 +829,12 @@ def typo(word: str, rng: Generator) -> str:
 
 def typo_places(text: str, lang: str, fixed: Words = frozenset()) -> list[Span]:
     """Words of at least three letters, neither number nor `fixed`."""
-    fixed_spans = find_words(text, fixed, lang)
+    fixed_places = places_in(find_words(text, fixed, lang))
     places = []
     for start, end in words_of(text, lang):
         word = text[start:end]
-        is_fixed = overlaps_any((start, end), fixed_spans)
-        if len(letters_of(word)) >= 3 and not has_number(word) and not is_fixed:
+        is_apart = fixed_places.isdisjoint(range(start, end))
+        if len(letters_of(word)) >= 3 and not has_number(word) and is_apart:
             places.append((start, end))
     return places
 
@@ -713,6 +866,8 @@ class Pools:
     relevant: Tensor  # (Q, R) rows of p, padded with P
     gains: Tensor  # (Q, R) their relevance, padded with 0
     query_lang: Tensor  # (Q,) position of the query's language in langs, -1 if it is not there
+    missing: Tensor  # (Q, M) relevance of passages that the corpus lacks, padded with 0
+    left_out: Tensor  # (Q,) row of p that a query's rankings leave out, its own text; P for none
 
     def start_end(self, passage_lang: str) -> Span:
         """The rows of p in a language; "*" for all."""
@@ -722,10 +877,29 @@ class Pools:
         return self.borders[i], self.borders[i + 1]
 
 
+def own_texts(data, queries, row_of):
+    """Rows of p of the passages that have a query's id, as in ArguAna; P where there is none."""
+    position = {passage.id: i for i, passage in enumerate(data.passages)}
+    rows = []
+    for query in queries:
+        passage = position.get(data.queries[query].id)
+        rows.append(row_of.get(passage, len(row_of)))
+    return rows
+
+
 def make_pools(
-    p: Tensor, data: DataSet, queries: list[int], passages: list[int], split: str
+    p: Tensor,
+    data: DataSet,
+    queries: list[int],
+    passages: list[int],
+    split: str,
+    self_hits: bool = True,
 ) -> Pools:
-    """Sort the passages (P, D) by language and look up the relevant ones of each query."""
+    """Sort the passages (P, D) by language and look up the relevant ones of each query.
+
+    Without `self_hits`, a passage that has a query's id is no candidate for it, as BEIR does. If it
+    is relevant as well, it counts as one that is not there.
+    """
     passage_langs = [data.passages[i].lang for i in passages]
     langs = sorted(set(passage_langs))
     borders = [0, *accumulate(passage_langs.count(lang) for lang in langs)]
@@ -735,6 +909,15 @@ def make_pools(
     for query in queries:
         relevance = data.qrels[split][query]
         rows_of_queries.append({row_of[i]: relevance[i] for i in relevance if i in row_of})
+    missing = data.missing.get(split, {})
+    missing_gains = [list(missing.get(query, {}).values()) for query in queries]
+    left_out = [len(passages)] * len(queries)
+    if not self_hits:
+        left_out = own_texts(data, queries, row_of)
+        for rows, row, gains_lost in zip(rows_of_queries, left_out, missing_gains, strict=True):
+            if row in rows:
+                gains_lost.append(rows.pop(row))
+    lost = [torch.tensor(gains_lost) for gains_lost in missing_gains]  # Q of (M_i,)
     width = max(1, max(map(len, rows_of_queries)))
     relevant = torch.full((len(queries), width), len(passages))  # (Q, R)
     gains = torch.zeros(len(queries), width)
@@ -745,7 +928,9 @@ def make_pools(
     query_langs = [data.queries[query].lang for query in queries]
     query_lang = torch.tensor([number.get(lang, -1) for lang in query_langs])  # (Q,)
     padded_p = F.pad(p[order], (0, 0, 0, 1))  # (P, D) -> (P + 1, D)
-    return Pools(padded_p, langs, borders, relevant, gains, query_lang)
+    padded_lost = pad_sequence(lost, batch_first=True)  # (Q, M)
+    own = torch.tensor(left_out)  # (Q,)
+    return Pools(padded_p, langs, borders, relevant, gains, query_lang, padded_lost, own)
 
 
 @dataclass
@@ -767,6 +952,8 @@ def find_best(pools, v, rows):
     relevant = pools.relevant[rows].to(v.device)  # (C, R)
     relevant_scores = scores.gather(1, relevant)  # (C, P + 1) -> (C, R)
     scores.scatter_(1, relevant, -math.inf)  # what is left are the others
+    own = pools.left_out[rows, None].to(v.device)  # (C, 1)
+    scores.scatter_(1, own, -math.inf)
     shape = len(v), len(pools.langs) + 1
     best = Best(
         scores.new_empty(shape),
@@ -891,8 +1078,28 @@ def bare_text(text):
     return Text("", "", text, "")
 
 
+# Characters a token of the encoder's query length: what stands beyond is never read. (In
+# XLM-R's vocabulary a token holds 16 at most; blanks and unknown letters may take some more)
+CHARACTERS_A_TOKEN = 16
+
+
+def readable_text(text, encoder):
+    """The part of a query's text that the encoder can read, so that the rest costs nothing."""
+    return text[: CHARACTERS_A_TOKEN * encoder.settings.query_length]
+
+
+def readable_part(item, encoder):
+    """An item whose text and slots end where the encoder's reading ends; often the item itself."""
+    text = readable_text(item.source.text, encoder)
+    if text == item.source.text:
+        return item
+    slots = [slot for slot in item.slots if slot.end <= len(text)]
+    return replace(item, source=replace(item.source, text=text), slots=slots)
+
+
 def encode_once(encoder, texts, bar=""):
     """Vectors of queries (texts, D); equal ones are encoded once and agree to the last bit."""
+    texts = [replace(text, text=readable_text(text.text, encoder)) for text in texts]
     distinct = list(dict.fromkeys(texts))
     row_of = {text: row for row, text in enumerate(distinct)}
     return encoder.encode(distinct, "query", bar)[[row_of[text] for text in texts]]
@@ -1253,8 +1460,7 @@ def embedding_chunks(
 
     An attack runs without dropout: its loop over the chunks stands in `with eval_mode(encoder)`.
     """
-    lengths = [len(row["input_ids"]) for row in token_rows]
-    for rows in length_chunks(lengths, max_tokens):
+    for rows in encoder.chunks(token_rows, max_tokens):
         batch = encoder.pad([token_rows[i] for i in rows])
         embeddings = encoder.word_embeddings(batch["input_ids"]).detach()  # (B, T) -> (B, T, D)
         yield Chunk(rows, batch, embeddings, noise_places(encoder, batch))
@@ -1295,9 +1501,9 @@ def add_noise(items, chunk, delta, encoder, unit):
         item.vector, item.norm = vector, norm
 
 
-def streams(items, attack, seed):
-    """One random stream an item; not of the view, so that all views see the same noise."""
-    return [generator(seed, attack.label, item.source.id) for item in items]
+def streams(items, attack, seed, *use):
+    """One random stream an item and use; not of the view, so that all views see the same noise."""
+    return [generator(seed, attack.label, item.source.id, *use) for item in items]
 
 
 def attack_embeddings(items, encoder, pools, attack, seed):
@@ -1330,7 +1536,8 @@ def control_embeddings(items, twins, encoder, attack, seed):
     with eval_mode(encoder):
         for chunk, members in query_chunks(items, encoder):
             dim = chunk.embeddings.shape[-1]
-            rngs = streams(members, attack, seed)
+            # SUBTLE: a stream of its own, or the control would go the way of pgd's random start
+            rngs = streams(members, attack, seed, "control")
             noise = random_noise(chunk.places, dim, rngs, unit, "sphere")
             # CHANGED vs attack_embeddings: each query has a radius of its own
             norms = torch.tensor([twins[i].norm for i in chunk.rows]).to(noise)  # (B,)
@@ -1480,6 +1687,14 @@ def certify(
     return share - error - (1 - shared) > 0.5
 
 
+def drawn_words(word, options, lang):
+    """What a slot's word is redrawn as: one spelling, the first, of each word in its `draw_set`."""
+    spellings = {}
+    for other in (word, *options):
+        spellings.setdefault(lower(other, lang), other)
+    return list(spellings.values())
+
+
 def draw_texts(item, attack, seed):
     """Draw each slot's word anew, uniformly, `samples` times: text -> how often it was drawn."""
     text = item.source.text
@@ -1488,7 +1703,7 @@ def draw_texts(item, attack, seed):
     rng = generator(seed, attack.label, item.source.id)
     columns = []  # one a slot: the words drawn
     for slot in item.slots:
-        words = [text[slot.start : slot.end], *slot.options]
+        words = drawn_words(text[slot.start : slot.end], slot.options, item.source.lang)
         picks = torch.randint(len(words), (attack.samples,), generator=rng)
         columns.append([words[pick] for pick in picks])
     spans = [slot.span for slot in item.slots]
@@ -1592,7 +1807,7 @@ def random_edits(items, attack, seed):
             item.edits = draw_edits(item.slots, item.most_edits(attack.edits), rng)
 
 
-def worst_edits(items, scorer, attack):
+def search_edits(items, scorer, attack):
     """Search the edits of the smallest margin."""
     searched = [item for item in items if item.slots]
     if attack.kind.search == "exact":
@@ -1606,6 +1821,16 @@ def worst_edits(items, scorer, attack):
         keep = HOTFLIP_KEEPS if attack.name == "hotflip" else None
         orders = gradient_orders(searched, scorer.encoder, scorer.pools, keep)
     beam_search(searched, scorer, attack, orders)
+
+
+def worst_edits(items, scorer, attack):
+    """`search_edits`, in the part of each text that the encoder reads."""
+    parts = [readable_part(item, scorer.encoder) for item in items]
+    search_edits(parts, scorer, attack)
+    for item, part in zip(items, parts, strict=True):
+        item.edits, item.asked = part.edits, part.asked
+        item.exhaustive, item.worst = part.exhaustive, part.worst
+        item.slots[: len(part.slots)] = part.slots  # HotFlip keeps some of their options
 
 
 def vectors_now(items, encoder, attack, bar):
@@ -1624,6 +1849,7 @@ def attack_queries(
     bar: str = "",
 ) -> Tensor:
     """Attack every item -> its query's vectors (items, D); all else stands in the items."""
+    assert attack.kind.search != "vote", f"{attack.name} changes no query: call smoothed()"
     if attack.kind.source == "embeddings":
         attack_embeddings(items, encoder, pools, attack, seed)
     elif attack.kind.search == "random":

@@ -29,8 +29,10 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +43,27 @@ from torch import Tensor
 import attacks
 from attacks import Attack, Pools
 from xlt import (
+    POOLINGS,
     DataSet,
     Encoder,
     Help,
+    Settings,
     all_langs,
+    check_known,
+    encoder_hashes,
+    escape_what_cannot_be_shown,
+    language_flag,
     load_data,
     load_encoder,
+    locked,
+    output_folder,
+    read_back,
+    refuse_twice,
     truncated_texts,
     versions,
     weights_hash,
     write_json,
+    writing,
 )
 
 VIEWS = ("mono", "cross", "pool")
@@ -59,8 +72,17 @@ METRICS = ("mAP", "mAP@20", "R@1", "R@10", "MRR@10", "nDCG@10", "rank_distance")
 IN_POOL = ("own_share@10", "foreign_rank")  # of the pool of all languages alone
 KEPT = ("mAP", "R@1", "R@10", "rank_distance")  # of every single query, for paired statistics
 TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
+# What is left of a unit vector below this length is rounding of fp32 and has no direction
+NO_LENGTH = 1e-5
 # Digits after the point; all other columns, study.py's too, have 3
 DIGITS = {"rank_distance": 0, "foreign_rank": 1, "minutes": 1, "seconds": 0}
+# What metrics.json says of a run: the keys of the origin in its run.json
+ORIGIN = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
+# Keys of metrics.json that results must share to stand in one file
+IDENTITY = (
+    "model_sha256", "tokenizer_sha256", "config_sha256", "data_sha256", "split", "settings",
+    "langs", "limit", "no_self_hits",
+)  # fmt: skip
 HERE = Path(__file__).parent
 
 
@@ -106,7 +128,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
         ranks 1 and 3, and a third one never found: AP = (1/1 + 2/3) / 3 = .5556
 
     *Shapes*: ranks, gains (Q, R), padded with 0 at the end -> metric -> (Q,); NaN where nothing is
-    relevant.
+    relevant. A gain with rank 0 is of a relevant passage that cannot be found.
     *Units*: all in [0, 1] but rank_distance and first_rank (ranks). mAP is uncut, mAP@20 sums to
     rank 20 and still divides by all R relevant ones; R@k is recall: with 11 relevant passages R@10
     cannot exceed 10/11; nDCG@10 has linear gains; rank_distance, the largest minus the smallest
@@ -115,7 +137,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
     2024.
     """
     real = ranks > 0
-    count = real.sum(1)  # (Q,)
+    count = (gains > 0).sum(1)  # (Q,) those that cannot be found, too
     safe_ranks = np.maximum(ranks, 1)  # of the padding too: no division by 0
     k = np.arange(1, ranks.shape[1] + 1)  # (R,)
     precision = np.where(real, k / safe_ranks, 0.0)  # k / rank_k
@@ -134,7 +156,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
             "R@10": in_ten.sum(1) / count,
             "MRR@10": np.where(count > 0, first, np.nan),
             "nDCG@10": gain_at_ten / ideal,
-            "rank_distance": np.where(count > 1, distance, np.nan),
+            "rank_distance": np.where(real.sum(1) > 1, distance, np.nan),
             "first_rank": ranks[:, 0].astype(float),  # of the best relevant passage
         }
 
@@ -263,6 +285,16 @@ def relevant_columns(pools, cell):
     return columns.gather(1, order), gains.gather(1, order)
 
 
+def missing_gains(pools, cell):
+    """Relevance of passages that the corpus lacks, where they would be candidates. (n, M)
+
+    Their language is not known: unless there is but one, they count in the pool of all alone.
+    """
+    if cell.passage_lang == "*" or len(pools.langs) == 1:
+        return pools.missing[cell.rows]
+    return torch.zeros(len(cell.rows), 0)
+
+
 def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str, np.ndarray]:
     """Metrics of a cell's queries against its candidates.
 
@@ -271,6 +303,9 @@ def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str
     start, end = pools.start_end(cell.passage_lang)
     candidates = pools.p[start:end].double().T  # (D, P)
     columns, gains = relevant_columns(pools, cell)
+    never_found = missing_gains(pools, cell)
+    own = pools.left_out[cell.rows] - start  # (n,) column of the query's own text
+    in_cell = (own >= 0) & (own < end - start)  # (n,)
     sizes = torch.tensor(pools.borders).diff()  # (L,) passages of each language
     lang_numbers = torch.arange(len(sizes)).repeat_interleave(sizes)  # (P,)
     parts = defaultdict(list)  # metric -> its blocks
@@ -278,8 +313,12 @@ def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str
         rows = slice(first, first + block)
         # SUBTLE: an fp32 product depends on the shape of the block; fp64, rounded, does not
         scores = (q[cell.rows[rows]].double() @ candidates).float()  # (b, D) @ (D, P) -> (b, P)
+        has_own = torch.nonzero(in_cell[rows])[:, 0]
+        scores[has_own, own[rows][has_own]] = -math.inf
         ranks, sorted_gains = relevant_ranks(scores, columns[rows], gains[rows])
-        values = measure(ranks.numpy(), sorted_gains.numpy())
+        ranks = F.pad(ranks, (0, never_found.shape[1]))  # (b, R) -> (b, R + M), rank 0
+        all_gains = torch.cat([sorted_gains, never_found[rows]], dim=1)  # (b, R + M)
+        values = measure(ranks.numpy(), all_gains.numpy())
         if cell.view == "pool":
             query_lang = int(pools.query_lang[cell.rows[0]])
             values |= language_bias(scores, columns[rows], lang_numbers, query_lang)
@@ -288,21 +327,23 @@ def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str
     return {metric: np.concatenate(columns) for metric, columns in parts.items()}
 
 
-def rank_cells(q: Tensor, pools: Pools, cells: list[Cell]) -> Ranked:
-    """Rank every cell. *Shapes*: q (Q, D).
+def rank_cells(q: Tensor, pools: Pools, cells: list[Cell], label: str = "clean") -> Ranked:
+    """Rank every cell; `label` says what the queries went through. *Shapes*: q (Q, D).
 
     *Errors*: ValueError for vectors that are not finite: NaN compares false and would rank first.
     """
     if not (q.isfinite().all() and pools.p.isfinite().all()):
-        raise ValueError("the encoder gave vectors that are not finite. Train with a smaller --lr.")
+        remedy = "Take less noise, or train with a smaller --lr."
+        raise ValueError(f"{label}: the encoder gave vectors that are not finite. {remedy}")
     return {cell.langs: rank_cell(q, pools, cell) for cell in cells}
 
 
 def check_split(data, split, langs):
     """Refuse, with a ValueError, a split or a language that the data set has not."""
     if split not in data.qrels:
-        there = sorted(data.qrels)
-        raise ValueError(f"{data.folder}/qrels/{split}.tsv: no such file. There is {there}.")
+        path, there = data.folder / "qrels" / f"{split}.tsv", sorted(data.qrels)
+        fault = "none of its queries is in queries.jsonl" if path.exists() else "no such file"
+        raise ValueError(f"{path}: {fault}. There is {there}.")
     known = all_langs(data)
     for lang in langs:
         if lang not in known:
@@ -310,10 +351,17 @@ def check_split(data, split, langs):
 
 
 def encode_split(
-    encoder: Encoder, data: DataSet, split: str, langs: list[str], views=VIEWS, limit: int = 0
+    encoder: Encoder,
+    data: DataSet,
+    split: str,
+    langs: list[str],
+    views=VIEWS,
+    limit: int = 0,
+    self_hits: bool = True,
 ) -> Split:
     """Encode a split's queries (of the first `limit` groups by name, 0: all) and passages; rank.
 
+    Without `self_hits`, a passage that has a query's id is no candidate for that query.
     *Errors*: ValueError for a split or a language that the data has not, or vectors not finite.
     """
     check_split(data, split, langs)
@@ -328,11 +376,22 @@ def encode_split(
         raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")
     q = encoder.encode([data.queries[i] for i in queries], "query", "queries")
     p = encoder.encode([data.passages[i] for i in passages], "passage", "passages")
-    pools = attacks.make_pools(p, data, queries, passages, split)
+    pools = attacks.make_pools(p, data, queries, passages, split, self_hits)
     query_langs = np.array([data.queries[i].lang for i in queries])
     cells = make_cells(query_langs, pools.langs, views)
     clean = rank_cells(q, pools, cells)
     return Split(encoder, data, split, queries, passages, q, pools, views, cells, clean)
+
+
+def chance_of_query(passages, found, lost):
+    """Chance where `lost` more passages are relevant and none of the candidates; {} if none is."""
+    if found + lost == 0:
+        return {}
+    if found == 0:
+        return {"mAP": 0.0, "R@1": 0.0, "R@10": 0.0}
+    luck, share = chance(passages, found), found / (found + lost)
+    shares = {metric: luck[metric] * share for metric in ("mAP", "R@1", "R@10")}
+    return luck | shares
 
 
 def chance_of_views(pools, cells):
@@ -341,14 +400,25 @@ def chance_of_views(pools, cells):
     for cell in cells:
         start, end = pools.start_end(cell.passage_lang)
         columns, _ = relevant_columns(pools, cell)
-        for relevant in (columns >= 0).sum(1).tolist():
-            if relevant:
-                for metric, value in chance(end - start, relevant).items():
-                    values[cell.view][metric].append(value)
+        own = pools.left_out[cell.rows]  # (n,)
+        passages = end - start - ((own >= start) & (own < end)).int()  # (n,)
+        found = (columns >= 0).sum(1)  # (n,)
+        lost = (missing_gains(pools, cell) > 0).sum(1)  # (n,)
+        counts = zip(passages.tolist(), found.tolist(), lost.tolist(), strict=True)
+        for query_passages, query_found, query_lost in counts:
+            luck = chance_of_query(query_passages, query_found, query_lost)
+            for metric, value in luck.items():
+                values[cell.view][metric].append(value)
     means = {}
     for view, metrics in values.items():
         means[view] = {metric: sum(column) / len(column) for metric, column in metrics.items()}
     return means
+
+
+def unit_or_zero(vectors):
+    """Vectors of length 1; those of no length become 0 and lose every tie. (N, D)"""
+    lengths = vectors.norm(dim=1, keepdim=True)  # (N, 1)
+    return F.normalize(vectors, dim=1).masked_fill(lengths < NO_LENGTH, 0).float()
 
 
 def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
@@ -357,9 +427,14 @@ def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
         e <- e - C C^T e,     C (D, r): the first r eigenvectors of X^T X, X (P, D) the passages
 
     of one language. Queries in a language without passages stay as they are.
-    *Shapes*: q (Q, D). *Source*: Yang et al. 2021, section 3; they fit C on other text, here it is
+    *Shapes*: q (Q, D).
+    *Errors*: ValueError for r >= D, which leaves nothing.
+    *Source*: Yang et al. 2021, section 3; they fit C on other text, here it is
     the pool itself, without any label.
     """
+    size = q.shape[1]
+    if r >= size:
+        raise ValueError(f"--lir {r}: vectors have {size} directions. Take {size - 1} at most.")
     q, p = q.double().clone(), pools.p.double().clone()
     for i, lang in enumerate(pools.langs):
         start, end = pools.start_end(lang)
@@ -368,8 +443,7 @@ def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
         p[start:end] = passages - passages @ c @ c.T
         queries = pools.query_lang == i
         q[queries] -= q[queries] @ c @ c.T  # (n, D)
-    cleaned = replace(pools, p=F.normalize(p, dim=1).float())
-    return F.normalize(q, dim=1).float(), cleaned
+    return unit_or_zero(q), replace(pools, p=unit_or_zero(p))
 
 
 # ---- records: what metrics.json holds ------------------------------------------------------------
@@ -506,6 +580,7 @@ class Options:
     show: int = 0
     attack_out: Path | None = None
     trec: Path | None = None
+    no_self_hits: bool = False
 
     def condition(self, attack: Attack) -> Condition:
         settings = tuple(attack.settings.items())
@@ -547,11 +622,13 @@ def open_adversary(options: Options, data: DataSet, encoder: Encoder | None) -> 
             if encoder is not None:
                 tables["synonyms"] = attacks.neighbours(encoder, data.queries)
         else:
-            files = {}
+            files = []
             for text in options.table:
                 lang, _, file = text.partition("=")
-                files[lang] = file
-            tables["synonyms"] = attacks.read_synonyms(data.folder, files)
+                files.append((lang, Path(file)))
+            tables["synonyms"] = attacks.read_synonyms(
+                data.folder, attacks.one_file_a_language(files)
+            )
     if "dictionary" in sources:
         tables["dictionary"] = attacks.read_dictionary(data.folder / "dictionary.tsv")
     fixed = set()
@@ -662,7 +739,7 @@ def rank_attacked(split, targets, v, condition):
     for view in dict.fromkeys(target.view for target in targets):
         positions = [i for i, target in enumerate(targets) if target.view == view]
         cells = [cell for cell in split.cells if cell.view == view]
-        ranked = rank_cells(v[positions], split.pools, cells)
+        ranked = rank_cells(v[positions], split.pools, cells, condition.label)
         results.arrays |= single_queries(split, condition, [view], ranked)
         for cell in cells:
             of_cell = [targets[positions[row]] for row in cell.rows]
@@ -693,7 +770,8 @@ def vote_split(split, adversary, attack, condition):
         if cell.view not in adversary.options.attacked_views:
             continue
         columns, _ = relevant_columns(split.pools, cell)
-        relevant = (columns >= 0).sum(1).numpy()  # (n,)
+        lost = missing_gains(split.pools, cell) > 0  # (n, M)
+        relevant = ((columns >= 0).sum(1) + lost.sum(1)).numpy()  # (n,)
         # R@1 of a right answer: 1 / (number of relevant passages), as in every other record
         share = 1 / np.where(relevant > 0, relevant, np.nan)
         column = column_of(split.pools, cell)
@@ -722,13 +800,66 @@ def folder_name(condition):
     return re.sub(r"[^\w.=,-]+", "_", condition.label)
 
 
-def freeze(folder, split, targets, condition):
+def judgements_of(data, split, query):
+    """(id of a relevant passage, relevance): also those that the corpus lacks."""
+    relevant = data.qrels[split][query]
+    present = [(data.passages[passage].id, gain) for passage, gain in relevant.items()]
+    missing = data.missing.get(split, {}).get(query, {})
+    return [*present, *missing.items()]
+
+
+def attacks_that_freeze(options):
+    """Those that change texts, which --attack-out can write."""
+    return [
+        attack
+        for attack in options.attacks
+        if attack.kind.source != "embeddings" and attack.kind.search != "vote"
+    ]
+
+
+def frozen_folder(options, condition, view):
+    """Where the attacked queries of a condition and view are written."""
+    return options.attack_out / f"{folder_name(condition)}-{view}"
+
+
+def describe_frozen(encoder, data, adversary, attack, view):
+    """What attack.json says: all that the attacked queries depend on."""
+    options = adversary.options
+    hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(encoder)}
+    about = {"view": view, "split": options.split, "table": adversary.hash_of(attack)}
+    about |= {"langs": sorted(options.langs or all_langs(data)), "limit": options.limit}
+    return options.condition(attack).fields() | about | hashes
+
+
+def check_frozen(encoder, data, adversary):
+    """Before the work: does --attack-out hold other queries, which would be lost?
+
+    *Errors*: ValueError for a folder of another model, data set or attack, or of something else.
+    """
+    options = adversary.options
+    for attack in attacks_that_freeze(options):
+        for view in options.attacked_views:
+            folder = frozen_folder(options, options.condition(attack), view)
+            if not folder.exists() or not any(folder.iterdir()):
+                continue
+            text = f"{folder}: there are files that are no attacked queries"
+            if not (folder / "attack.json").exists():
+                raise ValueError(f"{text}. Give another --attack-out.")
+            old = read_back(folder / "attack.json", {}, "Give another --attack-out.")
+            for key, value in describe_frozen(encoder, data, adversary, attack, view).items():
+                if old.get(key) != value:
+                    text = f"{folder}: holds queries of another {key} ({old.get(key)})"
+                    raise ValueError(f"{text[:200]}. Give another --attack-out.")
+
+
+def freeze(folder, split, targets, described):
     """Write attacked queries as a data set folder that --data opens (all passages), attack.json.
 
     queries.jsonl keeps what paired comparisons need beside the attacked text: the clean one, the
     edits, and how many words could have been changed (slots; without any it was not attacked).
     """
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "attack.json", described)  # first: from now on the folder is known
     data = split.data
     shutil.copyfile(data.folder / "corpus.jsonl", folder / "corpus.jsonl")
     lines, qrels = [], ["query-id\tcorpus-id\tscore\n"]
@@ -738,13 +869,10 @@ def freeze(folder, split, targets, condition):
         row |= {"answer": source.answer, "clean": source.text, "slots": len(target.slots)}
         row["edits"] = edit_list(target)
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        for passage, relevance in data.qrels[split.name][query].items():
-            qrels.append(f"{source.id}\t{data.passages[passage].id}\t{relevance:g}\n")
+        for passage, relevance in judgements_of(data, split.name, query):
+            qrels.append(f"{source.id}\t{passage}\t{relevance:g}\n")
     (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "qrels" / f"{split.name}.tsv").write_text("".join(qrels), encoding="utf-8")
-    described = condition.fields() | {"view": targets[0].view, "split": split.name}
-    hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(split.encoder)}
-    write_json(folder / "attack.json", described | hashes)
 
 
 def attack_split(split, adversary, attack):
@@ -764,9 +892,9 @@ def attack_split(split, adversary, attack):
     results = rank_attacked(split, targets, v, condition)
     for view in views:
         in_view = [target for target in targets if target.view == view]
-        if options.attack_out and attack.kind.source != "embeddings":
-            folder = options.attack_out / f"{folder_name(condition)}-{view}"
-            freeze(folder, split, in_view, condition)
+        if options.attack_out and attack in attacks_that_freeze(options):
+            described = describe_frozen(split.encoder, split.data, adversary, attack, view)
+            freeze(frozen_folder(options, condition, view), split, in_view, described)
         shown = [target for target in in_view if target.changed and target.edits]
         for target in shown[: options.show]:
             print(f"{condition.label} {view} {target.source.id}: {marked(target)}")
@@ -781,6 +909,16 @@ def attack_split(split, adversary, attack):
 
 
 # ---- one encoder, one split ----------------------------------------------------------------------
+
+
+def check_whole_relevances(data, split):
+    """Refuse, with a ValueError, relevances that trec_eval would cut to whole numbers."""
+    for query in data.qrels.get(split, {}):
+        for passage, relevance in judgements_of(data, split, query):
+            if relevance != int(relevance):
+                pair = f"{data.queries[query].id!r}, {passage!r}"
+                remedy = "trec_eval reads whole numbers. Multiply the scores"
+                raise ValueError(f"--trec: {relevance:g} is the score of {pair}; {remedy}.")
 
 
 def write_trec(folder, split, depth=1000):
@@ -798,29 +936,33 @@ def write_trec(folder, split, depth=1000):
     place = np.argsort(np.argsort(ids))  # a number that orders like the id
     p = split.pools.p[:-1].double()  # (P, D)
     with open(folder / "run.trec", "w", encoding="utf-8", newline="\n") as run:
-        for name, vector in zip(names, split.q.double(), strict=True):
+        left_out = split.pools.left_out.tolist()
+        for name, vector, own in zip(names, split.q.double(), left_out, strict=True):
             scores = (p @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
-            order = np.lexsort((place, -scores))[:depth]
+            order = np.lexsort((place, -scores))
+            order = order[order != own][:depth]
             ranked = enumerate(order, 1)
             run.writelines(f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in ranked)
-    candidates = set(split.passages)
+    outside = {passage.id for passage in data.passages} - set(ids.tolist())  # of other --langs
     with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
         for name, query in zip(names, split.queries, strict=True):
-            for passage, relevance in data.qrels[split.name][query].items():
-                if passage in candidates:
-                    out.write(f"{name} 0 {data.passages[passage].id} {relevance:g}\n")
+            for passage, relevance in judgements_of(data, split.name, query):
+                if passage not in outside:
+                    out.write(f"{name} 0 {passage} {relevance:g}\n")
 
 
 def identity(encoder, data, options):
     """What a metrics.json is about: results of anything else do not belong into it."""
     return {
         "model_sha256": weights_hash(encoder),
+        **encoder_hashes(encoder),
         "settings": vars(encoder.settings),
         "data": str(data.folder),
         "data_sha256": data.sha256,
         "split": options.split,
         "langs": sorted(options.langs or all_langs(data)),
         "limit": options.limit,
+        "no_self_hits": options.no_self_hits,
     }
 
 
@@ -838,7 +980,11 @@ def evaluate(
     encoder.texts_cut.clear()
     encoder.texts_seen.clear()
     langs = options.langs or all_langs(data)
-    split = encode_split(encoder, data, options.split, langs, options.views, options.limit)
+    if options.trec:
+        check_whole_relevances(data, options.split)
+    split = encode_split(
+        encoder, data, options.split, langs, options.views, options.limit, not options.no_self_hits
+    )
     if options.trec:
         write_trec(options.trec, split)
     truncated = truncated_texts(encoder)  # before attacks encode other texts
@@ -847,8 +993,10 @@ def evaluate(
         results.arrays[name] = split.query_column(name)
     results.add(rank_unattacked(split, CLEAN, split.clean))
     for r in options.lir:
-        ranked = rank_cells(*remove_language(split.q, split.pools, r), split.cells)
-        results.add(rank_unattacked(split, Condition(lir=r), ranked))
+        condition = Condition(lir=r)
+        cleaned = remove_language(split.q, split.pools, r)
+        ranked = rank_cells(*cleaned, split.cells, condition.label)
+        results.add(rank_unattacked(split, condition, ranked))
     for attack in options.attacks:
         results.add(attack_split(split, adversary, attack))
     shares = {}  # of the pool: what a ranking that is blind to language would show
@@ -861,6 +1009,7 @@ def evaluate(
         "ties": TIES,
         "versions": versions(),
         "dropped": data.dropped,
+        "left_out": data.left_out.counts,
         "truncated": truncated,
         "chance": chance_of_views(split.pools, split.cells),
         "own_share": shares,
@@ -882,6 +1031,75 @@ class Evaluated:
     run: Path | None = None  # the folder of train.py's run, if the model is one
 
 
+def check_record(record):
+    """Refuse, with any of four errors, a record that this file would not have written."""
+    texts = {*condition_of(record).fields(), "view", "query_lang", "passage_lang", "table"}
+    hash(condition_of(record))
+    if record["view"] not in VIEWS:
+        raise ValueError(record["view"])
+    str.lower(record["query_lang"])
+    str.lower(record["passage_lang"])
+    for key in record.keys() - texts:
+        if record[key] is not None:
+            math.isfinite(record[key])
+    if "n_broken" in record:  # under attack
+        for key in ("n_broken", "n_right", "n_queries", "n_attacked", "n_changed"):
+            math.isfinite(record[key])
+
+
+def read_metrics(path: Path) -> dict:
+    """A metrics.json.
+
+    *Errors*: ValueError for a file that is damaged, or of an older evaluate.py.
+    """
+    kinds = {"data_sha256": str, "split": str, "langs": list, "results": list}
+    kinds |= {"examples": list, "chance": dict}
+    remedy = "Delete it and evaluate once more."
+    content = read_back(path, kinds, remedy)
+    try:
+        for record in content["results"]:
+            check_record(record)
+        for example in content["examples"]:
+            hash((condition_of(example), example["view"]))
+        for view in content["chance"]:
+            dict(content["chance"][view])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"a record is damaged or of an older format ({error!r:.100})"
+        raise ValueError(f"{path}: {reason}. {remedy}") from None
+    return content
+
+
+EXAMPLE_KEYS = {
+    "id": str, "lang": str, "text": str, "edits": list, "answer": str, "before": int, "after": int,
+}  # fmt: skip
+# What study.py reads of a metrics.json beside its records
+EVALUATED_KEYS = {
+    "recipe": str, "variant": str, "data": str, "n_queries": int, "n_passages": int,
+    "limit": int, "versions": dict, "own_share": dict,
+    "batching": str | None, "robust": str | None, "alpha": float | None,
+    "seed": int | None, "train_langs": list | None,
+}  # fmt: skip
+
+
+def check_keys(path, content, kinds):
+    """Refuse, with a ValueError, a part of metrics.json without these keys, or of other types."""
+    for key, kind in kinds.items():
+        if key not in content or not isinstance(content[key], kind):
+            reason = f"{key!r} is damaged, or of an older format"
+            raise ValueError(f"{path}: {reason}. Delete it and evaluate once more.")
+
+
+def check_complete(path, content):
+    """Refuse, with a ValueError, a metrics.json that lacks what tables and studies show."""
+    check_keys(path, content, EVALUATED_KEYS)
+    check_keys(path, content["own_share"], dict.fromkeys(content["own_share"], Real))
+    check_keys(path, content["chance"], dict.fromkeys(VIEWS, dict))
+    for metrics in content["chance"].values():
+        check_keys(path, metrics, dict.fromkeys(metrics, Real | None))
+    for example in content["examples"]:
+        check_keys(path, example, EXAMPLE_KEYS)
+
+
 def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
     """Read what an earlier evaluation left in a folder.
 
@@ -892,14 +1110,56 @@ def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
         raise ValueError(f"{path}: no such file. Evaluate {folder} first: python evaluate.py.")
     if (folder / "run.json").exists():
         run = folder
-    return Evaluated(json.loads(path.read_text(encoding="utf-8")), path, run)
+    content = read_metrics(path)
+    check_complete(path, content)
+    return Evaluated(content, path, run)
 
 
-def metrics_name(data, run_data, split):
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a .npz file; plain numbers and strings, nothing that opening it would run.
+
+    *Errors*: ValueError for a file that is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    # A damaged zip file ends in ten kinds of exceptions
+    except Exception as error:  # noqa: BLE001
+        remedy = "Delete it and evaluate once more."
+        raise ValueError(f"{path}: does not open ({str(error)[:100]}). {remedy}") from None
+
+
+def read_manifest(folder: Path) -> dict:
+    """run.json of a run of train.py, complete or not.
+
+    *Errors*: ValueError for a file that is damaged, or of another program.
+    """
+    kinds = {"flags": dict, "origin": dict, "complete": bool}
+    kinds |= {"data_sha256": str, "eval_data_sha256": str, "init_sha256": str}
+    remedy = "Give another folder, or delete this one."
+    manifest = read_back(folder / "run.json", kinds, remedy)
+    lacking = [key for key in ORIGIN if key not in manifest["origin"]]
+    if lacking:
+        raise ValueError(f"{folder}/run.json: the origin lacks {lacking[0]!r}. {remedy}")
+    return manifest
+
+
+def metrics_name(data, run_data_sha256, split):
     """metrics.json for the test split of the data that a run is about, else a name that says so."""
-    if split == "test" and data.folder.resolve() == Path(run_data).resolve():
+    if split == "test" and data.sha256 == run_data_sha256:
         return "metrics.json"
     return f"metrics-{data.folder.resolve().name}-{split}.json"
+
+
+def metrics_file(out, data, run_data_sha256, split):
+    """Where results go: into a file of the same data, also if these had another name then."""
+    file = out / metrics_name(data, run_data_sha256, split)
+    if file.exists() or file.name == "metrics.json":
+        return file
+    for other in sorted(out.glob(f"metrics-*-{split}.json")):
+        if read_metrics(other)["data_sha256"] == data.sha256:
+            return other
+    return file
 
 
 def check_same(path, new):
@@ -909,9 +1169,9 @@ def check_same(path, new):
     """
     if not path.exists():
         return {}
-    old = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("model_sha256", "data_sha256", "split", "settings", "langs", "limit"):
-        if old.get(key) != new.get(key):
+    old = read_metrics(path)
+    for key in IDENTITY:
+        if key in old and old[key] != new.get(key):  # (older files hold less)
             was = f"another {key} ({old.get(key)})"
             raise ValueError(f"{path}: holds results of {was}. Give another --out.")
     return old
@@ -939,12 +1199,13 @@ def add_metrics(path, new, arrays):
             new["chance"][view] = metrics
     beside = path.with_suffix(".npz")
     if old and beside.exists():
-        arrays = dict(np.load(beside)) | arrays
+        arrays = read_arrays(beside) | arrays
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = beside.with_name(beside.name + ".tmp")
-    with open(aside, "wb") as out:
-        np.savez_compressed(out, **arrays)
-    os.replace(aside, beside)
+    with writing(beside):
+        with open(aside, "wb") as out:
+            np.savez_compressed(out, **arrays)
+        os.replace(aside, beside)
     write_json(path, new)
     return new
 
@@ -958,14 +1219,13 @@ def is_measured(path, old, condition, views):
     kind = attacks.ATTACKS.get(condition.attack)
     if kind is not None and kind.search == "vote":  # one rank only: it has no single queries
         return set(views) <= recorded
-    arrays = np.load(beside)
+    arrays = read_arrays(beside)
     for view in views:
-        name = array_name(condition, view, KEPT[0])
-        if name not in arrays.files:
+        values = arrays.get(array_name(condition, view, KEPT[0]))
+        if values is None:
             return False
-        # SUBTLE: metrics.npz is written first; after a kill between the files it alone has the
-        # attack. (A view that has no cells is all NaN there, and has no record.)
-        if view not in recorded and not np.isnan(arrays[name]).all():
+        # English alone has no cross; else the last evaluation was killed between the two files
+        if view not in recorded and not np.isnan(values).all():
             return False
     return True
 
@@ -1064,6 +1324,7 @@ class Model:
     run: Path | None = None  # its folder, if train.py made it
     run_data: str = ""  # the data set that a run is about
     run_data_sha256: str = ""
+    sha256: str = ""  # of the weights that a run ended with
 
 
 def open_model(path: Path) -> Model:
@@ -1071,16 +1332,16 @@ def open_model(path: Path) -> Model:
 
     *Errors*: ValueError for a run that is not complete.
     """
-    keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
     if not (path / "run.json").exists():
-        origin = dict.fromkeys(keys) | {"recipe": str(path), "variant": "", "model": str(path)}
+        origin = dict.fromkeys(ORIGIN) | {"recipe": str(path), "variant": "", "model": str(path)}
         return Model(path, origin)
-    manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    if not manifest.get("complete"):
+    manifest = read_manifest(path)
+    if not manifest["complete"]:
         raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
-    origin = {key: manifest["origin"][key] for key in keys} | {"model": "model"}
-    run_data = manifest["flags"]["eval_data"] or manifest["flags"]["data"]
-    return Model(path / "model", origin, path, run_data, manifest["eval_data_sha256"])
+    origin = {key: manifest["origin"][key] for key in ORIGIN} | {"model": "model"}
+    run_data = manifest["flags"].get("eval_data") or manifest["flags"].get("data", "")
+    hashes = manifest["eval_data_sha256"], manifest.get("model_sha256", "")
+    return Model(path / "model", origin, path, run_data, *hashes)
 
 
 def check_tables(file, old, adversary):
@@ -1110,12 +1371,18 @@ def evaluate_folder(
         again = "Train it anew (--overwrite)."
         raise ValueError(f"{path}: made with another version of {model.run_data}. {again}")
     encoder = load_encoder(model.weights, device, **changes)
+    if model.sha256 and model.sha256 != weights_hash(encoder):
+        text = "not the weights that this run ended with"
+        raise ValueError(f"{model.weights}: {text}. Bring them back, or train anew (--overwrite).")
+    check_known(encoder, [*data.queries, *data.passages])
     adversary = open_adversary(options, data, encoder)
+    if options.attack_out:
+        check_frozen(encoder, data, adversary)
     if out is None:
         metrics, _ = evaluate(encoder, data, adversary)
         return Evaluated(model.origin | metrics, None, model.run)
 
-    file = out / metrics_name(data, model.run_data or str(data.folder), options.split)
+    file = metrics_file(out, data, model.run_data_sha256 or data.sha256, options.split)
     old = check_same(file, identity(encoder, data, options))  # before the work, not after it
     check_tables(file, old, adversary)
     if not (options.trec or options.show or options.attack_out):
@@ -1127,6 +1394,7 @@ def evaluate_folder(
             if not is_measured(file, old, Condition(lir=r), options.views):
                 new_lir.append(r)
         if is_measured(file, old, CLEAN, options.views) and not (new_attacks or new_lir):
+            check_complete(file, old)
             return Evaluated(old, file, model.run)
         options = replace(options, attacks=new_attacks, lir=new_lir)
         adversary = replace(adversary, options=options)
@@ -1147,17 +1415,29 @@ def parse(argv=None) -> argparse.Namespace:
         help="data set folder (its format: load_data in xlt.py)")
     add("--split", choices=("train", "dev", "test"), default="test",
         help="which qrels; select on dev, report test")
-    add("--langs", nargs="+", metavar="LANG", help="of queries and passages (default: all)")
+    add("--strict", action="store_true", help="refuse what is superfluous in --data, else left out")
+    add("--langs", nargs="+", type=language_flag, metavar="LANG",
+        help="of queries and passages (default: all)")
     add("--limit", type=int, default=0, metavar="N",
         help="only the first N questions, in all languages: a quick look; 0 for all")
+    add("--no-self-hits", action="store_true",
+        help="a passage with a query's id is no candidate for it, as in BEIR (ArguAna)")
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
-    add("--context", action="store_true", help="encode passages with their paragraph, as LAReQA")
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
-    add("--out", type=Path, help="folder of metrics.json (default: the run's; none for a model)")
-    add("--trec", type=Path, metavar="DIR", help="also write run.trec and qrels.trec")
+    add("--out", type=output_folder,
+        help="folder of metrics.json (default: the run's; none for a model)")
+    add("--trec", type=output_folder, metavar="DIR", help="also write run.trec and qrels.trec")
+    # the encoder: settings of which a flag is not given are as saved (load_encoder in xlt.py)
+    add("--pooling", choices=POOLINGS, help="default: as saved, else mean")
+    add("--query-prefix", metavar="TEXT", help='default: as saved, else "Query: "')
+    add("--passage-prefix", metavar="TEXT", help='default: as saved, else "Passage: "')
+    add("--query-length", type=int, metavar="N", help="tokens (default: as saved, else 96)")
+    add("--passage-length", type=int, metavar="N", help="tokens (default: as saved, else 256)")
+    add("--context", action="store_true", default=None,
+        help="encode passages with their paragraph, as LAReQA")
     # the adversary
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
         help="e.g. clean greedy:edits=2 pgd:epsilon=0.1; names and keys: attacks.py, top")
@@ -1168,13 +1448,21 @@ def parse(argv=None) -> argparse.Namespace:
         help="views that are attacked (default: all of --views)")
     add("--attack-seed", type=int, default=0, metavar="S", help="of all that is drawn")
     add("--show", type=int, default=0, metavar="N", help="list N queries an attack, changes marked")
-    add("--attack-out", type=Path, metavar="DIR",
+    add("--attack-out", type=output_folder, metavar="DIR",
         help="freeze attacked queries as data sets, which --data opens")
     # fmt: on
     args = parser.parse_args(argv)
     for r in args.lir:
         if r < 1:
             parser.error("--lir: the number of directions taken out is at least 1")
+    for flag in ("limit", "show"):
+        if getattr(args, flag) < 0:
+            parser.error(f"--{flag} {getattr(args, flag)}: must be at least 0")
+    for flag in ("views", "attack_views", "langs"):
+        refuse_twice(parser, flag, getattr(args, flag))
+    for name in ("query_length", "passage_length"):
+        if getattr(args, name) is not None and getattr(args, name) < 2:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 2 tokens")
     return args
 
 
@@ -1193,6 +1481,16 @@ def options_of(args):
     return Options(**(values | {"attacks": parse_attacks(args.attacks)}))
 
 
+def changes_of(args):
+    """The flags that change settings of the encoder."""
+    changes = {}
+    for setting in fields(Settings):
+        value = getattr(args, setting.name)
+        if value is not None:
+            changes[setting.name] = value
+    return changes
+
+
 def pick_device(name):
     """ "auto" is cuda if there is one, else cpu."""
     if name == "auto":
@@ -1200,23 +1498,55 @@ def pick_device(name):
     return name
 
 
+def own_folders(args, path):
+    """Flag -> where one model's files go: the flag's folder, or in it one of the model's name.
+
+    *Errors*: ValueError for two models of one name, of which the second would replace the first.
+    """
+    folders = {name: getattr(args, name) for name in ("out", "trec", "attack_out")}
+    if len(args.models) == 1:
+        return folders
+    names = [model.resolve().name for model in args.models]
+    for flag, folder in folders.items():
+        if folder is None:
+            continue
+        if names.count(path.resolve().name) > 1:
+            flag = flag.replace("_", "-")
+            raise ValueError(f"--{flag}: two models are named {path.name}. Evaluate one at a time.")
+        folders[flag] = folder / path.resolve().name
+    return folders
+
+
+def check_device(name: str) -> None:
+    """Refuse, before the work, a device that is not there.
+
+    *Errors*: ValueError with torch's reason.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without it
+        reason = str(error).split("\n")[0][:150]
+        raise ValueError(f"--device {name}: not there ({reason}). Take auto or cpu.") from None
+
+
 def main(argv=None) -> int:
     """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
-    changes = {"context": True} if args.context else {}
-    evaluated = []
+    escape_what_cannot_be_shown()
+    changes, evaluated = changes_of(args), []
     try:
-        options, data = options_of(args), load_data(args.data)
+        check_device(pick_device(args.device))
+        options, data = options_of(args), load_data(args.data, args.strict)
+        for line in data.left_out.lines():
+            print(line, file=sys.stderr)
         for path in args.models:
-            out, trec = args.out, args.trec
-            if out and len(args.models) > 1:  # a folder each
-                out = out / path.name
-            if trec and len(args.models) > 1:
-                trec = trec / path.name
+            folders = own_folders(args, path)
+            out = folders.pop("out")
             if out is None and (path / "run.json").exists():
                 out = path
-            own_options, device = replace(options, trec=trec), pick_device(args.device)
-            evaluated.append(evaluate_folder(path, data, own_options, out, device, **changes))
+            own_options, device = replace(options, **folders), pick_device(args.device)
+            with locked(out) if out else nullcontext():
+                evaluated.append(evaluate_folder(path, data, own_options, out, device, **changes))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1

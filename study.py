@@ -18,7 +18,6 @@ Shapes: S seeds, Q queries, G groups (a question in all its languages), N resamp
 
 import argparse
 import html
-import json
 import math
 import re
 import shlex
@@ -26,6 +25,7 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from statistics import NormalDist
 from string import Template
@@ -44,6 +44,7 @@ from evaluate import (
     markdown_table,
     mean_of,
     number,
+    read_arrays,
     read_evaluated,
 )
 
@@ -64,6 +65,7 @@ NOTE = (
     "page. Significant: both agree."
 )
 FRAME = Path(__file__).parent / "data/report/page.html"  # prose and colours of the page
+SIGNATURE = "written by study.py as a report"  # in each file of a report, which may then replace it
 MARKS = {"+": "▲", "-": "▼", "": ""}  # significantly above, below; neither
 # Columns of two tables, and keys of their rows
 BIAS = ("own_share@10", "expected_share", "foreign_rank", "rank_distance")
@@ -355,7 +357,11 @@ def open_queries(run):
     if not path.exists():
         print(f"{path}: no such file, so no comparison with this run", file=sys.stderr)
         return {}
-    return np.load(path)
+    arrays = read_arrays(path)
+    shapes = {values.shape for values in arrays.values()}
+    if len(shapes) > 1 or not {"id", "group"} <= arrays.keys():
+        raise ValueError(f"{path}: lacks the queries' names. Delete it and evaluate once more.")
+    return arrays
 
 
 class QueryScores:
@@ -699,12 +705,14 @@ def marks_of(comparisons):
 
 def manifest_of(run):
     """What the report says of a run, from its run.json."""
-    manifest = json.loads((run.run / "run.json").read_text(encoding="utf-8"))
+    kinds = {"flags": dict, "seconds_training": Real, "commit": str, "versions": dict}
+    kinds["data_sha256"] = str
+    manifest = xlt.read_back(run.run / "run.json", kinds, "Finish the run: train.py --resume.")
     flags = manifest["flags"]
     return {
         "name": run.run.name,
-        "seed": flags["seed"],
-        "device": flags["device"],
+        "seed": flags.get("seed"),
+        "device": flags.get("device", ""),
         "seconds": manifest["seconds_training"],
         "commit": manifest["commit"],
         "data_sha256": manifest["data_sha256"],
@@ -1364,15 +1372,38 @@ def render(study: dict, frame: str) -> str:
 # ---- the program ---------------------------------------------------------------------------------
 
 
-def write_report(path, study):
-    """report.html, and beside it the numbers as .json and the two large tables as .md."""
-    xlt.write_json(path.with_suffix(".json"), study)
-    page = render(study, FRAME.read_text(encoding="utf-8"))
-    path.with_suffix(".html").write_text(page, encoding="utf-8")
+def report_files(path):
+    """report.html and its companions: report.study.json, report.study.md."""
+    return [path, path.with_suffix(".study.json"), path.with_suffix(".study.md")]
+
+
+def check_report(path: Path) -> None:
+    """Before the work: can the report be written there, and is nobody else's file in its place?
+
+    *Errors*: ValueError for a name without .html, or a file that no report left there.
+    """
+    if path.suffix != ".html" or path.name.startswith("-"):
+        raise ValueError(f"--report {path}: the page's name ends in .html, e.g. report.html.")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise ValueError(f"--report {path}: {path.parent} is no folder. Give another name.")
+    for file in report_files(path):
+        if not file.exists():
+            continue
+        if not file.is_file() or SIGNATURE.encode() not in file.read_bytes():
+            raise ValueError(f"{file}: no report of study.py. Give --report another name.")
+
+
+def write_report(path: Path, study: dict) -> None:
+    """report.html, and beside it the numbers as .study.json, the two large tables as .study.md."""
+    check_report(path)
+    html_file, json_file, markdown_file = report_files(path)
+    xlt.write_json(json_file, study | {"made_by": SIGNATURE})
+    comment = f"<!-- {SIGNATURE} -->\n"
+    xlt.write_file(html_file, render(study, FRAME.read_text(encoding="utf-8")) + comment)
     tables = [markdown_table(main_table(study["table"], study["about"]["chance"]))]
     if study["comparisons"]:
         tables.append(markdown_table(comparison_table(study["comparisons"])))
-    path.with_suffix(".md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    xlt.write_file(markdown_file, "\n\n".join([*tables, comment]))
 
 
 def print_study(study: dict) -> None:
@@ -1399,7 +1430,10 @@ def parse(argv=None) -> argparse.Namespace:
         help="folder of a run, or of what evaluate.py --out wrote",
     )  # fmt: skip
     parser.add_argument(
-        "--report", type=Path, metavar="FILE.html", help="write the page, .md and .json beside it"
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="write the page; FILE.study.md and FILE.study.json beside it",
     )
     parser.add_argument("--metrics", default="metrics.json", help="the file in each folder")
     return parser.parse_args(argv)
@@ -1408,13 +1442,16 @@ def parse(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Compare runs that are evaluated. Exit 0 done, 1 failed, 2 wrong usage."""
     args = parse(argv)
+    xlt.escape_what_cannot_be_shown()
     try:
+        if args.report:
+            check_report(args.report)
         evaluated = [read_evaluated(folder, args.metrics) for folder in args.runs]
         study = make_study(evaluated, shlex.join(["python", *sys.argv]))
         print_study(study)
         if args.report:
             write_report(args.report, study)
-            print(f"{args.report}, and .md, .json beside it", file=sys.stderr)
+            print(f"{args.report}, and .study.md, .study.json beside it", file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"study.py: {error}", file=sys.stderr)
         return 1

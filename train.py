@@ -24,17 +24,16 @@ place in the data set's list of queries or of passages; a tower is "query" or "p
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import math
 import os
-import pickle
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -192,6 +191,12 @@ def parse_robust(text: str) -> Robust:
 # ---- flags ---------------------------------------------------------------------------------------
 
 
+# What a run is trained on is known by its hash wherever it lies; the table is no part of training
+NOT_TRAINED = ("device", "model", "data", "eval_data", "eval_split", "test_langs")
+# In run.json: all that training depends on beside the flags
+INPUTS = ("data_sha256", "init_sha256", "tokenizer_sha256", "config_sha256", "settings")
+
+
 @dataclass(frozen=True)
 class RunFlags:
     """The flags of one run, as run.json holds them; what they mean stands in `parse`."""
@@ -232,20 +237,23 @@ class RunFlags:
         return round(self.warmup * self.steps)
 
     @property
-    def origin(self) -> dict:
-        """What metrics.json says of the run; `variant` is a hash of all flags but these and device.
+    def trained(self) -> dict:
+        """The flags that training depends on; data and model are known by their hashes."""
+        return {name: value for name, value in asdict(self).items() if name not in NOT_TRAINED}
+
+    def origin(self, inputs: dict) -> dict:
+        """What metrics.json says of the run; `variant` is a hash of all other flags and inputs.
 
         train_langs are the languages that the model has seen: en-en has seen English alone, but for
         the words of all training languages that code-switching shows it.
         """
         origin = {name: getattr(self, name) for name in ("batching", "alpha", "robust", "seed")}
-        rest = {name: value for name, value in asdict(self).items() if name not in origin}
-        del rest["device"]
+        rest = {name: value for name, value in self.trained.items() if name not in origin}
         seen = self.train_langs
         methods = parse_robust(self.robust).methods
         if self.batching == "en-en" and all(m.name != "code-switch" for m in methods):
             seen = ["en"]
-        variant = hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]
+        variant = xlt.content_hash([rest, inputs])[:8]
         return {"recipe": self.recipe, **origin, "train_langs": seen, "variant": variant}
 
 
@@ -262,9 +270,11 @@ def parse(argv=None) -> argparse.Namespace:
     add("--eval-data", type=Path, help="data set folder of the table (default: --data)")
     add("--eval-split", default="test", choices=["dev", "test"],
         help="split of the table; select on dev, report test")
-    add("--train-langs", nargs="+", default=TRAIN_LANGS, metavar="LANG",
+    add("--strict", action="store_true", help="refuse what is superfluous in data, else left out")
+    add("--train-langs", nargs="+", default=TRAIN_LANGS, type=xlt.language_flag, metavar="LANG",
         help="training languages; the hybrid-batch paper's: without el and vi")
-    add("--test-langs", nargs="+", metavar="LANG", help="of the table (default: all)")
+    add("--test-langs", nargs="+", type=xlt.language_flag, metavar="LANG",
+        help="of the table (default: all)")
     add("--attacks", nargs="+", metavar="NAME[:KEY=VALUE,...]",
         help="of the table (default: random greedy:edits=2, if the data have synonyms/); names "
              "and keys: attacks.py, top")
@@ -309,7 +319,7 @@ def parse(argv=None) -> argparse.Namespace:
     add("--device", default="auto", help="torch device; auto: cuda if there is one")
     add("--precision", choices=["fp32", "bf16"], default="fp32",
         help="of the forward pass; the loss is fp32")
-    add("--out", type=Path, default=Path("runs"), help="folder of the runs' folders")
+    add("--out", type=xlt.output_folder, default=Path("runs"), help="folder of the runs' folders")
     add("--save-every", type=int, default=50, help="steps between checkpoints")
     add("--log-every", type=int, default=25, help="steps between lines of the log")
     add("--resume", action="store_true", help="continue interrupted runs, bit for bit")
@@ -319,10 +329,17 @@ def parse(argv=None) -> argparse.Namespace:
     # fmt: on
     args = parser.parse_args(argv)
     for name in ("steps", "batch_size", "lr", "tau", "clip", "save_every", "log_every"):
-        if not getattr(args, name) > 0:
+        if not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+    if not 0 <= args.weight_decay < math.inf:
+        parser.error(f"--weight-decay {args.weight_decay}: must be at least 0")
+    for flag in ("train_langs", "test_langs", "attack_views"):
+        xlt.refuse_twice(parser, flag, getattr(args, flag))
     if not 0 <= args.warmup < 1:
         parser.error(f"--warmup {args.warmup}: a share of the steps, from 0 to below 1")
+    for name in ("query_length", "passage_length"):
+        if getattr(args, name) is not None and getattr(args, name) < 2:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 2 tokens")
     for r in args.lir:
         if r < 1:
             parser.error("--lir: the number of directions taken out is at least 1")
@@ -799,10 +816,14 @@ class LoopState:
     edit_counts: EditCounts = field(default_factory=EditCounts)
 
 
-def save_checkpoint(folder, encoder, optimizer, state):
-    """Write the resume state aside, flush it to the disk, then rename: never half a file."""
+def save_checkpoint(folder, encoder, optimizer, state, run_id=""):
+    """Write the resume state aside, flush it to the disk, then rename: never half a file.
+
+    run_id tells the run, by all that it depends on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = {
+        "run_id": run_id,
         "encoder": encoder.state_dict(),
         "optimizer": optimizer.state_dict(),
         "loop": asdict(state),
@@ -812,23 +833,44 @@ def save_checkpoint(folder, encoder, optimizer, state):
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     aside = folder / "state.pt.tmp"
-    with open(aside, "wb") as out:
-        torch.save(content, out)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(aside, folder / "state.pt")
+    with xlt.writing(folder / "state.pt"):
+        with open(aside, "wb") as out:
+            torch.save(content, out)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(aside, folder / "state.pt")
 
 
-def load_checkpoint(folder, encoder, optimizer):
-    """Put everything back as it was, if there is a checkpoint; return the loop's own state."""
+def read_checkpoint(path):
+    """The content of state.pt.
+
+    *Errors*: ValueError for a file that is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        # The file is a zip archive with a checksum for each part, which torch.load does not check
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
+        # Tensors and plain values only: opening a checkpoint runs no code
+        return torch.load(path, weights_only=True, map_location="cpu")
+    # A damaged file ends in ten kinds of exceptions
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).split("\n")[0][:100]
+        raise ValueError(f"{path}: does not open ({reason}). Start over: --overwrite.") from None
+
+
+def load_checkpoint(folder, encoder, optimizer, run_id=""):
+    """Put everything back as it was, if there is a checkpoint; return the loop's own state.
+
+    *Errors*: ValueError for a file that is damaged, or of another run.
+    """
     path = folder / "state.pt"
     if not path.exists():
         return LoopState()
-    try:  # tensors and plain values only: opening a checkpoint runs no code
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{path}: does not open ({reason}). Start over: --overwrite.") from None
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or content.get("run_id") != run_id:
+        raise ValueError(f"{path}: of another run, or of an older train.py. Use --overwrite.")
     encoder.load_state_dict(content["encoder"])
     optimizer.load_state_dict(content["optimizer"])
     encoder.texts_cut.update(content["texts_cut"])
@@ -850,28 +892,44 @@ def prepare_folder(folder, manifest, resume, overwrite):
     """
     remedy = "Give another --out, or --overwrite to start over."
     if not (folder / "run.json").exists():
-        if folder.exists() and any(folder.iterdir()):
+        names = {path.name for path in folder.glob("*")}
+        if names - {"lock", "run.json.tmp"}:  # what a run killed in its first moment leaves
             raise ValueError(f"{folder}: not empty, and no run (no run.json). Give another --out.")
         return "new"
+    old = evaluate.read_manifest(folder)
     if overwrite:
-        shutil.rmtree(folder)
         return "new"
-    old = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     for name, value in manifest["flags"].items():
         was = old["flags"].get(name)
-        if name != "device" and was != value:
+        if name not in NOT_TRAINED and was != value:
             flag = name.replace("_", "-")
             raise ValueError(f"{folder} was made with --{flag} {was}, not {value}. {remedy}")
-    for name in ("data_sha256", "eval_data_sha256", "init_sha256"):
-        if old.get(name) != manifest[name]:
+    for name in (*INPUTS, "eval_data_sha256", "tables_sha256"):
+        if name in old and old[name] != manifest[name]:  # (an older run.json holds less)
             raise ValueError(f"{folder} was made with another {name}: files have changed. {remedy}")
-    if old.get("complete"):
+    if old["complete"]:
         return "done"
     if not resume:
         raise ValueError(f"{folder} is not complete. Continue it with --resume, or --overwrite it.")
     if (folder / "ckpt/state.pt").exists():
+        for name in ("threads", "versions"):
+            if old.get(name) != manifest[name]:
+                change = f"{name} were {old.get(name)}, are {manifest[name]}"
+                print(f"{folder}: {change}; the last digits may differ", file=sys.stderr)
         return "resume"
     return "new"
+
+
+def start_folder(folder, manifest):
+    """Write run.json and take away what an earlier run left; files of other names stay.
+
+    Wherever this is interrupted, run.json says which run it is and that it is not complete.
+    """
+    shutil.rmtree(folder / "ckpt", ignore_errors=True)
+    xlt.write_json(folder / "run.json", manifest)
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    for path in (folder / "log.jsonl", *folder.glob("metrics*")):
+        path.unlink(missing_ok=True)
 
 
 # ---- the training loop ---------------------------------------------------------------------------
@@ -916,8 +974,9 @@ def edit_columns(counts):
 
 def write_line(log, run, steps, line):
     """One line of the log: as JSON into the file, aligned on the screen, the same values."""
-    log.write(json.dumps(line) + "\n")
-    log.flush()
+    with xlt.writing(log.name):
+        log.write(json.dumps(line) + "\n")
+        log.flush()
     left = line["seconds"] / line["step"] * (steps - line["step"])
     text = (
         f"{run} step {line['step']:5d}/{steps}  loss {line['loss']:7.4f}  {line['kind']:5}  "
@@ -932,7 +991,7 @@ def write_line(log, run, steps, line):
 
 def training_loop(
     encoder: Encoder, plan: Iterator[Batch], flags: RunFlags, perturber: Perturber, folder: Path,
-    log_every: int = 25, save_every: int = 50,
+    log_every: int = 25, save_every: int = 50, run_id: str = "",
 ) -> LoopState:  # fmt: skip
     """Train from the start or from the checkpoint in folder/ckpt; lines go to folder/log.jsonl.
 
@@ -942,7 +1001,7 @@ def training_loop(
         encoder.parameters(), lr=flags.lr, weight_decay=flags.weight_decay
     )
     torch.manual_seed(xlt.derive_seed(flags.seed, "dropout"))
-    state = load_checkpoint(folder / "ckpt", encoder, optimizer)
+    state = load_checkpoint(folder / "ckpt", encoder, optimizer, run_id)
     perturber.counts = state.edit_counts  # one object: what is counted stands in the checkpoints
     first_step, start = state.step, time.time() - state.seconds  # as if there had been no pause
     encoder.train()
@@ -950,7 +1009,9 @@ def training_loop(
         open(folder / "log.jsonl", "a", encoding="utf-8") as log,
         tqdm(total=flags.steps, initial=first_step, desc=folder.name, disable=None) as bar,
     ):
-        log.truncate(state.log_bytes)  # what was logged after the checkpoint comes once more
+        # What was logged after the checkpoint comes once more. SUBTLE: a log that somebody cut or
+        # deleted is shorter, and truncate() would fill it up with NUL bytes
+        log.truncate(min(state.log_bytes, log.seek(0, os.SEEK_END)))
         log.seek(0, os.SEEK_END)
         for step, batch in enumerate(plan, 1):
             if step <= first_step:
@@ -979,7 +1040,7 @@ def training_loop(
                 perturber.counts.start_line()
             if step % save_every == 0 and step < flags.steps:
                 state.log_bytes, state.seconds = log.tell(), time.time() - start
-                save_checkpoint(folder / "ckpt", encoder, optimizer, state)
+                save_checkpoint(folder / "ckpt", encoder, optimizer, state, run_id)
     state.seconds = time.time() - start
     return state
 
@@ -988,27 +1049,27 @@ def training_loop(
 
 
 def commit():
-    """The commit of this code, or "unknown" outside a checkout."""
+    """The commit of this code, or "unknown" outside a checkout and where there is no git."""
     command = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
     return answer.stdout.strip() or "unknown"
 
 
-def train_run(folder, state, manifest, encoder, data, flags, args):
+def train_run(folder, state, manifest, encoder, perturber, flags, args):
     """Train one run, "new" or to "resume"; leave model/ and a complete run.json."""
-    pairs, perturber = TrainingPairs(data, flags.train_langs), make_perturber(flags, data, encoder)
+    run_id = xlt.content_hash([flags.trained, [manifest[name] for name in INPUTS]])
+    pairs = TrainingPairs(perturber.data, flags.train_langs)
     alpha = 0.0 if flags.alpha is None else flags.alpha
     plan = xlt.batches(pairs, flags.batching, flags.batch_size, flags.steps, alpha, flags.seed)
-    manifest |= {
-        "derived": derive(flags, pairs, encoder),
-        "settings": vars(encoder.settings),
-        "threads": torch.get_num_threads(),
-    }
+    manifest["derived"] = derive(flags, pairs, encoder)
     if state == "new":
-        shutil.rmtree(folder, ignore_errors=True)
-        xlt.write_json(folder / "run.json", manifest)
+        start_folder(folder, manifest)
     print(json.dumps({folder.name: manifest}, default=str), file=sys.stderr)
-    loop = training_loop(encoder, plan, flags, perturber, folder, args.log_every, args.save_every)
+    every = args.log_every, args.save_every
+    loop = training_loop(encoder, plan, flags, perturber, folder, *every, run_id)
     counts, edits = loop.batch_counts, loop.edit_counts
     edited = {lang: edits.edited_of[lang] / texts for lang, texts in edits.texts_of.items()}
     manifest |= {
@@ -1017,6 +1078,7 @@ def train_run(folder, state, manifest, encoder, data, flags, args):
         "false_negative_rate": round(counts.masked_rows / counts.rows, 4),
         "edited_share": {lang: round(share, 3) for lang, share in sorted(edited.items())},
         "truncated": xlt.truncated_texts(encoder),
+        "model_sha256": xlt.weights_hash(encoder),
         "complete": True,
     }
     xlt.save_encoder(encoder, folder / "model")
@@ -1038,23 +1100,30 @@ def train_and_evaluate(flags, args, data, eval_data, options):
     for name in ("pooling", "query_length", "passage_length", "context"):
         if getattr(flags, name) is not None:
             changes[name] = getattr(flags, name)
-    encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, **changes)
+    encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, hub=True, **changes)
+    xlt.check_known(encoder, [*data.queries, *data.passages])
+    perturber = make_perturber(flags, data, encoder)
+    inputs = {"data_sha256": data.sha256, "init_sha256": xlt.weights_hash(encoder)}
+    inputs |= xlt.encoder_hashes(encoder) | {"settings": vars(encoder.settings)}
     manifest = {
         "flags": asdict(flags),
-        "origin": flags.origin,
+        "origin": flags.origin(inputs),
         "complete": False,
         "commit": commit(),
-        "data_sha256": data.sha256,
+        **inputs,
         "eval_data_sha256": eval_data.sha256,
-        "init_sha256": xlt.weights_hash(encoder),
+        "tables_sha256": xlt.content_hash(perturber.tables),
         "versions": xlt.versions(),
+        "threads": torch.get_num_threads(),
     }
-    state = prepare_folder(folder, manifest, args.resume, args.overwrite)
-    if state == "done":
-        print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
-    else:
-        train_run(folder, state, manifest, encoder, data, flags, args)
-    return evaluate.evaluate_folder(folder, eval_data, options, folder, flags.device)
+    with xlt.locked(folder):
+        state = prepare_folder(folder, manifest, args.resume, args.overwrite)
+        if state == "done":
+            print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
+            shutil.rmtree(folder / "ckpt", ignore_errors=True)  # if it was killed just before
+        else:
+            train_run(folder, state, manifest, encoder, perturber, flags, args)
+        return evaluate.evaluate_folder(folder, eval_data, options, folder, flags.device)
 
 
 def table_options(args, runs, eval_data):
@@ -1082,6 +1151,7 @@ def main(argv=None) -> int:
     Exit 0 done, 1 failed, 2 wrong usage.
     """
     args = parse(argv)
+    xlt.escape_what_cannot_be_shown()
     try:
         runs = single_runs(args)
         evaluate.parse_attacks(args.attacks or [])
@@ -1092,8 +1162,11 @@ def main(argv=None) -> int:
     print(f"{threads}: loading {args.data}", file=sys.stderr, flush=True)
     evaluated, seconds = [], []
     try:
-        data = xlt.load_data(args.data)
-        eval_data = xlt.load_data(args.eval_data) if args.eval_data else data
+        evaluate.check_device(runs[0].device)
+        data = xlt.load_data(args.data, args.strict)
+        eval_data = xlt.load_data(args.eval_data, args.strict) if args.eval_data else data
+        for line in dict.fromkeys(data.left_out.lines() + eval_data.left_out.lines()):
+            print(line, file=sys.stderr)
         # What a run will miss is said now, not hours later
         pairs = TrainingPairs(data, args.train_langs)
         evaluate.check_split(eval_data, args.eval_split, args.test_langs or [])

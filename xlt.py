@@ -17,16 +17,25 @@ groups of a query. A position is a place in the data set's list of queries or of
 
 import argparse
 import hashlib
+import io
 import json
+import math
 import os
 import platform
 import re
+import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +44,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 SPLITS = ("train", "dev", "test")
+POOLINGS = ("mean", "cls")
 BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 
 
@@ -61,12 +71,120 @@ def choose(items: list, rng: torch.Generator):
     return items[int(torch.randint(len(items), (), generator=rng))]
 
 
-def write_json(path: Path, content: dict) -> None:
+def without_nan(value):
+    """The same content with None for numbers that JSON has not: NaN and the infinite ones."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def writing(path: str | Path):
+    """Inside the `with` a file is written by whatever library.
+
+    *Errors*: OSError that names the file and says what to do.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's error is a RuntimeError
+        remedy = "Make room, then repeat the command (train.py: with --resume)."
+        raise OSError(f"{path}: cannot be written ({str(error)[:150]}). {remedy}") from None
+
+
+def write_file(path: Path, text: str) -> None:
     """Write aside and rename, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Print "\\u2192" for an arrow where the terminal has only ASCII, instead of an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """A JSON file, never half of one."""
+    write_file(path, json.dumps(without_nan(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_back(path: Path, kinds: dict[str, type], remedy: str) -> dict:
+    """A JSON object that an earlier call wrote; kinds: key -> the type of its value.
+
+    *Errors*: ValueError with the file and the remedy, whatever was done to it.
+    """
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:  # a number; thousands of brackets
+        raise ValueError(f"{path}: no JSON object ({error}). {remedy}") from None
+    wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        key, value = wrong[0], repr(content.get(wrong[0]))[:80]
+        kind = kinds[key].__name__
+        raise ValueError(f"{path}: {key!r} is {value}, not of type {kind}. {remedy}")
+    return content
+
+
+def output_folder(text: str) -> Path:
+    """The value of a flag such as --out; the folder need not be there yet.
+
+    *Errors*: ArgumentTypeError where no folder can be made, before any work.
+    """
+    path = Path(text)
+    if text.startswith("-"):
+        raise argparse.ArgumentTypeError(f"{text} looks like a flag. Write ./{text} for it.")
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is no folder. Give the name of a folder.")
+    if not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{there} cannot be written to. Give another folder.")
+    return path
+
+
+@contextmanager
+def locked(folder: Path):
+    """Inside the `with` no other process writes into this folder; its file `lock` says who does.
+
+    The system lets go of the lock when a process ends, however it ends: a file that a killed one
+    left behind holds nobody up.
+    *Errors*: ValueError with the process's id and host.
+    """
+    read_only = folder.exists() and not os.access(folder, os.W_OK)
+    if fcntl is None or read_only:  # nobody can lock, or nobody can write
+        yield
+        return
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink == 0:  # its owner took it away just now
+                raise BlockingIOError
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(200).strip()
+            raise ValueError(f"{folder}: in use by {owner}. Wait for it, or end it.") from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def versions() -> dict[str, str]:
@@ -88,6 +206,84 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def refuse_twice(parser: argparse.ArgumentParser, flag: str, values: list | None) -> None:
+    """Exit with wrong usage where a flag has one value twice."""
+    for value, count in Counter(values or []).items():
+        if count > 1:
+            parser.error(f"--{flag.replace('_', '-')}: {value} is given twice. Leave one out.")
+
+
+def one_line(text: str, most: int = 120) -> str:
+    """The beginning of a text for a message: what a terminal would obey is shown, not sent."""
+    shown = ""
+    for char in text[:most]:
+        shown += char if char.isprintable() else ascii(char)[1:-1]
+    return shown
+
+
+# ---- languages: one code for each ----------------------------------------------------------------
+
+# Each language's ISO 639-1 code, then its codes of three letters (ISO 639-2 and -3), those of its
+# standard varieties and outdated ones
+ISO_639 = """
+aa aar, ab abk, ae ave, af afr, ak aka, am amh, an arg, ar ara arb, as asm, av ava, ay
+aym ayr, az azb aze azj, ba bak, be bel, bg bul, bh bih, bi bis, bm bam, bn ben, bo bod
+tib, br bre, bs bos, ca cat, ce che, ch cha, co cos, cr cre, cs ces cze, cu chu, cv chv,
+cy cym wel, da dan, de deu ger, dv div, dz dzo, ee ewe, el ell gre, en eng, eo epo, es
+spa, et ekk est, eu baq eus, fa fas per pes prs, ff ful, fi fin, fj fij, fo fao, fr fra
+fre, fy fry, ga gle, gd gla, gl glg, gn grn gug, gu guj, gv glv, ha hau, he heb iw, hi
+hin, ho hmo, hr hrv, ht hat, hu hun, hy arm hye, hz her, ia ina, id in ind, ie ile, ig
+ibo, ii iii, ik ipk, io ido, is ice isl, it ita, iu iku, ja jpn, jv jav, ka geo kat, kg
+kon, ki kik, kj kua, kk kaz, kl kal, km khm, kn kan, ko kor, kr kau, ks kas, ku kmr kur,
+kv kom, kw cor, ky kir, la lat, lb ltz, lg lug, li lim, ln lin, lo lao, lt lit, lu lub,
+lv lav lvs, mg mlg plt, mh mah, mi mao mri, mk mac mkd, ml mal, mn khk mon, mr mar, ms
+may msa zsm, mt mlt, my bur mya, na nau, nb nob, nd nde, ne nep npi, ng ndo, nl dut nld,
+nn nno, no nor, nr nbl, nv nav, ny nya, oc oci, oj oji, om gaz orm, or ori ory, os oss,
+pa pan, pi pli, pl pol, ps pbt pus, pt por, qu que quy, rm roh, rn run, ro ron rum, ru
+rus, rw kin, sa san, sc srd, sd snd, se sme, sg sag, sh hbs, si sin, sk slk slo, sl slv,
+sm smo, sn sna, so som, sq alb als sqi, sr srp, ss ssw, st sot, su sun, sv swe, sw swa
+swh, ta tam, te tel, tg tgk, th tha, ti tir, tk tuk, tl tgl, tn tsn, to ton, tr tur, ts
+tso, tt tat, tw twi, ty tah, ug uig, uk ukr, ur urd, uz uzb uzn, ve ven, vi vie, vo vol,
+wa wln, wo wol, xh xho, yi ji ydd yid, yo yor, za zha, zh chi cmn hak nan wuu yue zho,
+zu zul
+"""
+
+
+def short_codes() -> dict[str, str]:
+    """Every other code of a language -> its ISO 639-1 code."""
+    short_of = {}
+    for entry in ISO_639.replace("\n", " ").split(","):
+        short, *others = entry.split()
+        short_of |= dict.fromkeys(others, short)
+    return short_of
+
+
+SHORT_CODES = short_codes()
+
+
+def base_language(code: str) -> str:
+    """One code a language: ISO 639-1 where it has one, without script, region and variety.
+
+        "de", "DE", "deu", "de_AT", "deu_Latn" -> "de"        "zh-Hans", "cmn", "yue" -> "zh"
+
+    *Errors*: ValueError for what is no code.
+    """
+    first, *suffixes = code.lower().replace("_", "-").split("-")
+    is_code = re.fullmatch("[a-z]{2,3}", first)
+    if not is_code or not all(re.fullmatch("[a-z0-9]{2,8}", suffix) for suffix in suffixes):
+        shown = one_line(repr(code), 60)
+        raise ValueError(f'unknown language {shown}. Write an ISO 639 code such as "de".')
+    return SHORT_CODES.get(first, first)
+
+
+def language_flag(text: str) -> str:
+    """`base_language` for argparse, whose own message would not say what is wrong."""
+    try:
+        return base_language(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 # ---- data: one folder, one format ----------------------------------------------------------------
 
 
@@ -105,6 +301,25 @@ class Text:
 
 
 @dataclass
+class Superfluous:
+    """Rows that a data set can do without: left out and counted by kind, or refused if `strict`."""
+
+    strict: bool = False
+    counts: dict[str, int] = field(default_factory=dict)  # kind -> rows
+    first: dict[str, str] = field(default_factory=dict)  # kind -> what is wrong with its first row
+
+    def add(self, kind: str, problem: str) -> None:
+        if self.strict:
+            raise ValueError(problem)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.first.setdefault(kind, problem)
+
+    def lines(self) -> list[str]:
+        """For people, one line a kind."""
+        return [f"left out: {self.counts[kind]} {kind}. {self.first[kind]}" for kind in self.counts]
+
+
+@dataclass
 class DataSet:
     """Queries, passages and, for each split, which passage answers which query (by position)."""
 
@@ -115,6 +330,9 @@ class DataSet:
     qrels: dict[str, dict[int, dict[int, float]]]
     sha256: str = ""
     dropped: dict[str, int] = field(default_factory=dict)  # split -> qrels rows of score 0
+    # split -> position of the query -> id of a relevant passage that is not there -> relevance > 0
+    missing: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    left_out: Superfluous = field(default_factory=Superfluous)
 
 
 def all_langs(data: DataSet) -> list[str]:
@@ -125,18 +343,53 @@ def all_langs(data: DataSet) -> list[str]:
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number, line) of a UTF-8 file, split at "\\n" alone; blank lines are passed over.
 
-    *Errors*: ValueError for a file that is missing or not UTF-8.
+    *Errors*: ValueError for a file that is missing, not UTF-8, or has the line ends of old Macs.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file. Run the data set's prepare.py.")
-    # SUBTLE: not splitlines(): texts hold U+2028 and other characters that it takes for line ends
-    with open(path, encoding="utf-8", newline="\n") as lines:
+    # SUBTLE: not splitlines(): texts hold U+2028 and other characters that it takes for line ends.
+    # utf-8-sig: some editors put a byte order mark before the first line
+    with open(path, encoding="utf-8-sig", newline="\n") as lines:
         try:
             for number, line in enumerate(lines, 1):
+                line = line.rstrip("\r\n")
+                if "\r" in line:
+                    raise ValueError(f'{path}:{number}: lines end in "\\r". Let them end in "\\n".')
                 if line.strip():
-                    yield number, line.rstrip("\r\n")
+                    yield number, line
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from None
+
+
+def read_row(line: str) -> dict:
+    """A JSON object without the keys that are null.
+
+    *Errors*: ValueError for anything else, and for a key that stands twice.
+    """
+    try:
+        # Objects become tuples of (key, value), in which a key can be seen twice; arrays are lists
+        pairs = json.loads(line, object_pairs_hook=tuple)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON object ({error}). Write one a line.") from None
+    is_object = isinstance(pairs, tuple)
+    if not is_object:
+        raise ValueError("no JSON object (but other JSON). Write one a line.")
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f'"{one_line(key, 60)}" stands twice. Leave one out.')
+    return {key: value for key, value in pairs if value is not None}
+
+
+def check_string(row: dict, key: str) -> None:
+    """Refuse, with a ValueError, a value that is no string or holds half a character."""
+    value = row.get(key, "")
+    is_string = isinstance(value, str)
+    if not is_string:
+        raise ValueError(f'"{key}" is {one_line(repr(value))}, not a string. Put it in quotes.')
+    half = re.search("[\ud800-\udfff]", value)
+    if half:
+        shown = ascii(half[0])
+        raise ValueError(f'"{key}" holds {shown}, half of a surrogate pair. Write the character.')
 
 
 def read_text(line: str) -> Text:
@@ -144,95 +397,155 @@ def read_text(line: str) -> Text:
 
     *Errors*: ValueError says what is wrong and what to do.
     """
-    try:
-        row = dict(json.loads(line))
-    except (ValueError, TypeError) as error:  # TypeError: a list or a number is JSON, but no object
-        raise ValueError(f"no JSON object ({error}). Write one a line.") from None
+    row = read_row(line)
     for key in ("_id", "text"):
         if key not in row:
             raise ValueError(f'"{key}" is missing. Every line needs "_id" and "text".')
-    texts = ("_id", "lang", "text", "title", "context", "group", "answer")
-    wrong = [key for key in texts if not isinstance(row.get(key, ""), str)]
-    if wrong:
-        raise ValueError(f'"{wrong[0]}" is {row[wrong[0]]!r}, not a string. Put it in quotes.')
+    for key in ("_id", "lang", "text", "title", "context", "group", "answer"):
+        check_string(row, key)
+    if "language" in row and "lang" not in row:
+        raise ValueError('"language" is no key of a text. Call it "lang".')
     text = row["text"]
     if row.get("title"):
         text = f"{row['title']} {text}"  # as BEIR encodes a titled passage
-    if not text.strip():
-        raise ValueError('"text" is empty. Give it words or delete the line.')
-    lang = row.get("lang", "und")
-    if not re.fullmatch("[a-z]{2,3}(-[a-z]+)*", lang):
-        raise ValueError(f'unknown language {lang!r}. Write a lower-case ISO code such as "de".')
+    lang = base_language(row.get("lang", "und"))
     group = row.get("group")
     if not group:
         group = row["_id"]
     return Text(row["_id"], lang, text, group, row.get("context", ""), row.get("answer", ""))
 
 
-def read_texts(path: Path) -> list[Text]:
-    """Read corpus.jsonl or queries.jsonl.
+def has_words(text: str) -> bool:
+    """Is there more than blanks, accents that stand on nothing, and what no one sees?"""
+    for char in text:
+        category = unicodedata.category(char)
+        if category[0] not in "ZM" and category not in ("Cc", "Cf"):
+            return True
+    return False
 
-    *Errors*: ValueError with file, line, value and remedy.
+
+def read_texts(path: Path, superfluous: Superfluous) -> list[Text]:
+    """Read corpus.jsonl or queries.jsonl, without texts that are empty or stand there twice.
+
+    *Errors*: ValueError with file, line, value and remedy; one id with two texts, say.
     """
-    texts, line_of = [], {}
+    texts, line_of = {}, {}  # id -> text, id -> line
     for number, line in read_lines(path):
+        where, row = f"{path}:{number}", f"Row: {one_line(line)}"
         try:
             text = read_text(line)
-            if text.id in line_of:
-                first_line = line_of[text.id]
-                raise ValueError(f"duplicate id {text.id!r}, see line {first_line}. Rename it.")
         except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error} Row: {line[:120]}") from None
-        line_of[text.id] = number
-        texts.append(text)
+            raise ValueError(f"{where}: {error} {row}") from None
+        if not has_words(text.text):
+            problem = f'{where}: "text" is empty. Give it words or delete the line. {row}'
+            superfluous.add("texts without words", problem)
+            continue
+        if text.id in line_of:
+            twice = f"duplicate id {one_line(repr(text.id), 60)}, see line {line_of[text.id]}."
+            if texts[text.id] != text:
+                raise ValueError(f"{where}: {twice} Rename it. {row}")
+            superfluous.add("texts that stand twice", f"{where}: {twice} Delete it. {row}")
+            continue
+        texts[text.id], line_of[text.id] = text, number
     if not texts:
         raise ValueError(f"{path}: no rows. The file is empty; run the folder's prepare.py again.")
-    return texts
+    return list(texts.values())
+
+
+@dataclass
+class Judgements:
+    """The rows of one qrels file."""
+
+    qrels: dict[int, dict[int, float]] = field(default_factory=dict)  # query -> passage -> above 0
+    missing: dict[int, dict[str, float]] = field(default_factory=dict)  # DataSet.missing of a split
+    zeros: int = 0  # rows of score 0
+    rows: int = 0
+
+
+def read_relevance(score: str) -> float:
+    """A score of a qrels file.
+
+    *Units*: 0 or a size from 1e-6 to 1e6; the sign may be minus, which is "not relevant" as well.
+    *Errors*: ValueError for anything else, also "nan", "1_0" and "1e400", which float() takes.
+    """
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", score.strip()):
+        raise ValueError(f"{score!r} is no number")
+    relevance = float(score)
+    if relevance != 0 and not 1e-6 <= abs(relevance) <= 1e6:
+        raise ValueError(f"{score!r} is too large or too small")
+    return relevance
+
+
+def is_header(line: str) -> bool:
+    """The head of a qrels file, and not only its first word: a query may be called so."""
+    return line.split("\t") == ["query-id", "corpus-id", "score"]
 
 
 def read_qrels(
-    path: Path, query_at: dict[str, int], passage_at: dict[str, int]
-) -> tuple[dict[int, dict[int, float]], int]:
-    """Read qrels/SPLIT.tsv -> (query -> passage -> relevance, how many rows had the score 0)."""
-    qrels, dropped, pairs = {}, 0, set()
-    for number, line in read_lines(path):
-        if number == 1 and line.startswith("query-id\t"):
+    path: Path,
+    query_at: dict[str, int],
+    passage_at: dict[str, int],
+    superfluous: Superfluous,
+) -> Judgements:
+    """Read qrels/SPLIT.tsv.
+
+    *Errors*: ValueError for a row that is none, a pair with two scores, or no row at all.
+    """
+    judgements, scores = Judgements(), {}  # scores: (query, passage) -> relevance
+    for place, (number, line) in enumerate(read_lines(path)):
+        if place == 0 and is_header(line):
             continue
         where = f"{path}:{number}"
         try:
             query, passage, score = line.split("\t")
-            relevance = float(score)
+            relevance = read_relevance(score)
         except ValueError:
             wanted = "query-id, corpus-id, score with tabs"
-            raise ValueError(f"{where}: {line!r} is not {wanted}.") from None
+            raise ValueError(f"{where}: {one_line(repr(line))} is not {wanted}.") from None
+        judgements.rows += 1
+        query_name, passage_name = one_line(repr(query), 60), one_line(repr(passage), 60)
+        if (query, passage) in scores:
+            twice = f"{where}: {query_name}, {passage_name} stands twice"
+            if scores[query, passage] != relevance:
+                raise ValueError(f"{twice}, with two scores. Delete a row.")
+            superfluous.add("qrels rows that stand twice", f"{twice}. Delete a row.")
+            continue
+        scores[query, passage] = relevance
         if query not in query_at:
-            raise ValueError(f"{where}: unknown id {query!r}. Add it to queries.jsonl.")
+            problem = f"{where}: unknown id {query_name}. Add it to queries.jsonl."
+            superfluous.add("qrels rows of a query that is not there", problem)
+            continue
+        position = query_at[query]
+        relevant = judgements.qrels.setdefault(position, {})
         if passage not in passage_at:
-            raise ValueError(f"{where}: unknown id {passage!r}. Add it to corpus.jsonl.")
-        if (query, passage) in pairs:
-            raise ValueError(f"{where}: {query!r}, {passage!r} stands twice. Delete a row.")
-        pairs.add((query, passage))
-        relevant = qrels.setdefault(query_at[query], {})
-        if relevance > 0:
+            problem = f"{where}: unknown id {passage_name}. Add it to corpus.jsonl."
+            superfluous.add("qrels rows of a passage that is not there", problem)
+            if relevance > 0:
+                judgements.missing.setdefault(position, {})[passage] = relevance
+        elif relevance > 0:
             relevant[passage_at[passage]] = relevance
         else:
-            dropped += 1
-    return qrels, dropped
+            judgements.zeros += 1
+    if not judgements.rows:
+        raise ValueError(f"{path}: no rows. Write query-id, corpus-id, score, or delete the file.")
+    if judgements.missing and not any(judgements.qrels.values()):
+        raise ValueError(f"{path}: none of its relevant passages is in corpus.jsonl. Do ids match?")
+    return judgements
 
 
-def load_data(folder: str | Path) -> DataSet:
+def load_data(folder: str | Path, strict: bool = False) -> DataSet:
     """Load a data set folder: BEIR's layout plus language and group.
 
         corpus.jsonl       {"_id": "p12.de", "lang": "de", "text": "Paris ist ...", "group": "p12"}
         queries.jsonl      {"_id": "q7.de", "lang": "de", "text": "Was ist ...?", "group": "q7"}
         qrels/SPLIT.tsv    query-id  corpus-id  score       with tabs; SPLIT is train, dev or test
 
-    Of a row of the first two files:
+    Of a row of the first two files, where null is the same as no key:
 
         _id       unique in its file; a query and a passage may share one
         text      what is encoded
         title     optional, put before the text
-        lang      optional, ISO 639 in lower case ("de", "zh"); "und" without
+        lang      optional, a code that `base_language` reads ("de", "zh-Hans"); "und" without
         group     optional, the same for all translations of one text; the id without
         context   optional, the paragraph around a passage
         answer    optional, the words of a query's answer, which no attack replaces
@@ -240,27 +553,37 @@ def load_data(folder: str | Path) -> DataSet:
     A score above 0 says "relevant", 0 is counted and dropped. Beside these files may lie
     synonyms/LANG.json {"word": ["replacement", ...]} and dictionary.tsv (en LANG word translation),
     which attacks.py reads.
+    Rows that say nothing (empty texts, the same row again, qrels of texts that are not there) are
+    left out and counted; `strict` refuses them. A relevant passage that is not there still counts,
+    as one that is never found.
     *Errors*: ValueError for anything that is missing, broken or inconsistent, with file and line.
     *Source*: BEIR (Thakur et al. 2021) for the layout.
     """
-    folder = Path(folder)
+    folder, superfluous = Path(folder), Superfluous(strict)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder. --data takes one such as data/minifacts.")
-    data = DataSet(
-        folder, read_texts(folder / "queries.jsonl"), read_texts(folder / "corpus.jsonl"), {}
-    )
+    queries = read_texts(folder / "queries.jsonl", superfluous)
+    passages = read_texts(folder / "corpus.jsonl", superfluous)
+    data = DataSet(folder, queries, passages, {}, left_out=superfluous)
     # A query and a passage may share an id, so each has its own table
     query_at = {text.id: i for i, text in enumerate(data.queries)}
     passage_at = {text.id: i for i, text in enumerate(data.passages)}
     digest = hashlib.sha256((folder / "corpus.jsonl").read_bytes())
     digest.update((folder / "queries.jsonl").read_bytes())
-    for split in SPLITS:
-        path = folder / "qrels" / f"{split}.tsv"
-        if path.exists():
-            data.qrels[split], data.dropped[split] = read_qrels(path, query_at, passage_at)
-            digest.update(path.read_bytes())
-    if not data.qrels:
+    paths = [folder / "qrels" / f"{split}.tsv" for split in SPLITS]
+    paths = [path for path in paths if path.exists()]
+    for path in paths:
+        judgements = read_qrels(path, query_at, passage_at, superfluous)
+        digest.update(path.read_bytes())
+        if judgements.qrels:  # of a sampled folder, a split may be without any of its queries
+            data.qrels[path.stem] = judgements.qrels
+            data.missing[path.stem] = judgements.missing
+            data.dropped[path.stem] = judgements.zeros
+    if not paths:
         raise ValueError(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. Run prepare.py.")
+    if not data.qrels:
+        fault = "none of their queries is in queries.jsonl"
+        raise ValueError(f"{folder}/qrels: {fault}. Do ids match?")
     data.sha256 = digest.hexdigest()
     return data
 
@@ -283,13 +606,15 @@ class Settings:
 USUAL = Settings()
 
 
-def length_chunks(lengths: list[int], max_tokens: int = 8192, waste: float = 1.5) -> list[list]:
+def length_chunks(
+    lengths: list[int], max_tokens: int = 8192, waste: float = 1.5, slack: int = 4
+) -> list[list]:
     """Positions, shortest text first, in chunks of similar length, so that padding costs little.
 
         length_chunks([3, 50, 4, 5]) -> [[0, 2, 3], [1]]
 
-    *Units*: in a chunk, texts * longest <= max_tokens and longest <= waste * shortest + 4 (so that
-    very short texts share one).
+    *Units*: in a chunk, texts * longest <= max_tokens and longest <= waste * shortest + slack (so
+    that very short texts share one). With waste 1 and slack 0 a chunk has one length.
     """
     chunks = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
@@ -297,7 +622,7 @@ def length_chunks(lengths: list[int], max_tokens: int = 8192, waste: float = 1.5
         if chunks:
             shortest = lengths[chunks[-1][0]]
             tokens = (len(chunks[-1]) + 1) * lengths[i]
-            fits = tokens <= max_tokens and lengths[i] <= waste * shortest + 4
+            fits = tokens <= max_tokens and lengths[i] <= waste * shortest + slack
         if fits:
             chunks[-1].append(i)
         else:
@@ -335,12 +660,13 @@ class Encoder(nn.Module):
 
     def __init__(self, model, tokenizer, settings: Settings = USUAL, precision: str = "fp32"):
         super().__init__()
-        if settings.pooling not in ("mean", "cls"):
+        if settings.pooling not in POOLINGS:
             raise ValueError(f"pooling {settings.pooling!r} is unknown. Take mean or cls.")
         if tokenizer.pad_token_id is None:
             raise ValueError(f"{tokenizer.name_or_path!r} has no padding token. Take an encoder's.")
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
+        self.one_length = False  # chunks without padding, for a model that does not mask it (FNet)
         # (tower, lang) -> texts that lost their end, of all texts, each time one is tokenized
         self.texts_cut, self.texts_seen = Counter(), Counter()
 
@@ -411,6 +737,13 @@ class Encoder(nn.Module):
         batch["attention_mask"] = [[1] * n + [0] * (longest - n) for n in lengths]
         return {name: torch.tensor(lists, device=self.device) for name, lists in batch.items()}
 
+    def chunks(self, rows: list[dict], max_tokens: int = 8192) -> list[list[int]]:
+        """Positions of token rows in chunks (`length_chunks`), of one length each if need be."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        if self.one_length:
+            return length_chunks(lengths, max_tokens, waste=1.0, slack=0)
+        return length_chunks(lengths, max_tokens)
+
     def word_embeddings(self, ids: Tensor) -> Tensor:
         """Token ids -> word embeddings, before positions are added: where noise enters.
 
@@ -442,7 +775,7 @@ class Encoder(nn.Module):
         *Shapes*: noise holds one (t, D) tensor a row, t its tokens, added to the word embeddings.
         """
         vectors, order = [], []
-        for chunk in length_chunks([len(row["input_ids"]) for row in rows], max_tokens):
+        for chunk in self.chunks(rows, max_tokens):
             batch = self.pad([rows[i] for i in chunk])
             embeddings = self.word_embeddings(batch["input_ids"])  # (b, T) -> (b, T, D)
             if noise is not None:
@@ -489,6 +822,30 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
+def content_hash(content) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def encoder_hashes(encoder: Encoder) -> dict[str, str]:
+    """What makes the same weights give other vectors: SHA-256 of the tokenizer, of config.json."""
+    # The fakes of the lab course have neither
+    tokenizer, model = getattr(encoder, "tokenizer", None), getattr(encoder, "model", None)
+    vocabulary, config = {}, {}
+    if getattr(tokenizer, "is_fast", False):
+        vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
+        for name in ("truncation", "padding", "version"):  # these change as we use it
+            vocabulary.pop(name, None)
+    elif hasattr(tokenizer, "get_vocab"):
+        vocabulary = tokenizer.get_vocab()
+    if hasattr(model, "config"):
+        # What differs from the defaults: a version of transformers may have more of them
+        config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
+        config.pop(name, None)
+    return {"tokenizer_sha256": content_hash(vocabulary), "config_sha256": content_hash(config)}
+
+
 # ---- scores and loss -----------------------------------------------------------------------------
 
 
@@ -515,10 +872,10 @@ def info_nce(
     diagonal -> scalar.
     *Units*: tau > 0 divides the scores; a "scale" elsewhere is 1 / tau. A row whose negatives are
     all masked adds 0. `symmetric` averages with the loss of passages picking queries.
-    *Errors*: ValueError for tau <= 0.
+    *Errors*: ValueError for tau <= 0 or without end.
     *Source*: van den Oord et al. 2018, eq. 4, with in-batch negatives.
     """
-    if not tau > 0:
+    if not 0 < tau < math.inf:
         raise ValueError(f"tau is {tau}; it divides the scores and must be above 0, e.g. 0.05.")
     # In fp32 whatever is given: 16 bits are too few for -inf and log-sum-exp
     scores = q.float() @ p.float().T / tau  # (B, D) @ (D, B) -> (B, B)
@@ -712,54 +1069,464 @@ def batches(
 # ---- loading and saving --------------------------------------------------------------------------
 
 
-def room_for_tokens(config) -> int:
-    """How many tokens the model has positions for."""
-    room = config.max_position_embeddings
-    if "roberta" in config.model_type:
-        room -= config.pad_token_id + 1  # it numbers positions from there on
+@dataclass(frozen=True)
+class Stored:
+    """Settings that stand in one place: pooling "cls" in 1_Pooling/config.json."""
+
+    source: str
+    values: dict
+
+
+def read_json(path: Path, kind: type = dict) -> dict | list:
+    """The object (or list) in a JSON file.
+
+    *Errors*: ValueError names the file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no JSON ({str(error)[:100]}). Fetch the file again.") from None
+    if type(content) is not kind:
+        raise ValueError(f"{path}: a JSON {type(content).__name__}, not {kind.__name__}.")
+    return content
+
+
+def model_file(path: str | Path, name: str) -> Path | None:
+    """A file of a model, which is a folder here or a name on the hub; None if it has none."""
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return file if file.is_file() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        path,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if found is None else Path(found)
+
+
+def library_stages(path: str | Path) -> dict[str, str]:
+    """The stages of a sentence-transformers model and the folders of each; {} if it is none.
+
+        library_stages("e5") -> {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Norm.."}
+
+    *Errors*: ValueError for a stage that we do not compute, such as Dense.
+    """
+    file = model_file(path, "modules.json")
+    if file is None:
+        return {}
+    stages = {}
+    for stage in read_json(file, list):
+        try:
+            kind = stage["type"].rpartition(".")[2]
+            stages[kind] = str(Path(stage["path"])).removeprefix(".")
+        except (TypeError, KeyError, AttributeError):
+            raise ValueError(f'{file}: {str(stage)[:80]} has no "type" and "path".') from None
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise ValueError(
+                f"{file}: the model has a stage {kind!r}, which is not computed here: its vectors "
+                "would be others. Take a model of Transformer, Pooling and Normalize."
+            )
+    return stages
+
+
+def library_pooling(file: Path) -> str:
+    """The pooling in 1_Pooling/config.json, in the words of `Settings` where we have it."""
+    content = read_json(file)
+    if content.get("include_prompt") is False:
+        raise ValueError(f"{file}: include_prompt is false; prompts are always pooled here.")
+    names = [content["pooling_mode"]] if "pooling_mode" in content else []
+    if not names:
+        for key, value in content.items():
+            if key.startswith("pooling_mode_") and value:
+                names.append(key.removeprefix("pooling_mode_").removesuffix("_tokens"))
+    # Divided by sqrt(T) or by T: once normalised it is the same vector
+    ours = {"cls_token": "cls", "mean_sqrt_len": "mean", "mean_sqrt_len_tokens": "mean"}
+    return "+".join(ours.get(name, str(name)) for name in names) or "mean"
+
+
+def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
+    """The prefixes in config_sentence_transformers.json; a tower without a prompt has none.
+
+    *Errors*: ValueError for a similarity that is not the cosine, with which we rank.
+    """
+    content = read_json(file)
+    similarity = content.get("similarity_fn_name") or "cosine"
+    same_order = ("cosine", "dot", "euclidean") if normalized else ("cosine",)
+    if similarity not in same_order:
+        raise ValueError(
+            f"{file}: the model's similarity is {similarity!r} without a Normalize stage; vectors "
+            "are compared by their cosine here. Take a model of the cosine."
+        )
+    prompts = content.get("prompts") or {}
+    if type(prompts) is not dict:
+        raise ValueError(f"{file}: prompts are {prompts!r:.80}, not names with texts.")
+    default = prompts.get(str(content.get("default_prompt_name")), "")
+    prefixes = {"query_prefix": default, "passage_prefix": default}
+    names = [("query_prefix", "query")]
+    # The library takes the first of these that is there
+    names += [("passage_prefix", name) for name in ("corpus", "passage", "document")]
+    for setting, name in names:
+        if name in prompts:
+            prefixes[setting] = prompts[name]
+    return prefixes
+
+
+def library_lengths(file: Path) -> dict[str, int]:
+    """The length in sentence_bert_config.json, which holds for queries and passages."""
+    content = read_json(file)
+    if content.get("do_lower_case"):
+        raise ValueError(
+            f"{file}: do_lower_case is true; texts are encoded as they are here. Set it to false "
+            "if the tokenizer writes lower case by itself."
+        )
+    length = content.get("max_seq_length")
+    if length is None:
+        return {}
+    return {"query_length": length, "passage_length": length}
+
+
+def library_length_files(path: str | Path, stages: dict[str, str]) -> list[Stored]:
+    """The length, which version 6 leaves to the tokenizer and its first versions put elsewhere."""
+    part = Path(stages.get("Transformer", ""))
+    names = ["sentence_bert_config.json"]
+    stored = []
+    if stages:
+        name = (part / "tokenizer_config.json").as_posix()
+        file = model_file(path, name)
+        length = read_json(file).get("model_max_length") if file is not None else None
+        if type(length) is int and length < 10**6:  # 10**30 stands for "none"
+            stored.append(Stored(name, {"query_length": length, "passage_length": length}))
+        for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"):
+            names.append(f"sentence_{kind}_config.json")
+    for name in names:
+        place = (part / name).as_posix()
+        file = model_file(path, place)
+        if file is not None:
+            stored.append(Stored(place, library_lengths(file)))
+            break
+    return stored
+
+
+def library_settings(path: str | Path) -> list[Stored]:
+    """What sentence-transformers' files say of pooling, prefixes and lengths."""
+    stages = library_stages(path)
+    stored = []
+    if stages:  # no prompts: the library then puts nothing before a text
+        stored.append(Stored("modules.json", {"query_prefix": "", "passage_prefix": ""}))
+    name = stages.get("Pooling", "1_Pooling") + "/config.json"
+    file = model_file(path, name)
+    if file is not None:
+        stored.append(Stored(name, {"pooling": library_pooling(file)}))
+    name = "config_sentence_transformers.json"
+    file = model_file(path, name)
+    if file is not None:
+        stored.append(Stored(name, library_prompts(file, "Normalize" in stages)))
+    return stored + library_length_files(path, stages)
+
+
+def choose_settings(path: str | Path, flags: dict) -> Settings:
+    """Settings of a model: of the flags, else xlt.json, else sentence-transformers, else default.
+
+    One line on stderr says which value is from where, unless all are of xlt.json.
+    *Errors*: ValueError for a value of another type or out of range, with the file it is from.
+    """
+    defaults = asdict(Settings())
+    stored = [Stored("default", defaults), *library_settings(path)]
+    file = model_file(path, "xlt.json")
+    if file is not None:
+        stored.append(Stored("xlt.json", read_json(file)))
+    values, source_of = {}, {}
+    for place in (*stored, Stored("flag", flags)):  # what comes later wins
+        for name, value in place.values.items():
+            if name not in defaults:
+                raise ValueError(f"{path}: {place.source}: unknown setting {name!r}. Delete it.")
+            values[name], source_of[name] = value, place.source
+    for name, value in values.items():
+        where = f"{path}: {name.replace('_', ' ')} {value!r:.60} (of {source_of[name]})"
+        wanted = type(defaults[name])
+        if type(value) is not wanted:
+            raise ValueError(f"{where} is no {wanted.__name__}. Correct it.")
+        if name == "pooling" and value not in POOLINGS:
+            raise ValueError(f"{where} is unknown. Take mean or cls.")
+        if wanted is int and value < 1:
+            raise ValueError(f"{where}: a text has at least one token. Take a larger length.")
+    texts_of = {}  # source -> its settings
+    for name, value in values.items():
+        texts_of.setdefault(source_of[name], []).append(f"{name} {value!r}")
+    report = [f"of {source}: {', '.join(texts)}" for source, texts in texts_of.items()]
+    if list(texts_of) != ["xlt.json"]:
+        print(f"{path}: {'; '.join(report)}", file=sys.stderr)
+    return Settings(**values)
+
+
+def check_place(path: str | Path, hub: bool) -> None:
+    """Refuse, without asking a hub, what is no folder; names are taken where `hub` is true.
+
+    "xlm-roberta-base" and "intfloat/e5" are names, "./e5" and "a/b/c" are not, and neither is
+    "runs/e5" where there is a folder "runs".
+    """
+    if Path(path).is_dir():
+        return
+    part = r"[A-Za-z0-9][\w.-]*"
+    is_name = re.fullmatch(f"{part}(/{part})?", str(path)) is not None
+    parent = Path(path).parent
+    if parent != Path(".") and parent.exists():
+        is_name = False
+    if hub and is_name and not Path(path).exists():
+        return
+    remedy = "Give a folder with a model."
+    if is_name and not hub:
+        remedy += " Names on the hub are for --model of train.py."
+    raise ValueError(f"--model {path}: no such folder. {remedy}")
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder without model or tokenizer, and files that stand for others.
+
+    *Errors*: ValueError for what is missing, and for pointers of git-lfs.
+    """
+    takes = f"{folder}: no %s. --model takes a folder that holds %s."
+    if not (folder / "config.json").is_file():
+        raise ValueError(takes % ("config.json", "a model"))
+    vocabularies = []
+    for pattern in ("tokenizer*", "vocab*", "*.model"):
+        vocabularies += folder.glob(pattern)
+    if not vocabularies:
+        raise ValueError(takes % ("tokenizer_config.json", "a tokenizer"))
+    for file in sorted(folder.iterdir()):
+        if not (file.is_file() or file.is_dir()):
+            raise ValueError(f"{file}: a pipe or a broken link, no file. Put the file there.")
+        is_small = file.is_file() and file.stat().st_size < 1024
+        if is_small and file.read_bytes().startswith(b"version https://git-lfs"):
+            remedy = "Fetch the file itself: git lfs pull."
+            raise ValueError(f"{file}: a pointer of git-lfs, not the content. {remedy}")
+
+
+@contextmanager
+def opening(path: str | Path, failure: str):
+    """Whatever the library raises inside becomes a ValueError of one line with the path."""
+    try:
+        yield
+    # Every kind, from KeyError to the library's own and its backends'
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160].rstrip(". ")
+        remedy = "Fetch the model again, or take another."
+        if re.search("sentencepiece|tiktoken|protobuf", reason):
+            remedy = "Its tokenizer needs: pip install sentencepiece protobuf."
+        raise ValueError(f"--model {path}: {failure}. {reason}. {remedy}") from None
+
+
+def check_config(path: str | Path, config) -> None:
+    """Refuse what cannot be an encoder, before anything is built.
+
+    *Errors*: ValueError for a decoder beside the encoder, language ids, or too many layers.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    kind = config.model_type
+    if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise ValueError(f"--model {path}: {kind} has a decoder, too. Take an encoder.")
+    if getattr(config, "use_lang_emb", False):
+        raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
+    layers = getattr(config, "num_hidden_layers", 1)
+    if isinstance(layers, int) and not 1 <= layers <= 1000:
+        raise ValueError(f"--model {path}: config.json: {layers} layers. Write 1 to 1000.")
+
+
+def check_weights(path: str | Path, model, info: dict) -> None:
+    """Refuse weights that are not exactly those of the model that config.json describes.
+
+    SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike. Layers
+    above num_hidden_layers are left out without a word.
+    *Errors*: ValueError names the weights.
+    """
+    for name, stored_shape, shape in sorted(info["mismatched_keys"]):
+        raise ValueError(
+            f"--model {path}: {name} is {tuple(stored_shape)} in the checkpoint and "
+            f"{tuple(shape)} by config.json. They are of two models."
+        )
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    superfluous = sorted(info["unexpected_keys"])
+    if missing and len(missing) > len(model.state_dict()) / 2:
+        raise ValueError(
+            f"--model {path}: a checkpoint of another kind than {type(model).__name__}: it lacks "
+            f"{missing[0]!r} and holds {superfluous[:1]}. Take a plain encoder."
+        )
+    if missing:
+        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
+    numbers = re.compile(r"\d+")
+    own = {numbers.sub("#", key) for key in model.state_dict()}
+    for key in superfluous:
+        plain = key.removeprefix(f"{model.base_model_prefix}.")
+        if numbers.sub("#", plain) in own and numbers.search(plain):
+            remedy = "Set num_hidden_layers in config.json to what the checkpoint has."
+            raise ValueError(f"--model {path}: {key} would be left out. {remedy}")
+
+
+def check_tokenizer(path: str | Path, tokenizer, rows: int) -> None:
+    """Refuse a tokenizer that is not the model's, as its size and the rows of embeddings tell.
+
+    Embeddings are often padded to a round number (mT5: 12 rows more, mDeBERTa: 898), so only a
+    tokenizer of less than half the rows is another's.
+    *Errors*: ValueError for an id without a row, or rows without tokens.
+    """
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    sizes = f"--model {path}: the tokenizer's ids end at {largest}, the model has {rows} embeddings"
+    remedy = "Take the tokenizer that belongs to the weights."
+    if largest >= rows:
+        raise ValueError(f"{sizes}: too few. {remedy}")
+    if largest + 1 < rows / 2:
+        raise ValueError(f"{sizes}: the vocabulary is missing or another model's. {remedy}")
+
+
+def room_for_tokens(model) -> int | None:
+    """How many tokens the model has positions for; None without a limit (T5, XLNet)."""
+    room = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(room, int) or room < 1:
+        return None
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            room -= padding + 1  # positions are numbered from there on (XLM-R, MPNet)
+            break
+    window = getattr(model.config, "attention_window", None)
+    if window:  # Longformer pads to whole windows
+        room -= room % max(window)
     return room
 
 
-def load_encoder(
-    path: str | Path, device: str = "cpu", precision: str = "fp32", **changes
-) -> Encoder:
-    """Open a Hugging Face encoder (folder or name) with the settings saved beside it, if any.
+def check_lengths(path: str | Path, encoder: Encoder) -> None:
+    """Refuse lengths that the model has no positions for, or that leave nothing of a text."""
+    settings, room = encoder.settings, room_for_tokens(encoder.model)
+    for tower in ("query", "passage"):
+        length = getattr(settings, f"{tower}_length")
+        if room is not None and length > room:
+            raise ValueError(
+                f"--model {path}: --{tower}-length {length}: texts have at most {room} tokens. "
+                "Take smaller lengths."
+            )
+        prefix = len(encoder.tokenizer(getattr(settings, f"{tower}_prefix"))["input_ids"])
+        if length <= prefix:
+            raise ValueError(
+                f"--model {path}: --{tower}-length {length}: prefix and special tokens take "
+                f"{prefix}. Take a larger length."
+            )
 
-    `changes` override single settings.
-    *Errors*: ValueError for a folder without model or tokenizer, weights that are missing, lengths
-    that the model has no positions for, and XLM checkpoints that want a language id for each token.
+
+@torch.no_grad()
+def padding_matters(encoder: Encoder) -> bool:
+    """Does a text get another vector when it is padded? In a model without a mask (FNet) it does.
+
+    *Units*: 1e-3 of a unit vector; rounding gives 1e-6, FNet 0.4.
     """
+    columns = encoder._call_tokenizer(["1", "1 2 3 4 5 6 7 8"], None)
+    rows = []
+    for i in range(2):
+        rows.append({name: column[i] for name, column in columns.items()})
+    vectors = []
+    with eval_mode(encoder):
+        for batch in (encoder.pad(rows), encoder.pad(rows[:1])):
+            embeddings = encoder.word_embeddings(batch["input_ids"])
+            vectors.append(encoder.from_embeddings(embeddings, batch)[0])
+    return float((vectors[0] - vectors[1]).abs().max()) > 1e-3
+
+
+def load_encoder(
+    path: str | Path, device: str = "cpu", precision: str = "fp32", hub: bool = False, **flags
+) -> Encoder:
+    """Open a Hugging Face encoder, a folder (or, with `hub`, a name), with its settings.
+
+    A setting is taken from the first of these places that has it, and stderr says from which:
+
+        flags                    of this call
+        xlt.json                 of `save_encoder`
+        sentence-transformers    1_Pooling/config.json, config_sentence_transformers.json (prompts),
+                                 sentence_bert_config.json (length, else the tokenizer's);
+                                 modules.json without prompts says that there is no prefix
+        default                  `Settings`
+
+    Vectors are normalised always. A model that does not mask padding is given chunks of one length.
+    *Errors*: ValueError with the path for whatever does not open, weights or tokenizer that are not
+    the model's, settings and lengths that it cannot have, stages such as Dense, and XLM checkpoints
+    that want a language id for each token.
+    """
+    check_place(path, hub)
+    part = library_stages(path).get("Transformer", "")
+    if Path(path).is_dir():
+        check_files(Path(path) / part)
     # Imported here: it takes longer than all the rest, and --help does without
-    from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
     from transformers.utils import logging
 
-    folder = Path(path)
-    for name, needed in (("config.json", "a model"), ("tokenizer_config.json", "a tokenizer")):
-        if folder.is_dir() and not (folder / name).exists():
-            raise ValueError(f"{folder}: no {name}. --model takes a folder that holds {needed}.")
-    logging.set_verbosity_error()  # missing weights are refused below: no report, no bars
+    logging.set_verbosity_error()  # what is wrong with weights is refused below: no report, no bars
     logging.disable_progress_bar()
-    try:
-        model, info = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"--model {path}: no folder and no hub name that opens. {error}") from None
+    place = {"subfolder": part, "trust_remote_code": False}
+    with opening(path, "config.json does not open"):
+        config = AutoConfig.from_pretrained(path, **place)
+    check_config(path, config)
+    opener = AutoModel
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        opener = AutoModelForTextEncoding  # of T5 the encoder alone, of others the same model
+    with opening(path, "the weights do not open"):
+        model, info = opener.from_pretrained(
+            path,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_weights refuses them and says which
+            **place,
+        )
+    with opening(path, "the tokenizer does not open"):
+        tokenizer = AutoTokenizer.from_pretrained(path, **place)
     model.pooler = None  # we pool by ourselves
-    # SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
-    saved = {}
-    if (folder / "xlt.json").exists():
-        saved = json.loads((folder / "xlt.json").read_text(encoding="utf-8"))
-    settings = Settings(**(saved | changes))
-    room = room_for_tokens(model.config)
-    if max(settings.query_length, settings.passage_length) > room:
-        raise ValueError(f"--model {path}: texts have at most {room} tokens. Take smaller lengths.")
-    if getattr(model.config, "use_lang_emb", False):
-        raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
-    return Encoder(model, tokenizer, settings, precision).to(device)
+    check_weights(path, model, info)
+    with opening(path, "has no word embeddings"):
+        rows = model.get_input_embeddings().weight.shape[0]
+    check_tokenizer(path, tokenizer, rows)
+    encoder = Encoder(model, tokenizer, choose_settings(path, flags))
+    check_lengths(path, encoder)
+    with opening(path, "gives no vectors when it is fed with word embeddings"):
+        encoder.one_length = padding_matters(encoder)
+    encoder.precision = precision
+    return encoder.to(device)
+
+
+def check_known(encoder: Encoder, texts: list[Text], sample: int = 50) -> None:
+    """Refuse a tokenizer that knows few of the texts; warn of each language of which that is true.
+
+    *Units*: share of <unk> among the tokens, blanks left out, of up to `sample` texts a language.
+    *Errors*: ValueError if it is above one half over all languages.
+    """
+    unknown = encoder.tokenizer.unk_token_id
+    if unknown is None:  # a vocabulary of bytes knows everything
+        return
+    vocabulary = encoder.tokenizer.get_vocab()
+    blanks = {number for token, number in vocabulary.items() if not token.strip("▁")}
+    texts_of = {}
+    for text in texts:
+        texts_of.setdefault(text.lang, []).append(text.text)
+    n_unknown, n_tokens = Counter(), Counter()
+    for lang, all_of_lang in texts_of.items():
+        step = max(1, len(all_of_lang) // sample)
+        chosen = all_of_lang[::step][:sample]
+        for ids in encoder.tokenizer(chosen, add_special_tokens=False)["input_ids"]:
+            n_tokens[lang] += sum(number not in blanks for number in ids)
+            n_unknown[lang] += ids.count(unknown)
+    name = encoder.tokenizer.name_or_path
+    share = n_unknown.total() / max(1, n_tokens.total())
+    if share > 0.5:
+        raise ValueError(
+            f"{name}: {100 * share:.0f} % of the tokens are unknown to the tokenizer "
+            f"({', '.join(sorted(texts_of))}). Its vocabulary is missing or of other languages."
+        )
+    for lang, tokens in n_tokens.items():
+        if n_unknown[lang] > 0.5 * tokens:
+            text = f"{100 * n_unknown[lang] / tokens:.0f} % of the tokens of {lang}"
+            print(f"{name}: warning: {text} are unknown to the tokenizer", file=sys.stderr)
 
 
 def save_encoder(encoder: Encoder, folder: str | Path) -> None:
@@ -768,9 +1535,10 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     But for two things: it cuts queries at passage_length, too, and it does not know `context`.
     """
     folder, settings = Path(folder), encoder.settings
-    encoder.model.save_pretrained(folder)
     encoder.tokenizer.model_max_length = settings.passage_length
-    encoder.tokenizer.save_pretrained(folder)
+    with writing(folder):
+        encoder.model.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
     kind = "sentence_transformers.models"
     stages = [
         {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},

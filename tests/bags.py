@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from attacks import AttackedQuery, Slot, make_pools
-from xlt import DataSet, Text
+from xlt import DataSet, Settings, Text
 
 POOLS = ["de", "en", "*"]  # the last one holds all languages
 
@@ -23,6 +23,8 @@ def unit(vector):
 
 class Bag:
     """A fake encoder: the unit sum of a text's word vectors."""
+
+    settings = Settings()
 
     def __init__(self, words):
         self.words = words  # word -> vector

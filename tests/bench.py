@@ -111,7 +111,10 @@ class Padded:
 
     def __init__(self, encoder, pools, length):
         self.encoder, self.p, self.scored = encoder, pools.p[:-1], 0
-        self.length = min(length, xlt.room_for_tokens(encoder.model.config))
+        self.length = length
+        room = xlt.room_for_tokens(encoder.model)
+        if room is not None:
+            self.length = min(length, room)
         self.relevant = None  # (P,) of bool, of the query under attack
 
     def aim(self, pools, item):

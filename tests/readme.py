@@ -1,11 +1,11 @@
 """Write the README's result tables from a study, so that no number in it is typed by hand.
 
-    python tests/readme.py runs/report.json            -> data/minifacts/study.json -> README.md
-    python tests/readme.py search.json --search        -> data/minifacts/search.json -> README.md
+    python tests/readme.py runs/report.study.json      -> data/minifacts/study.json -> README.md
+    python tests/readme.py search.study.json --search  -> data/minifacts/search.json -> README.md
     python tests/readme.py                             the shipped studies -> README.md
 
-A study is what study.py writes with --report, beside the page, as .json; examples, matrices and
-manifests stay out of the repository, their commands are in the README.
+A study is what study.py writes with --report, beside the page, as .study.json; examples, matrices
+and manifests stay out of the repository, their commands are in the README.
 test_08_repository.py checks that README.md holds exactly what this writes.
 """
 

@@ -20,6 +20,7 @@ from xlt import (
     Help,
     Text,
     all_langs,
+    base_language,
     choose,
     derive_seed,
     generator,
@@ -201,11 +202,15 @@ def test_rows_judged_irrelevant_are_counted_not_lost(tmp_path):
         ("[1, 2]", "no JSON object"),
         ({"text": "hello"}, '"_id" is missing. Every line needs "_id" and "text"'),
         ({"_id": "x"}, '"text" is missing. Every line needs "_id" and "text"'),
-        ({"_id": "x", "text": " \n"}, '"text" is empty. Give it words or delete the line'),
+        ("[" * 100_000, "no JSON object"),
         ({"_id": 7, "text": "hello"}, '"_id" is 7, not a string. Put it in quotes'),
         ({"_id": "x", "text": "hello", "group": 7}, '"group" is 7, not a string'),
         ({"_id": "x", "text": "hello", "lang": "German"}, "unknown language 'German'. Write"),
-        (CORPUS[0], "duplicate id 'a.en', see line 1. Rename it"),
+        ({"_id": "x", "text": "hello", "lang": "d"}, "unknown language 'd'. Write"),
+        ({"_id": "x", "text": "hello", "language": "de"}, '"language" is no key of a text. Call'),
+        ({"_id": "a.en", "text": "Other."}, "duplicate id 'a.en', see line 1. Rename it"),
+        ('{"_id": "x", "text": "one", "text": "two"}', '"text" stands twice. Leave one out'),
+        ('{"_id": "x", "text": "hello \\ud83d"}', "holds '\\ud83d', half of a surrogate pair"),
     ],
 )
 def test_a_bad_row_is_refused_with_file_line_and_remedy(tmp_path, row, message):
@@ -245,18 +250,20 @@ def test_blank_lines_are_passed_over_but_counted(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("q9\ta.en\t1", "unknown id 'q9'. Add it to queries.jsonl"),
-        ("q1.en\tz\t1", "unknown id 'z'. Add it to corpus.jsonl"),
         ("q1.en\ta.en\tyes", "is not query-id, corpus-id, score with tabs"),
+        ("q1.en\ta.en\tnan", "is not query-id, corpus-id, score with tabs"),
+        ("q1.en\ta.en\tinf", "is not query-id, corpus-id, score with tabs"),
+        ("q1.en\ta.en\t1e400", "is not query-id, corpus-id, score with tabs"),
+        ("q1.en\ta.en\t1_0", "is not query-id, corpus-id, score with tabs"),
         ("q1.en a.en 1", "is not query-id, corpus-id, score with tabs"),
-        (QRELS[0], "stands twice. Delete a row"),
+        ("q1.en\ta.en\t2", "stands twice, with two scores. Delete a row"),
     ],
 )
 def test_a_bad_qrels_row_is_refused_with_file_and_line(tmp_path, row, message):
-    """Claim: ids are looked up, scores are numbers, a pair is judged once.
+    """Claim: scores are finite numbers, a pair has one.
 
     Number: line 10, after a header and eight good rows.
-    Catches: rows of unknown ids passed over; the second judgement put over the first.
+    Catches: float(), which takes nan, 1e400 and 1_0; the second judgement put over the first.
     """
     write_folder(tmp_path, qrels=[*QRELS, row], splits=["test"])
     with pytest.raises(ValueError, match=re.escape(message)) as error:
@@ -274,6 +281,165 @@ def test_a_pair_that_is_judged_twice_is_refused_also_after_a_zero(tmp_path):
     write_folder(tmp_path, qrels=rows, splits=["test"])
     with pytest.raises(ValueError, match="test.tsv:11: 'q1.en', 'b.en' stands twice"):
         load_data(tmp_path)
+
+
+# ---- rows that a data set can do without ---------------------------------------------------------
+
+EMPTY = {"_id": "x", "text": " \n"}
+SUPERFLUOUS = [
+    ("corpus", EMPTY, "texts without words", '"text" is empty. Give it words or delete the line'),
+    ("corpus", {"_id": "x", "text": "\u0301\u200b\ufeff"}, "texts without words", "is empty"),
+    ("corpus", CORPUS[0], "texts that stand twice", "duplicate id 'a.en', see line 1. Delete it"),
+    ("qrels", "q9\ta.en\t1", "qrels rows of a query that is not there", "unknown id 'q9'. Add"),
+    ("qrels", "q1.en\tz\t1", "qrels rows of a passage that is not there", "unknown id 'z'. Add"),
+    ("qrels", QRELS[0], "qrels rows that stand twice", "stands twice. Delete a row"),
+]
+
+
+def write_superfluous(folder, file, row):
+    """The world of four sentences with one row more, and what it is without that row."""
+    if file == "corpus":
+        return write_folder(folder, [*CORPUS, row], splits=["test"])
+    return write_folder(folder, qrels=[*QRELS, row], splits=["test"])
+
+
+@pytest.mark.parametrize(("file", "row", "kind", "message"), SUPERFLUOUS)
+def test_what_says_nothing_new_is_left_out_and_counted(tmp_path, file, row, kind, message):
+    """Claim: the rest of the folder is as if the row were not there; the first one is shown.
+
+    Number: one row.
+    Catches: a folder of a million rows refused for one of them; rows that vanish without a word.
+    """
+    data = load_data(write_superfluous(tmp_path, file, row))
+    assert len(data.passages) == 4
+    assert data.qrels["test"][0] == {0: 1.0, 1: 1.0}
+    assert data.left_out.counts == {kind: 1}
+    (line,) = data.left_out.lines()
+    assert line.startswith(f"left out: 1 {kind}. {tmp_path}/")
+    assert message in line
+
+
+@pytest.mark.parametrize(("file", "row", "kind", "message"), SUPERFLUOUS)
+def test_strict_refuses_what_says_nothing_new(tmp_path, file, row, kind, message):
+    """Claim: file, line, value and remedy, as for a bad row. Catches: a flag that does nothing."""
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load_data(write_superfluous(tmp_path, file, row), strict=True)
+    place = {"corpus": "corpus.jsonl:5", "qrels": "qrels/test.tsv:10"}[file]
+    assert str(error.value).startswith(f"{tmp_path}/{place}: ")
+
+
+def test_a_relevant_passage_that_is_not_there_is_remembered(tmp_path):
+    """Claim: it is missing with its relevance. Number: z has 2, y 0, which is not relevant.
+
+    Catches: an answer that nobody can find left out of what there is to find.
+    """
+    data = load_data(write_folder(tmp_path, qrels=[*QRELS, "q1.en\tz\t2", "q1.en\ty\t0"]))
+    assert data.missing["test"] == {0: {"z": 2.0}}
+
+
+def test_a_split_without_any_of_its_queries_is_left_out(tmp_path):
+    """Claim: a folder sampled for its test split loads. Catches: train.tsv that stops it."""
+    write_folder(tmp_path, splits=["test"])
+    (tmp_path / "qrels/train.tsv").write_text("q9\ta.en\t1\n")
+    data = load_data(tmp_path)
+    assert list(data.qrels) == ["test"]
+    assert data.left_out.counts == {"qrels rows of a query that is not there": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("q9\ta.en\t1", "none of their queries is in queries.jsonl"),
+        ("q1.en\tz\t1", "none of its relevant passages is in corpus.jsonl"),
+    ],
+)
+def test_qrels_of_another_data_set_are_refused(tmp_path, row, message):
+    """Claim: where nothing fits, nothing is superfluous. Catches: mAP 0 of a folder mixed up."""
+    with pytest.raises(ValueError, match=message):
+        load_data(write_folder(tmp_path, qrels=[row]))
+
+
+def test_a_null_is_no_value(tmp_path):
+    """Claim: every optional key may be null. Catches: "title": null refused (BEIR#78)."""
+    optional = dict.fromkeys(("title", "lang", "group", "context", "answer"))
+    corpus = [{"_id": "d1", "text": "They purr.", **optional}]
+    write_folder(tmp_path, corpus, [{"_id": "q", "text": "Who purrs?"}], ["q\td1\t1"])
+    assert load_data(tmp_path).passages == [Text("d1", "und", "They purr.", "d1")]
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_a_byte_order_mark_is_taken_off(folder, name):
+    """Claim: the file reads as without it. Number: EF BB BF. Catches: a header taken for a row."""
+    before, file = load_data(folder), folder / name
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    after = load_data(folder)
+    assert (after.passages, after.queries) == (before.passages, before.queries)
+    assert after.qrels == before.qrels
+
+
+def test_a_first_row_that_begins_like_a_header_is_a_row(tmp_path):
+    """Claim: a header is the whole line. Number: a query whose id is query-id.
+
+    Catches: its judgement passed over.
+    """
+    write_folder(tmp_path, queries=[QUERIES[0] | {"_id": "query-id"}], splits=[])
+    (tmp_path / "qrels/test.tsv").write_text("query-id\ta.en\t1\n")
+    assert load_data(tmp_path).qrels["test"] == {0: {0: 1.0}}
+
+
+def test_qrels_of_a_header_alone_are_refused(tmp_path):
+    """Claim: the remedy is one. Catches: "Add --langs", later."""
+    with pytest.raises(ValueError, match="test.tsv: no rows. Write .*, or delete the file"):
+        load_data(write_folder(tmp_path, qrels=[], splits=["test"]))
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_line_ends_of_old_macs_are_refused(folder, name):
+    """Claim: CR alone ends no line. Catches: qrels that are one header, and load empty."""
+    content = (folder / name).read_text(encoding="utf-8")
+    (folder / name).write_bytes(content.replace("\n", "\r").encode())
+    with pytest.raises(ValueError, match=re.escape(f'{name}:1: lines end in "\\r"')):
+        load_data(folder)
+
+
+# ---- languages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ("zh zho chi cmn yue zh-cn zh-Hans zh_TW", "zh"),
+        ("th tha", "th"),
+        ("de deu ger de-AT DE", "de"),
+        ("en eng EN eng_Latn", "en"),
+        ("pt_BR por", "pt"),
+        ("es-419", "es"),
+        ("az azj", "az"),
+        ("ceb", "ceb"),
+        ("und", "und"),
+    ],
+)
+def test_a_language_has_one_code(codes, expected):
+    """Claim: letters of both cases, three letters, regions and scripts make no other language.
+
+    Number: ISO 639. Catches: rules for "zh" and "de" that "zho" and "deu" do not meet.
+    """
+    assert {base_language(code) for code in codes.split()} == {expected}
+
+
+@pytest.mark.parametrize("code", ["German", "d", "", "de-", "d3", "de at"])
+def test_what_is_no_code_of_a_language_is_refused(code):
+    """Claim: one sentence. Catches: a name taken for a language of its own."""
+    with pytest.raises(ValueError, match=f"unknown language '{code}'. Write an ISO 639 code"):
+        base_language(code)
+
+
+def test_the_languages_of_a_folder_are_base_languages(tmp_path):
+    """Claim: eng_Latn and EN are one language. Catches: a pool for each way of writing."""
+    corpus = [CORPUS[0] | {"lang": "eng_Latn"}, CORPUS[1] | {"lang": "deu"}]
+    queries = [QUERIES[0] | {"lang": "EN"}, QUERIES[1] | {"lang": "de-AT"}]
+    write_folder(tmp_path, corpus, queries, QRELS[:4])
+    assert all_langs(load_data(tmp_path)) == ["de", "en"]
 
 
 # ---- missing files -------------------------------------------------------------------------------
@@ -458,6 +624,12 @@ def test_json_is_written_aside_and_renamed(tmp_path, monkeypatch):
     write_json(path, {"step": 2})
     assert read_at_renaming == [{"step": 2}, {"step": 1}]
     assert [file.name for file in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_numbers_that_json_has_not_are_null(tmp_path):
+    """Claim: a file that any JSON reader opens. Catches: NaN, which Python alone reads."""
+    write_json(tmp_path / "file.json", {"a": [float("nan"), {"b": float("inf")}], "c": 0.5})
+    assert json.loads((tmp_path / "file.json").read_text()) == {"a": [None, {"b": None}], "c": 0.5}
 
 
 def test_versions_name_what_the_numbers_depend_on():

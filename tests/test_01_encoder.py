@@ -15,17 +15,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from conftest import ROOT
 from torch import nn
+from training_world import write_encoder
 
 from xlt import (
     Encoder,
     Settings,
     Text,
+    check_known,
     eval_mode,
     length_chunks,
     load_encoder,
     pool_tokens,
+    room_for_tokens,
     save_encoder,
     truncated_texts,
     weights_hash,
@@ -646,6 +650,512 @@ def test_sentence_transformers_gives_our_vectors(encoder, tmp_path, pooling, tow
     torch.testing.assert_close(vectors, encoder.encode(texts, tower), atol=1e-5, rtol=0)
 
 
+# ---- folders that others made --------------------------------------------------------------------
+
+
+def write_json_file(path, content):
+    """A JSON file, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def change_json(path, **values):
+    """Other values in a JSON file."""
+    write_json_file(path, read_json(path) | values)
+
+
+def write_library_files(folder, *kinds, pooling=None, prompts=None, length=100):
+    """What sentence-transformers writes beside a model: stages of these kinds, and their files."""
+    stages = []
+    for number, kind in enumerate(("Transformer", "Pooling", *kinds)):
+        place = f"{number}_{kind}" if number else ""
+        kind = f"sentence_transformers.models.{kind}"
+        stages.append({"idx": number, "name": str(number), "path": place, "type": kind})
+    if pooling is None:
+        pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    if prompts is None:
+        prompts = {"query": "F: ", "document": "D: "}
+    write_json_file(folder / "modules.json", stages)
+    write_json_file(folder / "1_Pooling/config.json", {"embedding_dimension": 32, **pooling})
+    write_json_file(folder / "config_sentence_transformers.json", {"prompts": prompts})
+    write_json_file(folder / "sentence_bert_config.json", {"max_seq_length": length})
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """One layer of XLM-R as its library saves it: no settings of ours or of anybody."""
+    return write_encoder(tmp_path / "plain")
+
+
+def test_what_sentence_transformers_saved_is_honoured(plain):
+    """Claim: pooling, prompts and length of another tool's folder are its own.
+
+    Number: each off our default; the library has one length for both towers.
+    Catches: the mean with "Query: " for a model of cls and "F: ", which costs .020 mono mAP.
+    """
+    write_library_files(plain, "Normalize")
+    assert load_encoder(plain).settings == Settings("cls", "F: ", "D: ", 100, 100)
+
+
+def test_without_prompts_the_library_puts_nothing_before_a_text(plain):
+    """Claim: a folder of sentence-transformers without prompts (BGE-M3) means no prefix.
+
+    Number: the empty string for both towers.
+    Catches: our own prefixes before the texts of a model that has never seen them.
+    """
+    write_library_files(plain, prompts={})
+    settings = load_encoder(plain).settings
+    assert (settings.query_prefix, settings.passage_prefix) == ("", "")
+
+
+def test_the_newer_word_for_pooling_is_read(plain):
+    """Claim: {"pooling_mode": "cls"}, as the library writes since its version 5.
+
+    Catches: the mean, for want of the older key.
+    """
+    write_library_files(plain, pooling={"pooling_mode": "cls"})
+    assert load_encoder(plain).settings.pooling == "cls"
+
+
+def test_without_a_length_of_its_own_the_librarys_is_the_tokenizers(plain):
+    """Claim: its version 6 writes no max_seq_length; the tokenizer's model_max_length holds.
+
+    Number: 64; 10**30, as a tokenizer without a limit has, is none.
+    Catches: queries cut at our 96 tokens in a model of 64.
+    """
+    write_library_files(plain, length=None)
+    change_json(plain / "tokenizer_config.json", model_max_length=64)
+    settings = load_encoder(plain).settings
+    assert (settings.query_length, settings.passage_length) == (64, 64)
+    change_json(plain / "tokenizer_config.json", model_max_length=10**30)
+    settings = load_encoder(plain).settings
+    assert (settings.query_length, settings.passage_length) == (96, 256)
+
+
+def test_a_model_in_the_folder_of_its_stage_is_found(plain, tmp_path):
+    """Claim: the library's first versions put the model into 0_Transformer.
+
+    Catches: "no config.json".
+    """
+    folder = tmp_path / "library"
+    shutil.copytree(plain, folder / "0_Transformer")
+    stages = [{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
+    write_json_file(folder / "modules.json", stages)
+    length = {"max_seq_length": 70}
+    write_json_file(folder / "0_Transformer/sentence_xlm-roberta_config.json", length)
+    assert load_encoder(folder).settings == Settings("mean", "", "", 70, 70)
+
+
+def test_flags_come_before_our_file_and_that_before_the_librarys(plain, capsys):
+    """Claim: flag, xlt.json, sentence-transformers, default; stderr says which.
+
+    Number: the query length is in the first three, the prefix in two, pooling in one, context in
+    none.
+    Catches: another order; a source that is not the value's.
+    """
+    write_library_files(plain)
+    write_json_file(plain / "xlt.json", {"query_length": 50, "query_prefix": "X: "})
+    settings = load_encoder(plain, query_length=40).settings
+    assert settings == Settings("cls", "X: ", "D: ", 40, 100)
+    report = capsys.readouterr().err
+    assert "of flag: query_length 40" in report
+    assert "of xlt.json: query_prefix 'X: '" in report
+    assert "of 1_Pooling/config.json: pooling 'cls'" in report
+    assert "of default: context False" in report
+
+
+@pytest.mark.parametrize("kind", ["Dense", "LSTM"])
+def test_a_stage_that_we_do_not_compute_is_refused(plain, kind):
+    """Claim: by name.
+
+    Catches: the 32 dimensions before a Dense layer for the 16 after it.
+    """
+    write_library_files(plain, kind)
+    with pytest.raises(ValueError, match=f"modules.json: the model has a stage '{kind}'"):
+        load_encoder(plain)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "name"),
+    [
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, r"cls\+mean"),
+    ],
+)
+def test_a_pooling_that_we_do_not_compute_is_refused_unless_a_flag_is_given(plain, pooling, name):
+    """Claim: by name and file; --pooling is the remedy.
+
+    Catches: the mean for whatever is not cls.
+    """
+    write_library_files(plain, pooling=pooling)
+    with pytest.raises(ValueError, match=f"pooling '{name}' .of 1_Pooling/config.json. is unknown"):
+        load_encoder(plain)
+    assert load_encoder(plain, pooling="mean").settings.pooling == "mean"
+
+
+def test_a_dot_product_without_normalisation_is_refused(plain):
+    """Claim: we compare by the cosine; with a Normalize stage the two are one.
+
+    Catches: another ranking than the model's own.
+    """
+    write_library_files(plain)
+    dot = {"similarity_fn_name": "dot"}
+    write_json_file(plain / "config_sentence_transformers.json", dot)
+    with pytest.raises(ValueError, match="similarity is 'dot' without a Normalize stage"):
+        load_encoder(plain)
+    write_library_files(plain, "Normalize")
+    write_json_file(plain / "config_sentence_transformers.json", dot)
+    load_encoder(plain)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "xlt.json: no JSON"),
+        ("[]", "xlt.json: a JSON list, not dict"),
+        ('{"poling": "cls"}', "xlt.json: unknown setting 'poling'"),
+        ('{"query_length": "12"}', r"query length '12' \(of xlt.json\) is no int"),
+        ('{"query_length": 0}', "query length 0 .* at least one token"),
+    ],
+)
+def test_damaged_settings_are_refused(plain, content, message):
+    """Claim: the file and the value are named.
+
+    Catches: tracebacks, and "12" compared with a number.
+    """
+    (plain / "xlt.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_encoder(plain)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("tower", ["query", "document"])
+def test_sentence_transformers_agrees_on_its_own_folder(plain, tower):
+    """Claim: agreement on a folder with cls, prompts and a length, to 1e-5.
+
+    Number: 20 tokens, so that two of the four texts are cut.
+    Catches: a setting of the folder that is not honoured.
+    """
+    library = pytest.importorskip("sentence_transformers")
+    write_library_files(plain, "Normalize", length=20)
+    (plain / "2_Normalize").mkdir()
+    model = library.SentenceTransformer(str(plain), device="cpu")
+    texts = [text.text for text in LONG_AND_SHORT]
+    vectors = torch.tensor(model.encode(texts, prompt_name=tower))
+    ours = load_encoder(plain).encode(LONG_AND_SHORT, tower.replace("document", "passage"))
+    torch.testing.assert_close(vectors, ours, atol=1e-5, rtol=0)
+
+
+# ---- model and tokenizer belong together ---------------------------------------------------------
+
+
+def test_a_folder_without_its_vocabulary_is_refused(plain):
+    """Claim: the library then makes a tokenizer of five entries, which is refused by its size.
+
+    Number: 16,000 embeddings.
+    Catches: every word unknown, mAP below chance, exit 0.
+    """
+    (plain / "tokenizer.json").unlink()
+    change_json(plain / "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer")
+    with pytest.raises(ValueError, match="the model has 16000 embeddings: the vocabulary is miss"):
+        load_encoder(plain)
+
+
+def resize(folder, rows):
+    """Other numbers of embeddings."""
+    model = load_encoder(folder).model
+    model.resize_token_embeddings(rows)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("rows", [15999, 32001])
+def test_a_tokenizer_of_another_size_is_refused(plain, rows):
+    """Claim: an id without a row, or more than half of the rows without a token.
+
+    Number: 16,000 tokens with one row too few, and with one more than twice as many rows.
+    Catches: an IndexError at the first text that holds the last token.
+    """
+    resize(plain, rows)
+    with pytest.raises(ValueError, match=f"ids end at 15999, the model has {rows} embeddings"):
+        load_encoder(plain)
+
+
+def test_embeddings_that_are_padded_to_a_round_number_load(plain):
+    """Claim: some rows without tokens are common (mT5 has 12, mDeBERTa 898).
+
+    Number: 16,384 rows for 16,000 tokens.
+    Catches: a demand that the two be equal.
+    """
+    resize(plain, 16384)
+    load_encoder(plain)
+
+
+def test_a_vocabulary_that_knows_few_of_the_texts_is_refused(plain, capsys):
+    """Claim: above one half of the tokens; of a single language only a warning.
+
+    Number: Amharic is not in the bundled vocabulary, English is. Alone it is refused; beside four
+    English texts it is a warning.
+    Catches: an evaluation of <unk> against <unk>.
+    """
+    encoder = load_encoder(plain)
+    amharic = make_texts("ሰላም ለዓለም", lang="am")
+    with pytest.raises(ValueError, match="100 % of the tokens are unknown to the tokenizer .am"):
+        check_known(encoder, amharic)
+    check_known(encoder, [*LONG_AND_SHORT, *amharic])
+    assert "100 % of the tokens of am are unknown" in capsys.readouterr().err
+
+
+# ---- kinds of models -----------------------------------------------------------------------------
+
+SMALL = {
+    "vocab_size": 16000,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+
+
+def write_model(folder, kind, model_class=None, **more):
+    """A tiny model of any kind with the bundled tokenizer."""
+    config = getattr(transformers, f"{kind}Config")(**(SMALL | more))
+    torch.manual_seed(0)
+    getattr(transformers, model_class or f"{kind}Model")(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "room"),
+    [
+        ("Bert", {}, 66),
+        ("XLMRoberta", {"pad_token_id": 1}, 64),
+        ("Camembert", {"pad_token_id": 1}, 64),
+        ("Camembert", {"pad_token_id": 0}, 65),
+        ("MPNet", {"pad_token_id": 1}, 64),
+        ("Longformer", {"pad_token_id": 1, "attention_window": [16, 16]}, 64),
+        ("Luke", {"pad_token_id": 1, "entity_vocab_size": 9, "entity_emb_size": 32}, 64),
+    ],
+)
+def test_the_room_for_tokens_follows_from_the_model(tmp_path, kind, more, room):
+    """Claim: the longest text that fits is encoded, and one more is refused.
+
+    Number: 66 positions, of which some models leave out those up to the pad id.
+    Catches: an IndexError for models of this kind without "roberta" in their names.
+    """
+    write_model(tmp_path, kind, max_position_embeddings=66, **more)
+    encoder = load_encoder(tmp_path, query_length=room, passage_length=room)
+    encoder.encode(make_texts("Cats eat. " * 60), "query")
+    with pytest.raises(ValueError, match=f"--query-length {room + 1}: .*at most {room} tokens"):
+        load_encoder(tmp_path, query_length=room + 1, passage_length=room)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("XLNet", {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64}),
+        ("MT5", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}),
+    ],
+)
+def test_a_model_without_a_table_of_positions_has_no_limit(tmp_path, kind, more):
+    """Claim: relative positions have no end; of mT5 the encoder alone is taken.
+
+    Number: 3,000 tokens.
+    Catches: an AttributeError (mT5), "at most -1 tokens" (XLNet).
+    """
+    write_model(tmp_path, kind, **more)
+    encoder = load_encoder(tmp_path, passage_length=3000)
+    assert room_for_tokens(encoder.model) is None
+    assert encoder.encode(make_texts("Cats eat. " * 60), "passage").shape == (1, 32)
+
+
+def test_a_model_that_does_not_mask_padding_gets_none(tmp_path):
+    """Claim: FNet mixes all tokens, so its texts are encoded in chunks of one length.
+
+    Number: alone and among the others, to 1e-6; padded they differ by more than 0.1.
+    Catches: vectors that hang on a text's neighbours.
+    """
+    encoder = load_encoder(write_model(tmp_path, "FNet")).eval()
+    rows = encoder.tokenize(LONG_AND_SHORT, "query")
+    alone = torch.cat([encoder([row]) for row in rows])
+    torch.testing.assert_close(encoder(rows), alone, atol=1e-6, rtol=0)
+    batch = encoder.pad(rows)
+    padded = encoder.from_embeddings(encoder.word_embeddings(batch["input_ids"]), batch)
+    assert (padded - alone).abs().max() > 0.1, "padding does not matter: the test is vacuous"
+
+
+def test_a_chunk_of_one_length_holds_equal_texts_alone():
+    """Claim: waste 1 and slack 0.
+
+    Number: 3 and 3 share one, 4 does not.
+    Catches: the four tokens more that very short texts may have.
+    """
+    assert length_chunks([3, 4, 3], waste=1.0, slack=0) == [[0, 2], [1]]
+
+
+def test_a_model_with_a_decoder_is_refused(tmp_path):
+    """Claim: BART is refused by its kind.
+
+    Catches: "incomplete", or decoder inputs that are missing.
+    """
+    write_model(tmp_path, "Bart", d_model=32, encoder_layers=1, decoder_layers=1)
+    with pytest.raises(ValueError, match="bart has a decoder, too. Take an encoder"):
+        load_encoder(tmp_path)
+
+
+def test_a_checkpoint_of_another_kind_is_not_called_incomplete(tmp_path):
+    """Claim: DPR's passage encoder has names of its own, which are shown.
+
+    Catches: "the checkpoint is incomplete", after which one fetches it again.
+    """
+    write_model(tmp_path, "DPR", "DPRContextEncoder")
+    with pytest.raises(ValueError, match="a checkpoint of another kind than DPRQ.*'ctx_encoder"):
+        load_encoder(tmp_path)
+
+
+# ---- weights that are not the model's ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [0, 999_999_999])
+def test_an_impossible_number_of_layers_is_refused_at_once(plain, layers):
+    """Claim: before anything is built.
+
+    Catches: memory for 999,999,999 layers; a model of none.
+    """
+    change_json(plain / "config.json", num_hidden_layers=layers)
+    with pytest.raises(ValueError, match=f"config.json: {layers} layers. Write 1 to 1000"):
+        load_encoder(plain)
+
+
+def test_layers_that_config_json_leaves_out_are_refused(tmp_path):
+    """Claim: a checkpoint of two layers is no model of one.
+
+    Number: the first weight of the second layer is named.
+    Catches: half a model, without a word.
+    """
+    write_model(tmp_path, "XLMRoberta")
+    change_json(tmp_path / "config.json", num_hidden_layers=1)
+    with pytest.raises(ValueError, match="encoder.layer.1.* would be left out. Set num_hidden"):
+        load_encoder(tmp_path)
+
+
+def test_weights_of_another_size_are_refused_with_both(plain):
+    """Claim: which weight, its size in the file, and by config.json.
+
+    Number: 32 and 64.
+    Catches: the library's "see the above report", of which there is none.
+    """
+    change_json(plain / "config.json", hidden_size=64)
+    with pytest.raises(ValueError, match=r"\(32,\) in the checkpoint and \(64,\) by config.json"):
+        load_encoder(plain)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_refused_by_name(plain, name):
+    """Claim: the file and the command that fetches it.
+
+    Catches: "header too small", "invalid load key".
+    """
+    (plain / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    with pytest.raises(ValueError, match=f"{name}: a pointer of git-lfs.*git lfs pull"):
+        load_encoder(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("config.json", "config.json does"),
+        ("tokenizer.json", "the tokenizer does"),
+        ("model.safetensors", "the weights do"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_path(plain, name, part):
+    """Claim: one line of at most 300 characters with the folder and the part.
+
+    Number: two bytes that are neither JSON nor safetensors.
+    Catches: JSONDecodeError, SafetensorError and others as tracebacks without a path.
+    """
+    (plain / name).write_bytes(b"{\xff")
+    with pytest.raises(ValueError, match=f"{plain}: {part} not open") as caught:
+        load_encoder(plain)
+    assert len(str(caught.value)) - len(str(plain)) < 300
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sentencepiece_model_alone_says_what_to_install(plain):
+    """Claim: the tokenizer's own format needs two packages, which are named.
+
+    Catches: "tiktoken is required", which would not help.
+    """
+    (plain / "tokenizer.json").unlink()
+    (plain / "tokenizer_config.json").unlink()
+    (plain / "sentencepiece.bpe.model").write_bytes(b"\x0a\x0e")
+    with pytest.raises(ValueError, match=r"pip install sentencepiece protobuf|16000 embeddings"):
+        load_encoder(plain)
+
+
+def test_a_vocab_txt_alone_opens(tmp_path):
+    """Claim: the library makes BERT's tokenizer of the list alone.
+
+    Number: seven entries; "cats" is the sixth.
+    Catches: "no tokenizer_config.json" for a folder that has all it needs.
+    """
+    write_model(tmp_path, "Bert", vocab_size=7)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cats", "eat"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    [row] = load_encoder(tmp_path, query_prefix="").tokenize(make_texts("Cats"), "query")
+    assert row["input_ids"] == [2, 5, 3]
+
+
+# ---- paths and lengths ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["./no", "no/such/folder", "/no/such", "tests/no"])
+def test_what_looks_like_a_path_is_never_looked_up_on_a_hub(path, monkeypatch):
+    """Claim: refused at once, also where a hub's names are allowed.
+
+    Number: "tests/no" could be a name, but there is a folder "tests" here.
+    Catches: 25 s of waiting, or a stranger's model under a mistyped path.
+    """
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match=f"--model {path}: no such folder. Give a folder with a m"):
+        load_encoder(path, hub=True)
+
+
+def test_code_in_a_model_folder_is_not_run(plain):
+    """Claim: a model that brings its own code is refused.
+
+    Number: the code would leave a file.
+    Catches: trust_remote_code.
+    """
+    code = f"open({str(plain / 'ran')!r}, 'w')\n"
+    (plain / "own.py").write_text(code)
+    change_json(
+        plain / "config.json",
+        model_type="own",
+        auto_map={"AutoConfig": "own.C", "AutoModel": "own.M"},
+    )
+    with pytest.raises(ValueError, match="config.json does not open.*custom code"):
+        load_encoder(plain)
+    assert not (plain / "ran").exists()
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_a_length_that_leaves_nothing_of_a_text_is_refused(length):
+    """Claim: prefix and special tokens must leave room for one token.
+
+    Number: <s> Qu er y : </s> and the blank after the colon are 7 tokens; 8 is enough.
+    Catches: texts that are all alike, or not cut at all.
+    """
+    with pytest.raises(ValueError, match=f"--query-length {length}: prefix and special tokens tak"):
+        load_encoder(TINY, query_length=length)
+    load_encoder(TINY, query_length=8)
+
+
 # ---- refusals ------------------------------------------------------------------------------------
 
 
@@ -669,12 +1179,14 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
 
 
 def test_a_name_that_opens_nothing_is_refused():
-    """Claim: neither a folder nor a name on the hub (which no test asks).
+    """Claim: no folder; a name on the hub (which no test asks) only where it is allowed.
 
     Catches: the library's OSError, without our flag's name.
     """
-    with pytest.raises(ValueError, match="--model no/such: no folder and no hub name"):
+    with pytest.raises(ValueError, match="--model no/such: no such folder.*--model of train.py"):
         load_encoder("no/such")
+    with pytest.raises(ValueError, match="--model no/such: config.json does not open"):
+        load_encoder("no/such", hub=True)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(encoder, tmp_path):

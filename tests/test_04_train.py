@@ -9,16 +9,24 @@ import contextlib
 import io
 import json
 import math
+import os
 import pickle
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from training_world import hashes, log_lines, run_until_killed, write_encoder, write_world
 
+import evaluate
+import study
 import train
 import xlt
 
@@ -141,7 +149,7 @@ def test_the_variant_tells_runs_of_another_learning_rate_apart():
     """
     (first,), (second,) = run_flags("--lr", "0.001"), run_flags("--lr", "0.002")
     assert first.recipe == second.recipe
-    assert first.origin["variant"] != second.origin["variant"]
+    assert first.origin({})["variant"] != second.origin({})["variant"]
 
 
 def test_the_variant_is_the_same_for_all_seeds_recipes_and_devices():
@@ -153,7 +161,7 @@ def test_the_variant_is_the_same_for_all_seeds_recipes_and_devices():
     flags += ["--robust", "none", "rs-rp"]
     runs = run_flags(*flags, "--device", "cpu") + run_flags("--device", "meta")
     assert len(runs) == 9
-    assert len({run.origin["variant"] for run in runs}) == 1
+    assert len({run.origin({})["variant"] for run in runs}) == 1
 
 
 REFUSED = [
@@ -165,8 +173,16 @@ REFUSED = [
     (["--device", "foo"], 1, "foo"),
     (["--passage-length", "1000"], 1, "at most 512 tokens"),
     (["--attacks", "foo"], 2, "attack 'foo' is unknown"),
+    (["--out=-x"], 2, "-x looks like a flag"),
+    (["--out", __file__], 2, "is no folder"),
     (["--tau", "0"], 2, "--tau 0.0: must be above 0"),
+    (["--tau", "inf"], 2, "--tau inf: must be above 0"),
     (["--lr", "nan"], 2, "--lr nan: must be above 0"),
+    (["--weight-decay", "nan"], 2, "--weight-decay nan: must be at least 0"),
+    (["--train-langs", "en", "en"], 2, "--train-langs: en is given twice"),
+    (["--train-langs", "en", "eng_Latn"], 2, "--train-langs: en is given twice"),
+    (["--test-langs", "German"], 2, "unknown language 'German'. Write an ISO 639 code"),
+    (["--attack-views", "pool", "pool"], 2, "--attack-views: pool is given twice"),
     (["--log-every", "0"], 2, "--log-every 0: must be above 0"),
     (["--warmup", "1"], 2, "--warmup 1.0"),
     (["--alpha", "0.5", "2"], 2, "--alpha 2.0"),
@@ -508,8 +524,18 @@ def test_overwrite_starts_over(world, finished, tmp_path):
     assert read_json(finished / "run.json")["flags"]["steps"] == 2
 
 
-HASHES = {"data_sha256": "d1", "eval_data_sha256": "e1", "init_sha256": "i1"}
-MANIFEST = {"flags": {"lr": 0.001, "query_length": 9, "device": "cpu"}, **HASHES}
+HASHES = {
+    "data_sha256": "d1",
+    "eval_data_sha256": "e1",
+    "init_sha256": "i1",
+    "tokenizer_sha256": "v1",
+    "config_sha256": "c1",
+    "tables_sha256": "t1",
+}
+FLAGS = {"lr": 0.001, "query_length": 9, "device": "cpu"}
+ORIGIN = dict.fromkeys(evaluate.ORIGIN)
+MANIFEST = {"flags": FLAGS, "origin": ORIGIN, "complete": False, "settings": {}, **HASHES}
+MANIFEST |= {"threads": 1, "versions": {"torch": "2"}}
 
 
 def write_run(folder, **changes):
@@ -562,6 +588,320 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, overwrite):
     with pytest.raises(ValueError, match="not empty, and no run"):
         train.prepare_folder(folder, MANIFEST, True, overwrite)
     assert (folder / "thesis.tex").exists()
+
+
+def test_a_run_killed_before_its_first_file_was_there_begins_anew(tmp_path):
+    """Number: run.json.tmp, not yet renamed, and the lock. Catches: a folder that is refused for
+    good, since it is not empty and has no run.json.
+    """
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json.tmp").write_text('{"fla')
+    (folder / "lock").touch()
+    assert train.prepare_folder(folder, MANIFEST, True, False) == "new"
+
+
+def test_another_programs_run_json_is_not_overwritten(tmp_path):
+    """Claim: not with --overwrite either. Catches: a folder emptied because of a file's name."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"command": "npm start"}')
+    with pytest.raises(ValueError, match=r"run\.json: 'flags' is None"):
+        train.prepare_folder(folder, MANIFEST, False, True)
+
+
+def test_overwrite_leaves_what_is_not_the_runs(world, finished, tmp_path):
+    """Claim: notes beside the model stay. Catches: the whole folder removed."""
+    (finished / "notes.md").write_text("all my work")
+    assert train.main(command(world, tmp_path, "--steps", "2", "--overwrite")) == 0
+    assert (finished / "notes.md").read_text() == "all my work"
+
+
+def test_a_log_that_was_deleted_is_not_filled_up(world, killed, tmp_path):
+    """Number: the checkpoint is of step 4 of 12; steps 5 to 12 are logged.
+
+    Catches: NUL bytes in place of the lines that are gone.
+    """
+    shutil.copytree(killed, tmp_path / RUN)
+    (tmp_path / RUN / "log.jsonl").unlink()
+    assert train.main(command(world, tmp_path, *LONGER, "--resume")) == 0
+    assert [line["step"] for line in log_lines(tmp_path / RUN)] == list(range(5, 13))
+
+
+LOCKS = """
+import sys, time
+from pathlib import Path
+import xlt
+
+with xlt.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path):
+    """Another process, which has locked tmp_path / RUN."""
+    call = [sys.executable, "-c", LOCKS, str(tmp_path / RUN)]
+    with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        yield process
+        process.kill()
+
+
+def test_two_processes_cannot_train_one_run(world, tmp_path, capsys, other_process):
+    """Claim: the second is refused with the first one's id. Catches: two logs in one file."""
+    assert train.main(command(world, tmp_path)) == 1
+    assert f"in use by process {other_process.pid} on " in capsys.readouterr().err
+    assert not (tmp_path / RUN / "run.json").exists()
+
+
+def test_a_lock_of_a_killed_process_holds_nobody_up(world, tmp_path, other_process):
+    """Claim: the file is still there, its process is not. Catches: a lock to be deleted by hand."""
+    other_process.kill()
+    other_process.wait()
+    assert (tmp_path / RUN / "lock").exists()
+    assert train.main(command(world, tmp_path, "--steps", "2")) == 0
+    assert not (tmp_path / RUN / "lock").exists()
+
+
+def moved(world, tmp_path):
+    """A copy of data and model elsewhere, under another name."""
+    return Path(shutil.copytree(world, tmp_path / "moved"))
+
+
+def test_a_run_goes_on_when_data_and_model_have_moved(world, killed, whole, tmp_path):
+    """Claim: the same bytes, in the same folder; only metrics.json names the folder of the data.
+
+    Catches: a run that is known by absolute paths, and can never be finished after `mv`.
+    """
+    shutil.copytree(killed, tmp_path / RUN)
+    elsewhere = moved(world, tmp_path)
+    assert train.main(command(elsewhere, tmp_path, *LONGER, "--resume")) == 0
+    resumed, goal = hashes(tmp_path / RUN), hashes(whole)
+    assert resumed.pop("metrics.json") != goal.pop("metrics.json")
+    assert resumed == goal
+    metrics = read_json(tmp_path / RUN / "metrics.json")
+    expected = read_json(whole / "metrics.json")
+    assert metrics | {"data": str(world)} == expected
+
+
+def test_a_moved_run_is_evaluated_in_the_same_files(world, finished, tmp_path, capsys):
+    """Claim: evaluate.py finds all in metrics.json. Catches: a second file beside it."""
+    names = sorted(path.name for path in finished.iterdir())
+    elsewhere = moved(world, tmp_path)
+    flags = [str(finished), "--data", str(elsewhere), "--langs", "de", "en"]
+    assert evaluate.main(flags) == 0
+    assert sorted(path.name for path in finished.iterdir()) == names
+
+
+@pytest.mark.parametrize("name", ["eval_split", "test_langs", "eval_data", "data", "model"])
+def test_what_is_not_trained_on_is_no_other_run(tmp_path, name):
+    """Claim: the table's split and languages, and where data lie, may change after training.
+
+    Catches: a day of training again for a table of fewer languages.
+    """
+    folder = write_run(tmp_path / "run", flags=FLAGS | {name: "other"}, complete=True)
+    manifest = MANIFEST | {"flags": FLAGS | {name: "this"}}
+    assert train.prepare_folder(folder, manifest, False, False) == "done"
+
+
+def test_the_variant_knows_data_by_hash_and_not_by_path(world, tmp_path):
+    """Claim: runs on a copy of the data are repeats, runs on other data are not.
+
+    Catches: seeds of two machines that stand in the table as two recipes.
+    """
+    (here,), (there,) = run_flags("--data", str(world)), run_flags("--data", str(tmp_path))
+    assert here.data != there.data
+    first, second = here.origin({"data_sha256": "d1"}), there.origin({"data_sha256": "d1"})
+    assert first == second
+    assert first["variant"] != here.origin({"data_sha256": "d2"})["variant"]
+
+
+def test_changed_synonyms_are_another_run(world, tmp_path, capsys):
+    """Claim: what words are replaced by is trained on. Number: another word, after the end.
+
+    Catches: old weights that pass for those of the new table.
+    """
+    elsewhere = moved(world, tmp_path)
+    flags = command(elsewhere, tmp_path, "--steps", "2", "--robust", "rs-da")
+    assert train.main(flags) == 0
+    (elsewhere / "synonyms/en.json").write_text('{"small": ["mini"]}')
+    assert train.main(flags) == 1
+    assert "made with another tables_sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "name"),
+    [
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "tokenizer_sha256"),
+        ("config.json", {"hidden_dropout_prob": 0.2}, "config_sha256"),
+        ("xlt.json", {"query_prefix": "Q "}, "settings"),
+    ],
+)
+def test_another_file_of_the_model_is_another_run(
+    world, finished, tmp_path, capsys, file, change, name
+):
+    """Claim: the same weights give other vectors. Catches: a hash of the weights alone."""
+    elsewhere = moved(world, tmp_path)
+    path, content = elsewhere / "model" / file, {}
+    if path.exists():
+        content = read_json(path)
+    path.write_text(json.dumps(content | change))
+    assert train.main(command(elsewhere, tmp_path, *LONGER)) == 1
+    assert f"made with another {name}" in capsys.readouterr().err
+
+
+def test_weights_that_changed_after_training_are_refused(world, finished, whole, tmp_path, capsys):
+    """Number: one value is another. Catches: numbers of weights that nobody trained."""
+    from safetensors.torch import load_file, save_file
+
+    path = finished / "model/model.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, path, metadata={"format": "pt"})
+    assert train.main(command(world, tmp_path, *LONGER)) == 1
+    assert "not the weights that this run ended with" in capsys.readouterr().err
+
+
+def test_another_number_of_threads_is_told_on_resume(tmp_path, capsys):
+    """Claim: a warning, since sums may round otherwise; no refusal. Number: 4, now 1."""
+    folder = write_run(tmp_path / "run", threads=4)
+    (folder / "ckpt").mkdir()
+    (folder / "ckpt/state.pt").touch()
+    assert train.prepare_folder(folder, MANIFEST, True, False) == "resume"
+    assert "threads were 4, are 1" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_run_is_refused(world, killed, tmp_path, capsys):
+    """Number: seed 1 gets the checkpoint of seed 0, whose shapes are the same.
+
+    Catches: one run's weights under another one's name.
+    """
+    other = tmp_path / "hybrid-none-seed1"
+    assert run_until_killed(7, command(world, tmp_path, *LONGER, "--seed", "1")) == -signal.SIGKILL
+    shutil.copy(killed / "ckpt/state.pt", other / "ckpt/state.pt")
+    assert train.main(command(world, tmp_path, *LONGER, "--seed", "1", "--resume")) == 1
+    assert "state.pt: of another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_a_checkpoint_with_a_wrong_bit_is_refused(killed, tmp_path, place):
+    """Number: one bit, at a ninth, two ninths, ... of the file. Catches: weights that are off by a
+    power of two, and train on."""
+    content = bytearray((killed / "ckpt/state.pt").read_bytes())
+    content[(place * len(content) // 9) + 200] ^= 64
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"state\.pt: does not open"):
+        train.read_checkpoint(tmp_path / "state.pt")
+
+
+# ---- damage: one line that names the file --------------------------------------------------------
+
+DAMAGES = ("empty", "half", "zeros", "a list", "not UTF-8", "brackets", "of another program")
+
+
+def damage_file(path, damage):
+    """Replace a file by what a full disk, a crash or another program leaves there."""
+    content = path.read_bytes()
+    contents = {
+        "empty": b"",
+        "half": content[: len(content) // 2],
+        "zeros": bytes(len(content)),
+        "a list": b"[[]]",
+        "not UTF-8": b"\xff" + content,
+        "brackets": b"[" * 100_000,
+        "of another program": b'{"results": [1], "flags": 3}',
+    }
+    path.write_bytes(contents[damage])
+
+
+def one_line(error, program):
+    """What the program said at the end: one line, not too long."""
+    (line,) = [line for line in error.splitlines() if line.startswith(program)]
+    assert len(line) < 400
+    return line
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "metrics.npz"])
+def test_a_damaged_file_is_named_in_one_line(world, finished, tmp_path, capsys, name, damage):
+    """Claim: exit 1 in train.py and in study.py. Catches: tracebacks of json, zip and numpy."""
+    file = finished / name
+    damage_file(file, damage)
+    assert train.main(command(world, tmp_path, *LONGER)) == 1
+    assert str(file) in one_line(capsys.readouterr().err, "train.py: ")
+    assert study.main([str(finished)]) == 1
+    assert str(file) in one_line(capsys.readouterr().err, "study.py: ")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_in_one_line(world, killed, tmp_path, capsys, damage):
+    """Claim: exit 1. Catches: zip errors, and EOFError without a word."""
+    shutil.copytree(killed, tmp_path / RUN)
+    file = tmp_path / RUN / "ckpt/state.pt"
+    damage_file(file, damage)
+    assert train.main(command(world, tmp_path, *LONGER, "--resume")) == 1
+    assert f"{file}: does not open" in one_line(capsys.readouterr().err, "train.py: ")
+
+
+def test_arrays_that_run_code_are_refused_and_not_run(tmp_path):
+    """Claim: metrics.npz holds numbers and strings. Catches: allow_pickle=True."""
+    np.savez(tmp_path / "metrics.npz", id=np.array([Trap(tmp_path / "sprung")], dtype=object))
+    with pytest.raises(ValueError, match=r"metrics\.npz: does not open"):
+        evaluate.read_arrays(tmp_path / "metrics.npz")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_full_disk_is_told_with_the_file(world, tmp_path):
+    """Number: files of at most 1 MB; the weights have 2. The error of safetensors is no OSError.
+
+    Catches: a traceback, an error without the name of the file.
+    """
+    run = "ulimit -f 1000; exec " + shlex.join([sys.executable, "train.py"])
+    call = run + " " + shlex.join(command(world, tmp_path, "--save-every", "100"))
+    answer = subprocess.run(["bash", "-c", call], cwd=ROOT, capture_output=True, check=False)
+    assert answer.returncode == 1
+    line = one_line(answer.stderr.decode(), "train.py: ")
+    assert f"{tmp_path / RUN / 'model'}: cannot be written" in line
+
+
+@pytest.mark.parametrize("program", [train, evaluate])
+def test_a_device_that_is_not_there_is_refused_before_the_work(world, tmp_path, capsys, program):
+    """Number: the 100th GPU. Catches: an AssertionError of torch, with its traceback."""
+    flags = command(world, tmp_path, "--device", "cuda:99")
+    if program is evaluate:
+        flags = [str(world / "model"), "--data", str(world), "--device", "cuda:99"]
+    assert program.main(flags) == 1
+    assert "--device cuda:99: not there" in capsys.readouterr().err
+
+
+def test_data_without_a_training_split_are_refused(world, tmp_path, capsys):
+    """Number: XQuAD-R has test alone. Catches: KeyError: 'train'."""
+    elsewhere = moved(world, tmp_path)
+    (elsewhere / "qrels/train.tsv").unlink()
+    for robust in ("none", "rs-da"):
+        flags = command(elsewhere, tmp_path / "runs", "--robust", robust)
+        assert train.main(flags) == 1
+        assert "train.tsv: no such file. Training needs it." in capsys.readouterr().err
+
+
+def test_training_needs_no_git(monkeypatch):
+    """Number: no program can be found. Catches: FileNotFoundError: 'git'."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert train.commit() == "unknown"
+
+
+def test_files_are_utf8_whatever_the_locale(world, tmp_path):
+    """Claim: in the C locale, with ASCII for everything, a run and its table come out all the same.
+
+    Catches: open() without encoding, which reads "Bär" by the locale.
+    """
+    c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    call = [sys.executable, "train.py", *command(world, tmp_path, "--steps", "1")]
+    environment = os.environ | c_locale | {"PYTHONIOENCODING": "ascii"}
+    answer = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert answer.returncode == 0, answer.stderr
 
 
 # ---- precision -----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from evaluate import (
     relevant_ranks,
     remove_language,
 )
-from xlt import DataSet, Settings, Text, load_data
+from xlt import DataSet, Settings, Text, load_data, load_encoder
 
 NAN = float("nan")
 MODEL = ROOT / "data/tiny_xlmr"
@@ -51,6 +52,7 @@ class FakeEncoder:
     def __init__(self, vectors):
         self.vectors = vectors  # (tower, id) -> D numbers
         self.settings = Settings()
+        self.tokenizer = SimpleNamespace(unk_token_id=None)  # nothing is unknown to it
         self.texts_cut, self.texts_seen = Counter(), Counter()
         self.model = nn.Linear(1, 1)  # weights whose hash names the model
         nn.init.ones_(self.model.weight)
@@ -509,6 +511,100 @@ def test_a_query_without_relevant_passage_in_a_cell_is_left_out_and_counted(
     assert record["mAP"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("mAP", 1 / 2), ("R@1", 1 / 4), ("R@10", 1 / 2), ("nDCG@10", 0.6366), ("MRR@10", 1.0)],
+)
+def test_a_relevant_passage_that_is_not_there_is_never_found(tmp_path, metric, expected):
+    """Claim: it counts in R and in the ideal ranking.
+
+    Number: q1.en has two answers, at ranks 1 and 2 at strength .5, and two that are not there, of
+    relevance 1 each: AP = (1/1 + 2/2) / 4; nDCG = (1 + .6309) / (1 + .6309 + .5 + .4307) = .6366.
+    Catches: recall 1 of a sampled corpus; a passage that only dilutes nDCG.
+    """
+    write_folder(tmp_path, qrels=[*QRELS[:2], "q1.en\tx\t1", "q1.en\ty\t1"])
+    metrics, _ = evaluate_biased(tmp_path, 0.5)
+    assert find_record(metrics, "pool", "en", "*")[metric] == approx(expected, abs=1e-4)
+
+
+def test_a_missing_passage_has_no_language(tmp_path):
+    """Claim: in several languages it counts in the pool of all alone, in one in its pool, too.
+
+    Number: q1.en has one English answer of one; in an English corpus, of two.
+    Catches: an AP of 1/2 in every language, ten of which never had that passage.
+    """
+    missing = "q1.en\tx\t1"
+    write_folder(tmp_path, qrels=[QRELS[0], missing])
+    metrics, _ = evaluate_biased(tmp_path, 0.5)
+    assert find_record(metrics, "mono", "en", "en")["mAP"] == 1.0
+    assert find_record(metrics, "pool", "en", "*")["mAP"] == 0.5
+    metrics, _ = evaluate_biased(tmp_path, 0.5, langs=["en"])
+    assert find_record(metrics, "mono", "en", "en")["mAP"] == 0.5
+
+
+def test_chance_knows_what_cannot_be_found(tmp_path):
+    """Number: one answer of two is among four passages: R@1 by chance is 1/2 of 1/4.
+
+    Catches: a chance above what the best ranking could reach.
+    """
+    write_folder(tmp_path, qrels=[QRELS[0], "q1.en\tx\t1"])
+    metrics, _ = evaluate_biased(tmp_path, 0.5)
+    assert metrics["chance"]["pool"]["R@1"] == 0.125
+
+
+def write_self_hits(folder):
+    """ArguAna's way: every query is a passage, and has its counter-argument as its answer."""
+    corpus = [{"_id": name, "text": name} for name in "abc"]
+    queries = [{"_id": "a", "text": "a"}, {"_id": "z", "text": "z"}]
+    return load_data(write_folder(folder, corpus, queries, ["a\tb\t1", "z\ta\t1"]))
+
+
+SELF_VECTORS = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]  # of a, b, c
+
+
+@pytest.mark.parametrize(("no_self_hits", "expected"), [(False, 0.75), (True, 1.0)])
+def test_self_hits_can_be_left_out(tmp_path, no_self_hits, expected):
+    """Claim: a query's own text is no candidate for it, and still is one for the others.
+
+    Number: query a finds passage a first, then b, its answer: AP 1/2, or 1 without; z finds a: 1.
+    Catches: the passage taken out of the corpus, so that z finds nothing.
+    """
+    data = write_self_hits(tmp_path)
+    encoder = encoder_of(data, SELF_VECTORS[:1] * 2, SELF_VECTORS)
+    metrics, _ = evaluate_clean(encoder, data, no_self_hits=no_self_hits)
+    assert find_record(metrics, "pool", "und", "*")["mAP"] == expected
+    assert metrics.get("no_self_hits", False) == no_self_hits
+
+
+def test_an_adversary_does_not_aim_at_self_hits(tmp_path):
+    """Claim: the margin is against the best other candidate. Number: b scores .8, c scores 0; with
+    the own text 1.
+
+    Catches: an attack that calls a query broken because it finds itself.
+    """
+    data = write_self_hits(tmp_path)
+    p, q = torch.tensor(SELF_VECTORS), torch.tensor(SELF_VECTORS[:1])
+    margins = []
+    for self_hits in (True, False):
+        pools = attacks.make_pools(p, data, [0, 1], [0, 1, 2], "test", self_hits)
+        margins.append(attacks.margins(pools, q, torch.tensor([0]))[0, -1].item())
+    assert margins == approx([-0.2, 0.8], abs=1e-6)
+
+
+def test_trec_files_know_what_is_missing_and_what_is_left_out(tmp_path):
+    """Claim: trec_eval counts as we do. Number: a is not in a's run; x is in the qrels.
+
+    Catches: a recall of 1 from files of a corpus that lacks an answer.
+    """
+    data = write_self_hits(tmp_path)
+    data.missing["test"] = {0: {"x": 1.0}}
+    encoder = encoder_of(data, SELF_VECTORS[:1] * 2, SELF_VECTORS)
+    evaluate_clean(encoder, data, no_self_hits=True, trec=tmp_path / "trec")
+    run = (tmp_path / "trec/run.trec").read_text().splitlines()
+    assert [line.split()[2] for line in run if line.startswith("a ")] == ["b", "c"]
+    assert (tmp_path / "trec/qrels.trec").read_text() == "a 0 b 1\na 0 x 1\nz 0 a 1\n"
+
+
 def test_a_query_and_a_passage_may_share_an_id(tmp_path):
     """Number: query x0 is answered by passage x0, and so on; a one-hot encoder is perfect: AP 1.
 
@@ -754,6 +850,28 @@ def test_lir_leaves_what_it_was_given_alone(folder):
     assert torch.equal(pools.p, p_before)
 
 
+def test_lir_of_all_directions_is_refused(folder):
+    """Number: D is 4. Catches: rounding noise, normalised and ranked: a mAP of 1.000."""
+    q, pools = lir_world(folder, ["de", "en"])
+    with pytest.raises(ValueError, match="--lir 4: vectors have 4 directions. Take 3 at most"):
+        remove_language(q, pools, 4)
+
+
+def test_vectors_that_lir_leaves_no_length_lose_every_tie(folder):
+    """Claim: a model that gives all texts one vector has no direction left; the worst ranks follow.
+
+    Number: vectors alike but for fp32's rounding; two of four passages are relevant, at ranks 3 and
+    4: AP = (1/3 + 2/4) / 2.
+    Catches: the rounding, blown up to length 1: identical texts would find each other.
+    """
+    data = load_data(folder)
+    noise = 1e-7 * torch.eye(4)
+    vectors = (torch.ones(4, 4) / 2 + noise).tolist()
+    metrics, _ = evaluate_clean(encoder_of(data, vectors, vectors), data, views=["pool"], lir=[1])
+    values = [record["mAP"] for record in metrics["results"] if record["lir"] == 1]
+    assert values == approx([5 / 12, 5 / 12], abs=1e-6)
+
+
 # ---- what is evaluated ---------------------------------------------------------------------------
 
 
@@ -782,6 +900,30 @@ def test_vectors_that_are_not_finite_are_refused(folder):
     """Claim: NaN stops the evaluation. Catches: NaN scores, which compare false and rank first."""
     with pytest.raises(ValueError, match="not finite"):
         evaluate_biased(folder, NAN)
+
+
+def test_vectors_that_an_attack_makes_not_finite_are_refused_by_its_name(folder):
+    """Claim: noise of 1e38 ends the evaluation.
+
+    Number: sums of its squares are beyond fp32. Catches: NaN that ranks first: a mAP of 1.000.
+    """
+    encoder, data = load_encoder(MODEL), load_data(folder)
+    attack = attacks.parse_attack("gaussian:epsilon=1e38")
+    with pytest.raises(ValueError, match="gaussian:epsilon=1e.38: the encoder gave .* not finite"):
+        evaluate_clean(encoder, data, attacks=[attack])
+
+
+def test_the_metrics_of_one_passage_are_json(tmp_path):
+    """Claim: no NaN in metrics.json. Number: one query, one passage, six attacks.
+
+    Catches: margins against no other passage, written as NaN.
+    """
+    write_folder(tmp_path, CORPUS[:1], QUERIES[:1], QRELS[:1])
+    names = ["clean", "typos-greedy", "greedy", "exact", "fgm", "uniform", "smoothed:samples=9"]
+    flags = ["--data", str(tmp_path), "--table", "neighbours", "--lir", "1"]
+    assert evaluate.main([str(MODEL), "--out", str(tmp_path), *flags, "--attacks", *names]) == 0
+    content = (tmp_path / "metrics.json").read_text()
+    json.loads(content, parse_constant=pytest.fail)
 
 
 def test_settings_of_the_encoder_are_part_of_the_result(folder):
@@ -861,6 +1003,8 @@ def test_conditions_that_differ_in_the_seventh_digit_do_not_share_an_array():
 GREEDY = Condition("greedy")
 IDENTITY = {
     "model_sha256": "m",
+    "tokenizer_sha256": "v",
+    "config_sha256": "c",
     "data_sha256": "d",
     "split": "test",
     "settings": {},
@@ -1004,17 +1148,25 @@ def test_chance_of_a_view_stays_when_another_view_is_added(folder, path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("split", "home", "expected"),
+    ("split", "run_data", "expected"),
     [
-        ("test", "data/xquad_r", "metrics.json"),
-        ("dev", "data/xquad_r", "metrics-xquad_r-dev.json"),
-        ("test", "data/minifacts", "metrics-xquad_r-test.json"),
+        ("test", "d1", "metrics.json"),
+        ("dev", "d1", "metrics-xquad_r-dev.json"),
+        ("test", "d2", "metrics-xquad_r-test.json"),
     ],
 )
-def test_only_the_test_split_of_the_runs_data_is_metrics_json(split, home, expected):
+def test_only_the_test_split_of_the_runs_data_is_metrics_json(split, run_data, expected):
     """Number: three cases by hand. Catches: numbers of another data set under the main name."""
-    data = DataSet(Path("data/xquad_r"), [], [], {})
-    assert evaluate.metrics_name(data, home, split) == expected
+    data = DataSet(Path("data/xquad_r"), [], [], {}, sha256="d1")
+    assert evaluate.metrics_name(data, run_data, split) == expected
+
+
+def test_data_of_another_name_go_on_in_the_same_file(path):
+    """Claim: data are known by their hash. Catches: a second file after `mv data other`."""
+    add(path.with_name("metrics-old-dev.json"), [], split="dev")
+    for sha256, name in (("d", "metrics-old-dev.json"), ("e", "metrics-new-dev.json")):
+        data = DataSet(Path("new"), [], [], {}, sha256=sha256)
+        assert evaluate.metrics_file(path.parent, data, "", "dev").name == name
 
 
 def test_a_folder_without_metrics_is_refused(tmp_path):
@@ -1028,6 +1180,7 @@ def write_run(run, **changes):
     run.mkdir()
     keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
     manifest = {"complete": True, "origin": dict.fromkeys(keys), "eval_data_sha256": "x"}
+    manifest |= {"flags": {}, "data_sha256": "x", "init_sha256": "x"}
     (run / "run.json").write_text(json.dumps(manifest | changes))
     return run
 
@@ -1104,6 +1257,13 @@ def test_average_precision_of_the_trec_files_is_that_of_the_records(tmp_path, la
     assert record["mAP"] == approx(fmean(precisions), abs=1e-6)
 
 
+def test_fractional_relevances_are_refused_for_trec(tmp_path):
+    """Claim: before the work. Catches: 0.5, which trec_eval reads as 0 (pytrec_eval#16)."""
+    write_folder(tmp_path, qrels=["q1.en\ta.en\t0.5"])
+    with pytest.raises(ValueError, match="0.5 is the score of 'q1.en', 'a.en'; trec_eval reads"):
+        evaluate_biased(tmp_path, 1.0, trec=tmp_path / "trec")
+
+
 def test_ids_with_blanks_are_refused_for_trec(tmp_path):
     """Claim: the format separates by blanks. Catches: a file that trec_eval reads wrongly."""
     corpus = [CORPUS[0] | {"_id": "a en"}, *CORPUS[1:]]
@@ -1158,15 +1318,38 @@ def test_the_program_evaluates_the_bundled_model(folder, capsys):
     assert len(np.load(out / "metrics.npz")["id"]) == 4
 
 
+def test_flags_change_the_settings_of_the_encoder(folder):
+    """Claim: each flag of a setting reaches metrics.json; the others stay as saved.
+
+    Number: five flags, each off what the bundled model has; an empty prefix is a prefix.
+    Catches: an empty text taken for a flag that was not given.
+    """
+    flags = ["--data", str(folder), "--out", str(folder / "out"), "--views", "mono"]
+    flags += ["--pooling", "cls", "--query-prefix", "", "--passage-prefix", "p: "]
+    flags += ["--query-length", "40", "--passage-length", "50"]
+    assert evaluate.main([str(MODEL), *flags]) == 0
+    settings = json.loads((folder / "out/metrics.json").read_text())["settings"]
+    assert Settings(**settings) == Settings("cls", "", "p: ", 40, 50, False)
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        ("nowhere --data FOLDER", 1, "no folder and no hub name"),
+        ("nowhere --data FOLDER", 1, "--model nowhere: no such folder"),
         ("MODEL --data nowhere", 1, "no such folder"),
         ("MODEL --data FOLDER --langs xx", 1, "unknown language 'xx'"),
         ("MODEL --data FOLDER --split dev", 1, "dev.tsv: no such file"),
         ("MODEL --data FOLDER --split exam", 2, "invalid choice: 'exam'"),
         ("MODEL --data FOLDER --lir 0", 2, "at least 1"),
+        ("MODEL --data FOLDER --limit -1", 2, "--limit -1: must be at least 0"),
+        ("MODEL --data FOLDER --langs en eng", 2, "--langs: en is given twice"),
+        ("MODEL --data FOLDER --langs German", 2, "unknown language 'German'. Write"),
+        ("MODEL --data FOLDER --views pool pool", 2, "--views: pool is given twice"),
+        ("MODEL --data FOLDER --attack-views pool pool", 2, "--attack-views: pool is given twice"),
+        ("MODEL --data FOLDER --attacks greedy --table en=a en_US=b", 1, "b: a is of 'en', too"),
+        ("MODEL --data FOLDER --query-length 1", 2, "--query-length 1: at least 2 tokens"),
+        ("MODEL --data FOLDER --query-length 7", 1, "prefix and special tokens take 7"),
+        ("MODEL --data FOLDER --pooling max", 2, "invalid choice: 'max'"),
         ("", 2, "required"),
     ],
 )
@@ -1179,3 +1362,17 @@ def test_wrong_input_exits_with_its_code_and_one_sentence(folder, capsys, flags,
         result = stop.code
     assert result == code
     assert message in capsys.readouterr().err
+
+
+def test_the_program_says_what_it_left_out_unless_it_is_strict(tmp_path, capsys):
+    """Claim: one line a kind, and the count in metrics.json; --strict fails.
+
+    Number: one empty text. Catches: rows that are left out without a word.
+    """
+    write_folder(tmp_path, [*CORPUS, {"_id": "x", "text": ""}])
+    flags = [str(MODEL), "--data", str(tmp_path), "--out", str(tmp_path)]
+    assert evaluate.main([*flags, "--strict"]) == 1
+    assert evaluate.main(flags) == 0
+    assert "left out: 1 texts without words. " in capsys.readouterr().err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["left_out"] == {"texts without words": 1}

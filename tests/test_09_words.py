@@ -40,7 +40,7 @@ from attacks import (
     typo_slots,
     words_of,
 )
-from xlt import DataSet, Text, generator
+from xlt import DataSet, Settings, Text, generator
 
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
 SYNONYMS = ROOT / "data/minifacts/synonyms"
@@ -214,12 +214,19 @@ def test_attacks_that_differ_have_labels_that_differ():
         ("pgd:norm=l1", "norm is 'l1'; it is one of l2, max"),
         ("smoothed:confidence=1", "confidence is 1; it is below 1"),
         ("smoothed:samples=0", "samples is 0; it is at least 1"),
-        ("uniform:norm=max", "norm=max is for fgm and pgd"),
+        ("uniform:norm=max", "no setting 'norm'. There is epsilon, ball."),
+        ("fgm:steps=10", "no setting 'steps'. There is epsilon, ball, norm."),
+        ("greedy:epsilon=1", "no setting 'epsilon'. There is edits, k, width, order, budget."),
+        ("pgd:edits=2", "no setting 'edits'"),
+        ("random:budget=9", "no setting 'budget'. There is edits, k."),
+        ("smoothed:order=gradient", "no setting 'order'"),
+        ("identity:edits=1", "no setting 'edits'. There is none."),
     ],
 )
 def test_a_wrong_attack_is_refused(text, message):
     """Claim: the message names the attack and the setting. Catches: a typo that runs on with the
-    default; a certificate of confidence 1, which no number of samples can give.
+    default; a certificate of confidence 1, which no number of samples can give; a setting that the
+    attack does not use, which would only change its label and its random streams.
     """
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         parse_attack(text)
@@ -246,6 +253,23 @@ def test_text_without_spaces_is_cut_into_stretches_of_four_letters():
     """
     assert words_of("法国的首都在哪？里", "zh") == [(0, 4), (4, 7), (8, 9)]
     assert words_of("ที่ไหนครับ", "th") == [(0, 6), (6, 10)]
+
+
+@pytest.mark.parametrize("lang", ["zh", "en", "und"])
+def test_words_without_spaces_are_known_by_their_script(lang):
+    """Claim: whatever the language is called, a key may match anywhere in Chinese text, and in the
+    Latin words of the same text between borders only.
+
+    Number: 首都 is 2 to 4, "is" 6 to 8; "this" in the other text hides an "is".
+    Catches: borders that hang on a code of two letters, and an "is" found in "this".
+    """
+    assert find_words("法国首都在哪is吗", {"首都", "is"}, lang) == [(2, 4), (6, 8)]
+    assert find_words("什么是this吗", {"is"}, lang) == []
+
+
+def test_azerbaijani_has_the_letters_of_turkish():
+    """Claim: I is ı, İ is i in Azerbaijani as well. Catches: a rule for "tr" alone."""
+    assert lower("IŞIQ İL", "az") == "ışıq il"
 
 
 def test_a_letter_keeps_its_marks():
@@ -300,6 +324,86 @@ def test_turkish_words_are_found_with_and_without_their_dot():
     assert find_words("İzmir Irmak", {"ırmak", "izmir"}, "tr") == [(0, 5), (6, 11)]
 
 
+NFD = pytest.mark.parametrize(
+    ("lang", "word", "text"),
+    [
+        ("vi", "thủ đô", "Thủ đô của Việt Nam"),
+        ("tr", "izmir", "İzmir nerede"),
+        ("ko", "수도", "수도 서울"),
+        ("hi", "क\u093cलम", "क\u093cलम कहाँ"),
+    ],
+)
+
+
+@NFD
+def test_a_text_in_another_form_has_the_same_words(lang, word, text):
+    """Claim: taken apart (NFD), a text has the slots of its usual form (NFC), in its own places.
+
+    Number: "Thủ đô" has 6 characters in NFC and 9 in NFD; Korean syllables fall into two or three.
+    Catches: a comparison as they stand, by which the same text is attacked in one form and not in
+    the other; places of the NFC text, which cut the NFD one in the middle of a letter.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    apart = unicodedata.normalize("NFD", text)
+    assert apart != composed or lang == "hi"
+    table = {lower(word, lang): ["x"]}
+    spans = []
+    for version in (composed, apart):
+        (slot,) = find_slots(version, table, lang)
+        spans.append(unicodedata.normalize("NFC", version[: slot.end]))
+        rest = substitute(version, {slot.span: "x"})
+        assert rest == "x" + version[slot.end :]
+    assert spans[0] == spans[1]
+
+
+def test_a_letter_that_unicode_takes_apart_is_found():
+    """Number: U+0958 is one character, in NFC it is two (क and a dot), so what follows moves by 1.
+
+    Catches: places counted in the compared form.
+    """
+    assert find_words("\u0958लम पान", {"पान"}, "hi") == [(4, 7)]
+    assert find_words("\u0958लम पान", {lower("\u0958लम")}, "hi") == [(0, 3)]
+
+
+def test_a_table_in_another_form_is_read_as_ours(tmp_path):
+    """Catches: keys as they stand in the file, which no text has."""
+    path = tmp_path / "vi.json"
+    path.write_text(json.dumps({unicodedata.normalize("NFD", "Thủ đô"): ["x"]}))
+    assert read_table(path, "vi") == {"thủ đô": ["x"]}
+
+
+def test_an_answer_is_protected_in_both_forms():
+    """Number: "chó" has three letters in both forms, four characters in NFD.
+
+    Catches: an answer in NFD that does not protect the word of an NFC text; lengths counted in
+    characters, by which "chó" is a longer word of the answer in NFD alone.
+    """
+    apart = unicodedata.normalize("NFD", "Con chó Việt")
+    words = attacks.answer_words(apart, {}, "vi")
+    assert words == attacks.answer_words("Con chó Việt", {}, "vi") == {"con chó việt", "việt"}
+    assert find_slots("ở Việt", {"việt": ["x"]}, "vi", words) == []
+
+
+def test_a_joiner_belongs_to_its_word():
+    """Number: Persian "کتاب\u200cها" (books) is one word of 7 characters, with a ZWNJ; Hindi writes
+    ZWJ after a virama.
+
+    Catches: a word cut at the joiner, so that the plural's ending is left on the replacement.
+    """
+    assert words_of("کتاب\u200cها اینجا", "fa") == [(0, 7), (8, 13)]
+    assert find_words("کتاب\u200cها کتاب", {"کتاب"}, "fa") == [(8, 12)]
+    assert find_words("کتاب\u200cها", {"کتاب\u200cها"}, "fa") == [(0, 7)]
+    assert words_of("क्\u200dया", "hi") == [(0, 5)]
+
+
+def test_a_mark_on_an_emoji_is_no_word():
+    """Number: U+FE0F behind the heart, ZWJ between the two heads. Catches: a word that consists of
+    a mark alone, which no tokenizer has a piece for; "love" not found because a mark precedes it.
+    """
+    assert words_of("I \u2764\ufe0flove \U0001f468\u200d\U0001f469", "en") == [(0, 1), (4, 8)]
+    assert find_words("\u2764\ufe0flove", {"love"}, "en") == [(2, 6)]
+
+
 def slow_find(text, keys, lang):
     """The spans that `re` finds with the longest key first; in English not inside of a word."""
     pattern = "|".join(sorted(keys, key=len, reverse=True))
@@ -310,20 +414,74 @@ def slow_find(text, keys, lang):
 
 @pytest.mark.parametrize("lang", ["en", "th"])
 def test_words_are_found_as_a_regular_expression_finds_them(lang):
-    """Number: 300 texts of 30 characters, up to five keys each.
+    """Number: 300 texts of 30 characters, up to five keys each, of the letters ab or กข.
 
     Catches: a border forgotten; a search that goes on one place too far after a match.
     """
     rng, total = random.Random(1), 0
+    first, second = {"en": "ab", "th": "กข"}[lang]
     for _ in range(300):
-        keys = {"a b"}
+        keys = {f"{first} {second}"}
         for _ in range(4):
-            keys.add("".join(rng.choices("ab", k=rng.randint(1, 3))))
-        text = "".join(rng.choices("aabb -", k=30))
+            keys.add("".join(rng.choices(first + second, k=rng.randint(1, 3))))
+        text = "".join(rng.choices(2 * first + 2 * second + " -", k=30))
         expected = slow_find(text, keys, lang)
         assert find_words(text, keys, lang) == expected, (text, keys)
         total += len(expected)
     assert total > 300, "nothing was there to be found"
+
+
+class CountedWords(set):
+    """Words that count how often they are looked up."""
+
+    lookups = 0
+
+    def __contains__(self, word):
+        self.lookups += 1
+        return super().__contains__(word)
+
+
+class Spelled:
+    """An encoder that reads a's and b's: (1, 2) and (2, 1); of no other letter it knows a piece."""
+
+    device = torch.device("cpu")
+
+    def tokenizer(self, words, add_special_tokens):
+        assert not add_special_tokens
+        return {
+            "input_ids": [["ab".index(char) for char in word if char in "ab"] for word in words]
+        }
+
+    def word_embeddings(self, ids):
+        return torch.tensor([[1.0, 2.0], [2.0, 1.0]])[ids]
+
+
+def test_a_word_without_pieces_has_no_neighbours():
+    """Number: "x" has no piece; where it is the only word, or a mark is, there is no table.
+
+    Catches: an embedding of no pieces: a crash, or NaN, which is nearer than all others.
+    """
+    texts = [Text("1", "en", "a b \u2764\ufe0f x", ""), Text("2", "de", "x", "")]
+    texts.append(Text("3", "fr", "\u2764\ufe0f", ""))
+    tables = attacks.neighbours(Spelled(), texts)
+    assert tables == {"de": {}, "en": {"a": ["b"], "b": ["a"]}}
+    assert attacks.mean_embeddings(["ab", "x"], Spelled()).tolist() == [[1.5, 1.5], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_a_long_key_costs_no_lookups_of_all_shorter_lengths(lang):
+    """Number: keys of two lengths, 9 and 40,000 characters: two look-ups a place at most.
+
+    Catches: every length up to the longest key's, by which an answer of 40,000 characters keeps
+    the search busy for hours.
+    """
+    answer = "dark lake " * 4000
+    table = CountedWords({"dark lake", answer.strip()})
+    spans = find_words(answer + "x", table, lang)
+    assert spans == [(0, 39999)]
+    spans = find_words("dark lake " * 300, table, lang)
+    assert len(spans) == 300
+    assert table.lookups < 2 * 3001
 
 
 # ---- words are replaced --------------------------------------------------------------------------
@@ -383,6 +541,33 @@ def test_at_most_k_real_replacements_are_left():
 def test_numbers_stay():
     """Number: 21st holds a digit. Catches: another year, to which another passage is relevant."""
     assert find_slots("the 21st", {"21st": ["last"]}, "en") == []
+
+
+CAPITALS = {"is": ["was"], "capital": ["seat"], "city": ["town"], "carver": ["cutter"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "count"),
+    [
+        ("WHICH CITY IS THE CAPITAL OF FRANCE?", "en", 3),
+        ("IN 1990 THE CAPITAL", "en", 1),
+        ("What Is The Capital Of France?", "en", 2),
+        ("What Is the Capital of France?", "en", 2),
+        ("What is the Capital of France?", "en", 1),
+        ("Who was George Washington Carver?", "en", 0),
+        ("Is George Carver British?", "en", 1),
+        ("When did George Washington Carver die?", "en", 0),
+        ("最大的NBA在哪", "zh", 0),
+    ],
+)
+def test_where_every_word_has_a_capital_it_tells_no_name(text, lang, count):
+    """Number: how many words of the table may be changed; "the" and "of" stay small in a title.
+
+    Catches: a query in capitals that is not attacked because all of it is a "name"; and, with too
+    little asked of a title, the name in a question that is made of it.
+    """
+    table = CAPITALS | {"nba": ["x"]}
+    assert len(find_slots(text, table, lang)) == count
 
 
 def test_a_name_stays_but_a_german_noun_or_the_first_word_is_none():
@@ -529,6 +714,8 @@ EIGHT_WORDS = "abba cddc effe ghhg ijji kllk mnnm oppo"
 class Blind:
     """An encoder that looks at no text."""
 
+    settings = Settings()
+
     def encode(self, texts, tower, bar=""):
         return torch.zeros(len(texts), 2)
 
@@ -662,6 +849,39 @@ def test_a_wordnet_table_joins_the_words_of_a_synset(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("lemma", "word"),
+    [
+        ("Ｔ形+的", "Ｔ形的"),
+        ("+的", "的"),
+        ("维生素+C", "维生素C"),
+        ("C++", "C++"),
+        (" \u0634\u0623\u0646", "\u0634\u0623\u0646"),
+        ("preobrat_v_mišljenju_", "preobrat v mišljenju"),
+        ("a  b\u00a0c", "a b c"),
+        ("GAP!", ""),
+        ("_", ""),
+    ],
+)
+def test_a_lemma_is_cleaned(lemma, word):
+    """Number: what the public wordnets hold: Chinese +, Arabic leading blanks, Slovene underscores,
+    Italian gaps. Catches: an adversary that writes "+" or two blanks into a question.
+    """
+    assert attacks.clean_lemma(lemma) == word
+
+
+def test_tables_of_both_kinds_hold_clean_words(tmp_path):
+    """Number: the gap and the blank drop out. Catches: the raw lemma as key or as replacement."""
+    rows = ["1-a\tcmn:lemma\tＴ形+的", "1-a\tcmn:lemma\t丁+字形", "1-a\tcmn:lemma\tGAP!"]
+    (tmp_path / "zh.tab").write_text("\n".join(rows), encoding="utf-8")
+    table = read_table(tmp_path / "zh.tab", "zh")
+    assert table == {"ｔ形的": ["丁字形"], "丁字形": ["Ｔ形的"]}
+    (tmp_path / "ar.json").write_text(
+        json.dumps({" big": [" huge_thing", " ", "vast"], "_": ["x"]})
+    )
+    assert read_table(tmp_path / "ar.json", "ar") == {"big": ["huge thing", "vast"]}
+
+
 def write_dictionary(folder, *rows):
     """Write a dictionary; a row is a text of language, English word and translation."""
     path = folder / "dictionary.tsv"
@@ -683,6 +903,34 @@ def test_english_is_the_pivot_between_two_other_languages(tmp_path):
         "de": {"bank": ["bank", "banco", "bench"]},
         "es": {"banco": ["Bank", "bank", "bench"]},
     }
+
+
+def test_a_word_may_have_two_translations(tmp_path):
+    """Claim: both are options, and both have the English word for theirs.
+
+    Number: Bank and Ufer. Catches: the second row put over the first.
+    """
+    rows = ["en\tde\tbank\tBank", "en\tde\tbank\tUfer", "eng\tspa\tbank\tbanco"]
+    path = tmp_path / "dictionary.tsv"
+    path.write_text("\n".join(rows))
+    assert read_dictionary(path) == {
+        "en": {"bank": ["Bank", "Ufer", "banco"]},
+        "de": {"bank": ["bank", "banco"], "ufer": ["bank", "banco"]},
+        "es": {"banco": ["Bank", "Ufer", "bank"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["zho", "zh-cn"], "is of 'zh', too. Leave one out"), (["notes"], "unknown language 'notes'")],
+)
+def test_tables_of_a_folder_have_one_language_each(tmp_path, names, message):
+    """Claim: a table's name is the code of a language. Catches: one of two that is never used."""
+    (tmp_path / "synonyms").mkdir()
+    for name in names:
+        (tmp_path / f"synonyms/{name}.json").write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        read_synonyms(tmp_path)
 
 
 def test_a_dictionary_of_some_languages_holds_no_word_of_the_others(tmp_path):

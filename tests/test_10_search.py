@@ -26,7 +26,7 @@ from attacks import (
     parse_attack,
     view_margin,
 )
-from xlt import DataSet, Encoder, Text, load_encoder
+from xlt import DataSet, Encoder, Settings, Text, load_encoder
 
 VIEWS = ["mono", "cross", "pool"]
 
@@ -288,6 +288,8 @@ SWAPS = {"red": ["rose", "rust"], "big": ["wide"], "old": ["aged"]}
 class Scales:
     """A fake encoder, which weighs words: a text is (1, sum of its weights). It keeps a list."""
 
+    settings = Settings()
+
     def __init__(self):
         self.encoded = []
 
@@ -478,7 +480,7 @@ def test_a_scorer_encodes_no_text_twice():
 
 def test_a_gradient_needs_a_tokenizer_that_knows_positions():
     """Catches: an error from inside of the tokenizer, which names no remedy."""
-    encoder = SimpleNamespace(tokenizer=SimpleNamespace(is_fast=False))
+    encoder = SimpleNamespace(tokenizer=SimpleNamespace(is_fast=False), settings=Settings())
     attack = parse_attack("hotflip")
     with pytest.raises(ValueError, match="fast tokenizer.*Take order=scores"):
         attack_queries([query_of(3)], encoder, None, attack, 0)
@@ -880,6 +882,45 @@ def test_exact_tries_the_one_text_of_a_query_without_a_slot(world):
         assert item.exhaustive and not item.attacked
         least = margin(world, item, item.text)
         assert float(item.worst[-1]) == pytest.approx(least, abs=2e-6)
+
+
+# ---- long queries --------------------------------------------------------------------------------
+
+
+def long_attack(world, attack_text, text):
+    """A long English question after an attack, by an encoder that reads few tokens of it."""
+    encoder = load_encoder(ROOT / "data/tiny_xlmr")
+    encoder.settings = replace(encoder.settings, query_length=16)
+    query = world.queries[0]
+    data = replace(world.data, queries=list(world.data.queries))
+    data.queries[query] = Text("long", "en", text, "g")
+    attack = parse_attack(attack_text)
+    items = make_attacked(data, [query], ["pool"], attack, world.tables, 0)
+    attack_queries(items, encoder, pools_of(world, [query]), attack, 0)
+    return items[0]
+
+
+LONG = " ".join(f"which city begins to build first in {i}" for i in range(1000))
+
+
+@pytest.mark.parametrize("attack_text", ["greedy", "hotflip", "beam:budget=40", "exact:limit=9"])
+def test_what_the_encoder_does_not_read_costs_an_attack_nothing(world, attack_text, monkeypatch):
+    """Claim: of a question of 38,000 characters the search tries what it tries of the first 256.
+
+    Number: 16 tokens of 16 characters. A question of four times that length (so that the whole is
+    affordable) gets the edits of a search that tries all of it.
+    Catches: a text encoded once more for each word beyond the end (100,000 characters took 9 GB).
+    """
+    item = long_attack(world, attack_text, LONG)
+    first = long_attack(world, attack_text, LONG[:256])
+    assert item.edits and item.edits == first.edits
+    assert item.asked == first.asked
+    assert max(map(len, item.asked)) < 400
+    some = long_attack(world, attack_text, LONG[:1024])
+    monkeypatch.setattr(attacks, "CHARACTERS_A_TOKEN", 10**6)
+    whole = long_attack(world, attack_text, LONG[:1024])
+    assert some.edits == whole.edits
+    assert len(some.asked) <= len(whole.asked)
 
 
 # ---- all queries at once -------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from bags import Bag, make_item, make_world, pools_of
 from attacks import (
     certify,
     close_table,
+    draw_set,
+    draw_texts,
     majority,
     make_attacked,
     overlap,
@@ -54,6 +56,18 @@ def test_replacements_that_do_not_lead_back_overlap_little():
 def test_the_overlap_does_not_look_at_case():
     """Number: "B" is b: P_a = {a, b} = P_b. Catches: two words in one, 1/2."""
     assert overlap("a", {"a": ["B"], "b": ["A"]}) == 1.0
+
+
+def test_spellings_of_one_word_are_drawn_as_one():
+    """Claim: as in its set, so a slot's draw is uniform over {big, huge}. Number: 2 spellings of
+    each, of 4000 texts half are "big", with deviation 32.
+
+    Catches: a draw over four spellings, whose share of "huge" (2/3) the overlap knows nothing of.
+    """
+    item = make_item(0, "big", {"big": ["huge", "Huge", "HUGE"]})
+    texts = draw_texts(item, parse_attack("smoothed:samples=4000"), 0)
+    assert set(texts) == {"big", "huge"} == draw_set("big", {"big": ["huge", "Huge"]}, "en")
+    assert abs(texts["huge"] - 2000) < 160
 
 
 ONE_WAY = {"big": ["large", "huge"], "large": ["big"], "city": ["Rome"]}

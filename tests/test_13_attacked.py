@@ -7,6 +7,7 @@ Before: rungs 6, 9, 10 and 12. Run: pytest tests/test_13_attacked.py
 import io
 import json
 import shutil
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -1041,7 +1042,7 @@ def test_a_view_that_is_not_asked_for_is_not_attacked(folder, work):
 
     Catches: arrays of NaN that pass for an attack.
     """
-    run(folder, "--attacks", "typos", "--views", "pool", "--attack-views", "mono", "pool", "mono")
+    run(folder, "--attacks", "typos", "--views", "pool", "--attack-views", "mono", "pool")
     assert not any(name.startswith("typos|mono") for name in np.load(folder / "out/metrics.npz"))
     after = run(folder, "--attacks", "typos", "--views", "mono")
     assert work == ["passages", "typos"] * 2
@@ -1068,6 +1069,58 @@ def test_what_is_to_be_written_is_computed_again(measured, work, flag):
     run(measured, "--attacks", "typos", flag, measured / "files")
     assert work == ["passages", "typos"]
     assert list((measured / "files").iterdir())
+
+
+def test_an_arrow_is_shown_where_the_terminal_has_ascii_alone(measured, monkeypatch):
+    """Claim: "\\u2192" in place of the arrow. Catches: UnicodeEncodeError after the work."""
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    flags = ["--langs", "en", "de", "--attacks", "typos", "--show", "1"]
+    code = evaluate.main([str(MODEL), "--data", str(measured), *flags])
+    screen.seek(0)
+    assert code == 0
+    assert "\\u2192" in screen.read()
+
+
+def test_frozen_queries_are_not_lost_to_those_of_another_attack(folder):
+    """Number: greedy on all languages, then on English alone, into one folder: refused, and the
+    first one's queries are there. The same call again is none of these.
+
+    Catches: half of the queries replaced by a second call.
+    """
+    table, frozen = write_table(folder, **WORDS), folder / "frozen"
+    flags = ["--attacks", "greedy", *table, "--attack-out", frozen]
+    run(folder, *flags)
+    before = (frozen / "greedy-pool/queries.jsonl").read_bytes()
+    second = run(folder, *flags, "--langs", "en", "--out", folder / "other")
+    assert second.code == 1
+    assert "holds queries of another langs" in second.err
+    assert (frozen / "greedy-pool/queries.jsonl").read_bytes() == before
+    assert run(folder, *flags).code == 0
+
+
+def test_attacked_queries_replace_no_other_files(folder):
+    """Claim: refused before the work. Catches: a data set of somebody's that is overwritten."""
+    other = folder / "frozen/typos-pool"
+    other.mkdir(parents=True)
+    (other / "queries.jsonl").write_text("all my work")
+    answer = run(folder, "--attacks", "typos", "--attack-out", folder / "frozen")
+    assert answer.code == 1
+    assert "no attacked queries" in answer.err
+    assert (other / "queries.jsonl").read_text() == "all my work"
+
+
+def test_records_without_their_files_are_measured_again(measured, work):
+    """Claim: killed between metrics.npz and metrics.json, typos has arrays and no records.
+
+    Catches: an attack that counts as measured and is in no table.
+    """
+    path = next(measured.rglob("metrics.json"))
+    metrics = json.loads(path.read_text())
+    metrics["results"] = [r for r in metrics["results"] if r["attack"] != "typos"]
+    path.write_text(json.dumps(metrics))
+    assert len(run(measured, "--attacks", "typos").records(Condition("typos"))) > 0
+    assert work == ["passages", "typos"]
 
 
 def test_what_is_to_be_shown_is_computed_again(measured):

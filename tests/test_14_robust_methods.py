@@ -191,7 +191,7 @@ def test_english_batches_show_other_languages_by_code_switching_alone(robust, la
     """
     flags = ["--batching", "en-en", "--train-langs", "en", "de", "--robust", robust]
     (run,) = train.single_runs(train.parse(flags))
-    assert run.origin["train_langs"] == langs
+    assert run.origin({})["train_langs"] == langs
 
 
 # ---- tables --------------------------------------------------------------------------------------

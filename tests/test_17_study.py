@@ -1257,7 +1257,7 @@ def test_the_report_of_real_runs_says_what_their_records_say(trained, tmp_path):
     """
     report = tmp_path / "x.html"
     assert study.main([*map(str, trained), "--report", str(report)]) == 0
-    told = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    told = json.loads((tmp_path / "x.study.json").read_text(encoding="utf-8"))
     rows = [row for row in told["table"] if row["langs"] == "all"]
     assert len(rows) == 4
     for folder, recipe in zip(trained, ("hybrid-none", "x-y-none"), strict=True):

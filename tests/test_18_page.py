@@ -4,6 +4,7 @@ Builds: study.py, its page; data/report/page.html. Before: rung 17.
 Run: pytest tests/test_18_page.py
 """
 
+import contextlib
 import copy
 import json
 import re
@@ -733,12 +734,17 @@ def report(tmp_path_factory):
 
 def test_a_report_is_three_files(report):
     """Catches: a file that is left half written."""
-    assert sorted(path.name for path in report.iterdir()) == ["x.html", "x.json", "x.md"]
+    assert sorted(path.name for path in report.iterdir()) == [
+        "x.html",
+        "x.study.json",
+        "x.study.md",
+    ]
 
 
 def test_the_json_beside_the_page_is_the_study(report):
     """Catches: rounded numbers, a part that only the page holds."""
-    assert json.loads((report / "x.json").read_text(encoding="utf-8")) == STUDY
+    written = json.loads((report / "x.study.json").read_text(encoding="utf-8"))
+    assert written == STUDY | {"made_by": "written by study.py as a report"}
 
 
 def test_the_page_that_is_written_is_the_one_that_is_drawn(report):
@@ -751,7 +757,7 @@ def test_the_page_that_is_written_is_the_one_that_is_drawn(report):
 def markdown_lines(report):
     """The cells of each line of the .md file."""
     lines = []
-    for line in (report / "x.md").read_text(encoding="utf-8").splitlines():
+    for line in (report / "x.study.md").read_text(encoding="utf-8").splitlines():
         cells = line.split("|")[1:-1]
         lines.append([cell.strip() for cell in cells])
     return lines
@@ -779,16 +785,16 @@ def test_the_markdown_holds_the_comparisons(report):
 def test_the_markdown_of_a_single_recipe_has_one_table(tmp_path):
     """Catches: the head of a table of no comparisons."""
     study.write_report(tmp_path / "x.html", changed(comparisons=[]))
-    assert "minus" not in (tmp_path / "x.md").read_text(encoding="utf-8")
-    assert "95 % interval" not in (tmp_path / "x.md").read_text(encoding="utf-8")
+    assert "minus" not in (tmp_path / "x.study.md").read_text(encoding="utf-8")
+    assert "95 % interval" not in (tmp_path / "x.study.md").read_text(encoding="utf-8")
 
 
 def test_a_bar_in_a_name_does_not_split_a_cell_of_the_markdown(tmp_path):
     """Number: a model's path with "|". Catches: a line with one cell more than its head."""
     row = table_row("a|b", CLEAN, 0.7, 0.5)
     study.write_report(tmp_path / "x.html", changed(table=[row], comparisons=[]))
-    lines = (tmp_path / "x.md").read_text(encoding="utf-8").splitlines()
-    bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
+    lines = (tmp_path / "x.study.md").read_text(encoding="utf-8").splitlines()
+    bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}
     assert len(bars) == 1
 
 
@@ -796,3 +802,33 @@ def test_a_missing_folder_is_made(tmp_path):
     """Catches: a study of minutes that is lost at its last step."""
     study.write_report(tmp_path / "new/x.html", STUDY)
     assert (tmp_path / "new/x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("page", "file"),
+    [("README.html", "README.md"), ("run.html", "run.json"), ("README.html", "README.html")],
+)
+def test_a_report_replaces_no_file_that_is_none(tmp_path, page, file):
+    """Claim: the companions have names of their own; somebody's page of this name is refused.
+
+    Catches: a README or a run's manifest that is lost to a table.
+    """
+    (tmp_path / file).write_text("all my work")
+    with contextlib.suppress(ValueError):
+        study.write_report(tmp_path / page, STUDY)
+    assert (tmp_path / file).read_text() == "all my work"
+
+
+def test_a_companion_that_no_report_made_is_refused(tmp_path):
+    """Claim: before the page is written. Catches: a page without its numbers."""
+    (tmp_path / "x.study.md").write_text("all my work")
+    with pytest.raises(ValueError, match="x.study.md: no report of study.py"):
+        study.write_report(tmp_path / "x.html", STUDY)
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_report_replaces_an_earlier_one(tmp_path):
+    """Catches: a report that can be written once only."""
+    study.write_report(tmp_path / "x.html", STUDY)
+    study.write_report(tmp_path / "x.html", changed(comparisons=[]))
+    assert "95 % interval" not in (tmp_path / "x.study.md").read_text(encoding="utf-8")
