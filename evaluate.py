@@ -26,14 +26,17 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
-from numbers import Real
 from pathlib import Path
+
+if __name__ == "__main__":  # Ctrl-C while torch is imported: an end without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch
@@ -57,12 +60,12 @@ from xlt import (
     load_encoder,
     locked,
     output_folder,
-    read_back,
+    read_record,
     refuse_twice,
     truncated_texts,
     versions,
     weights_hash,
-    write_json,
+    write_record,
     writing,
 )
 
@@ -845,7 +848,7 @@ def check_frozen(encoder, data, adversary):
             text = f"{folder}: there are files that are no attacked queries"
             if not (folder / "attack.json").exists():
                 raise ValueError(f"{text}. Give another --attack-out.")
-            old = read_back(folder / "attack.json", {}, "Give another --attack-out.")
+            old = read_record(folder / "attack.json", "Give another --attack-out.")
             for key, value in describe_frozen(encoder, data, adversary, attack, view).items():
                 if old.get(key) != value:
                     text = f"{folder}: holds queries of another {key} ({old.get(key)})"
@@ -859,7 +862,7 @@ def freeze(folder, split, targets, described):
     edits, and how many words could have been changed (slots; without any it was not attacked).
     """
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "attack.json", described)  # first: from now on the folder is known
+    write_record(folder / "attack.json", described)  # first: from now on the folder is known
     data = split.data
     shutil.copyfile(data.folder / "corpus.jsonl", folder / "corpus.jsonl")
     lines, qrels = [], ["query-id\tcorpus-id\tscore\n"]
@@ -1031,73 +1034,12 @@ class Evaluated:
     run: Path | None = None  # the folder of train.py's run, if the model is one
 
 
-def check_record(record):
-    """Refuse, with any of four errors, a record that this file would not have written."""
-    texts = {*condition_of(record).fields(), "view", "query_lang", "passage_lang", "table"}
-    hash(condition_of(record))
-    if record["view"] not in VIEWS:
-        raise ValueError(record["view"])
-    str.lower(record["query_lang"])
-    str.lower(record["passage_lang"])
-    for key in record.keys() - texts:
-        if record[key] is not None:
-            math.isfinite(record[key])
-    if "n_broken" in record:  # under attack
-        for key in ("n_broken", "n_right", "n_queries", "n_attacked", "n_changed"):
-            math.isfinite(record[key])
-
-
 def read_metrics(path: Path) -> dict:
-    """A metrics.json.
+    """A metrics.json, as it was written.
 
     *Errors*: ValueError for a file that is damaged, or of an older evaluate.py.
     """
-    kinds = {"data_sha256": str, "split": str, "langs": list, "results": list}
-    kinds |= {"examples": list, "chance": dict}
-    remedy = "Delete it and evaluate once more."
-    content = read_back(path, kinds, remedy)
-    try:
-        for record in content["results"]:
-            check_record(record)
-        for example in content["examples"]:
-            hash((condition_of(example), example["view"]))
-        for view in content["chance"]:
-            dict(content["chance"][view])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"a record is damaged or of an older format ({error!r:.100})"
-        raise ValueError(f"{path}: {reason}. {remedy}") from None
-    return content
-
-
-EXAMPLE_KEYS = {
-    "id": str, "lang": str, "text": str, "edits": list, "answer": str, "before": int, "after": int,
-}  # fmt: skip
-# What study.py reads of a metrics.json beside its records
-EVALUATED_KEYS = {
-    "recipe": str, "variant": str, "data": str, "n_queries": int, "n_passages": int,
-    "limit": int, "versions": dict, "own_share": dict,
-    "batching": str | None, "robust": str | None, "alpha": float | None,
-    "seed": int | None, "train_langs": list | None,
-}  # fmt: skip
-
-
-def check_keys(path, content, kinds):
-    """Refuse, with a ValueError, a part of metrics.json without these keys, or of other types."""
-    for key, kind in kinds.items():
-        if key not in content or not isinstance(content[key], kind):
-            reason = f"{key!r} is damaged, or of an older format"
-            raise ValueError(f"{path}: {reason}. Delete it and evaluate once more.")
-
-
-def check_complete(path, content):
-    """Refuse, with a ValueError, a metrics.json that lacks what tables and studies show."""
-    check_keys(path, content, EVALUATED_KEYS)
-    check_keys(path, content["own_share"], dict.fromkeys(content["own_share"], Real))
-    check_keys(path, content["chance"], dict.fromkeys(VIEWS, dict))
-    for metrics in content["chance"].values():
-        check_keys(path, metrics, dict.fromkeys(metrics, Real | None))
-    for example in content["examples"]:
-        check_keys(path, example, EXAMPLE_KEYS)
+    return read_record(path, "Delete it and evaluate once more.")
 
 
 def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
@@ -1110,9 +1052,7 @@ def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
         raise ValueError(f"{path}: no such file. Evaluate {folder} first: python evaluate.py.")
     if (folder / "run.json").exists():
         run = folder
-    content = read_metrics(path)
-    check_complete(path, content)
-    return Evaluated(content, path, run)
+    return Evaluated(read_metrics(path), path, run)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -1134,14 +1074,7 @@ def read_manifest(folder: Path) -> dict:
 
     *Errors*: ValueError for a file that is damaged, or of another program.
     """
-    kinds = {"flags": dict, "origin": dict, "complete": bool}
-    kinds |= {"data_sha256": str, "eval_data_sha256": str, "init_sha256": str}
-    remedy = "Give another folder, or delete this one."
-    manifest = read_back(folder / "run.json", kinds, remedy)
-    lacking = [key for key in ORIGIN if key not in manifest["origin"]]
-    if lacking:
-        raise ValueError(f"{folder}/run.json: the origin lacks {lacking[0]!r}. {remedy}")
-    return manifest
+    return read_record(folder / "run.json", "Give another folder, or delete this one.")
 
 
 def metrics_name(data, run_data_sha256, split):
@@ -1171,7 +1104,7 @@ def check_same(path, new):
         return {}
     old = read_metrics(path)
     for key in IDENTITY:
-        if key in old and old[key] != new.get(key):  # (older files hold less)
+        if old[key] != new[key]:
             was = f"another {key} ({old.get(key)})"
             raise ValueError(f"{path}: holds results of {was}. Give another --out.")
     return old
@@ -1206,7 +1139,7 @@ def add_metrics(path, new, arrays):
         with open(aside, "wb") as out:
             np.savez_compressed(out, **arrays)
         os.replace(aside, beside)
-    write_json(path, new)
+    write_record(path, new)
     return new
 
 
@@ -1327,6 +1260,17 @@ class Model:
     sha256: str = ""  # of the weights that a run ended with
 
 
+def read_finished(folder: Path) -> dict:
+    """run.json of a run that is complete.
+
+    *Errors*: ValueError for one that is not.
+    """
+    manifest = read_manifest(folder)
+    if not manifest["complete"]:
+        raise ValueError(f"{folder}: this run is not complete. Finish it with train.py --resume.")
+    return manifest
+
+
 def open_model(path: Path) -> Model:
     """A run of train.py, or any model.
 
@@ -1335,12 +1279,10 @@ def open_model(path: Path) -> Model:
     if not (path / "run.json").exists():
         origin = dict.fromkeys(ORIGIN) | {"recipe": str(path), "variant": "", "model": str(path)}
         return Model(path, origin)
-    manifest = read_manifest(path)
-    if not manifest["complete"]:
-        raise ValueError(f"{path}: this run is not complete. Finish it with train.py --resume.")
+    manifest = read_finished(path)
     origin = {key: manifest["origin"][key] for key in ORIGIN} | {"model": "model"}
-    run_data = manifest["flags"].get("eval_data") or manifest["flags"].get("data", "")
-    hashes = manifest["eval_data_sha256"], manifest.get("model_sha256", "")
+    run_data = manifest["flags"]["eval_data"] or manifest["flags"]["data"]
+    hashes = manifest["eval_data_sha256"], manifest["model_sha256"]
     return Model(path / "model", origin, path, run_data, *hashes)
 
 
@@ -1394,7 +1336,6 @@ def evaluate_folder(
             if not is_measured(file, old, Condition(lir=r), options.views):
                 new_lir.append(r)
         if is_measured(file, old, CLEAN, options.views) and not (new_attacks or new_lir):
-            check_complete(file, old)
             return Evaluated(old, file, model.run)
         options = replace(options, attacks=new_attacks, lir=new_lir)
         adversary = replace(adversary, options=options)
@@ -1558,6 +1499,7 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -21,14 +21,17 @@ import html
 import math
 import re
 import shlex
+import signal
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from itertools import chain
-from numbers import Real
 from pathlib import Path
 from statistics import NormalDist
 from string import Template
+
+if __name__ == "__main__":  # Ctrl-C while torch is imported: an end without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 
@@ -46,6 +49,7 @@ from evaluate import (
     number,
     read_arrays,
     read_evaluated,
+    read_finished,
 )
 
 # One screen of results: the hybrid-batch paper's columns (R@1 in the pool could not exceed 1/11)
@@ -705,14 +709,12 @@ def marks_of(comparisons):
 
 def manifest_of(run):
     """What the report says of a run, from its run.json."""
-    kinds = {"flags": dict, "seconds_training": Real, "commit": str, "versions": dict}
-    kinds["data_sha256"] = str
-    manifest = xlt.read_back(run.run / "run.json", kinds, "Finish the run: train.py --resume.")
+    manifest = read_finished(run.run)
     flags = manifest["flags"]
     return {
         "name": run.run.name,
-        "seed": flags.get("seed"),
-        "device": flags.get("device", ""),
+        "seed": flags["seed"],
+        "device": flags["device"],
         "seconds": manifest["seconds_training"],
         "commit": manifest["commit"],
         "data_sha256": manifest["data_sha256"],
@@ -1459,4 +1461,8 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

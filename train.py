@@ -29,6 +29,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,9 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+
+if __name__ == "__main__":  # Ctrl-C while torch is imported: an end without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 import torch.nn.functional as F
@@ -905,7 +909,7 @@ def prepare_folder(folder, manifest, resume, overwrite):
             flag = name.replace("_", "-")
             raise ValueError(f"{folder} was made with --{flag} {was}, not {value}. {remedy}")
     for name in (*INPUTS, "eval_data_sha256", "tables_sha256"):
-        if name in old and old[name] != manifest[name]:  # (an older run.json holds less)
+        if old[name] != manifest[name]:
             raise ValueError(f"{folder} was made with another {name}: files have changed. {remedy}")
     if old["complete"]:
         return "done"
@@ -913,8 +917,8 @@ def prepare_folder(folder, manifest, resume, overwrite):
         raise ValueError(f"{folder} is not complete. Continue it with --resume, or --overwrite it.")
     if (folder / "ckpt/state.pt").exists():
         for name in ("threads", "versions"):
-            if old.get(name) != manifest[name]:
-                change = f"{name} were {old.get(name)}, are {manifest[name]}"
+            if old[name] != manifest[name]:
+                change = f"{name} were {old[name]}, are {manifest[name]}"
                 print(f"{folder}: {change}; the last digits may differ", file=sys.stderr)
         return "resume"
     return "new"
@@ -926,7 +930,7 @@ def start_folder(folder, manifest):
     Wherever this is interrupted, run.json says which run it is and that it is not complete.
     """
     shutil.rmtree(folder / "ckpt", ignore_errors=True)
-    xlt.write_json(folder / "run.json", manifest)
+    xlt.write_record(folder / "run.json", manifest)
     shutil.rmtree(folder / "model", ignore_errors=True)
     for path in (folder / "log.jsonl", *folder.glob("metrics*")):
         path.unlink(missing_ok=True)
@@ -1082,7 +1086,7 @@ def train_run(folder, state, manifest, encoder, perturber, flags, args):
         "complete": True,
     }
     xlt.save_encoder(encoder, folder / "model")
-    xlt.write_json(folder / "run.json", manifest)
+    xlt.write_record(folder / "run.json", manifest)
     shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete: nothing to resume
     print(
         f"{folder.name}: {manifest['seconds_training']} s training, "
@@ -1193,6 +1197,7 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -5,8 +5,9 @@
     loss = -log softmax(q @ p.T / tau) on the diagonal    InfoNCE over the batch
 
 Where to look next: `Encoder` is the model, `info_nce` is the formula, `batches` is the experiment
-(which languages meet in a batch). train.py looks up the texts of a batch, encodes them as above
-and steps; evaluate.py ranks the vectors.
+(which languages meet in a batch). There the lecture ends; what follows are files, flags and other
+people's models, for the day on which you bring your own. train.py looks up the texts of a batch,
+encodes them as above and steps; evaluate.py ranks the vectors.
 Left out on purpose: approximate search, learned pooling, a registry of losses, mined negatives.
 Differs from the papers: false negatives are masked by gold group (the papers name no mask); the
 temperature is fixed at tau, where LAReQA learns a scale and the hybrid-batch paper names none.
@@ -44,11 +45,12 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 SPLITS = ("train", "dev", "test")
+QRELS_HEAD = "query-id\tcorpus-id\tscore"
 POOLINGS = ("mean", "cls")
 BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 
 
-# ---- what every program needs --------------------------------------------------------------------
+# ---- random numbers ------------------------------------------------------------------------------
 
 
 def derive_seed(seed: int, *names) -> int:
@@ -71,157 +73,21 @@ def choose(items: list, rng: torch.Generator):
     return items[int(torch.randint(len(items), (), generator=rng))]
 
 
-def without_nan(value):
-    """The same content with None for numbers that JSON has not: NaN and the infinite ones."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-@contextmanager
-def writing(path: str | Path):
-    """Inside the `with` a file is written by whatever library.
-
-    *Errors*: OSError that names the file and says what to do.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's error is a RuntimeError
-        remedy = "Make room, then repeat the command (train.py: with --resume)."
-        raise OSError(f"{path}: cannot be written ({str(error)[:150]}). {remedy}") from None
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write aside and rename, so that no reader ever sees half a file."""
-    aside = path.with_name(path.name + ".tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-
-
-def escape_what_cannot_be_shown() -> None:
-    """Print "\\u2192" for an arrow where the terminal has only ASCII, instead of an error."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def write_json(path: Path, content: dict) -> None:
-    """A JSON file, never half of one."""
-    write_file(path, json.dumps(without_nan(content), indent=1, ensure_ascii=False) + "\n")
-
-
-def read_back(path: Path, kinds: dict[str, type], remedy: str) -> dict:
-    """A JSON object that an earlier call wrote; kinds: key -> the type of its value.
-
-    *Errors*: ValueError with the file and the remedy, whatever was done to it.
-    """
-    try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:  # a number; thousands of brackets
-        raise ValueError(f"{path}: no JSON object ({error}). {remedy}") from None
-    wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
-    if wrong:
-        key, value = wrong[0], repr(content.get(wrong[0]))[:80]
-        kind = kinds[key].__name__
-        raise ValueError(f"{path}: {key!r} is {value}, not of type {kind}. {remedy}")
-    return content
-
-
-def output_folder(text: str) -> Path:
-    """The value of a flag such as --out; the folder need not be there yet.
-
-    *Errors*: ArgumentTypeError where no folder can be made, before any work.
-    """
-    path = Path(text)
-    if text.startswith("-"):
-        raise argparse.ArgumentTypeError(f"{text} looks like a flag. Write ./{text} for it.")
-    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not there.is_dir():
-        raise argparse.ArgumentTypeError(f"{there} is no folder. Give the name of a folder.")
-    if not os.access(there, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{there} cannot be written to. Give another folder.")
-    return path
-
-
-@contextmanager
-def locked(folder: Path):
-    """Inside the `with` no other process writes into this folder; its file `lock` says who does.
-
-    The system lets go of the lock when a process ends, however it ends: a file that a killed one
-    left behind holds nobody up.
-    *Errors*: ValueError with the process's id and host.
-    """
-    read_only = folder.exists() and not os.access(folder, os.W_OK)
-    if fcntl is None or read_only:  # nobody can lock, or nobody can write
-        yield
-        return
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_nlink == 0:  # its owner took it away just now
-                raise BlockingIOError
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read(200).strip()
-            raise ValueError(f"{folder}: in use by {owner}. Wait for it, or end it.") from None
-        except OSError:
-            pass  # a file system without locks
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            if is_new and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def versions() -> dict[str, str]:
-    """What the numbers depend on besides our code."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),  # with its build, which metadata leaves out
-        "numpy": metadata.version("numpy"),
-        "transformers": metadata.version("transformers"),
-    }
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of each flag, but not None, False or nothing."""
-
-    def _get_help_string(self, action):
-        if action.default is None or action.default is False or action.default == []:
-            return action.help
-        return super()._get_help_string(action)
-
-
-def refuse_twice(parser: argparse.ArgumentParser, flag: str, values: list | None) -> None:
-    """Exit with wrong usage where a flag has one value twice."""
-    for value, count in Counter(values or []).items():
-        if count > 1:
-            parser.error(f"--{flag.replace('_', '-')}: {value} is given twice. Leave one out.")
+# ---- languages: one code for each ----------------------------------------------------------------
 
 
 def one_line(text: str, most: int = 120) -> str:
     """The beginning of a text for a message: what a terminal would obey is shown, not sent."""
-    shown = ""
-    for char in text[:most]:
-        shown += char if char.isprintable() else ascii(char)[1:-1]
-    return shown
+    shown = text[:most]
+    if shown.isprintable():
+        return shown
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
 
 
-# ---- languages: one code for each ----------------------------------------------------------------
+def quoted(value) -> str:
+    """An id or another value for a message, in quotes: "q7.de" -> "'q7.de'"."""
+    return one_line(repr(value), 60)
+
 
 # Each language's ISO 639-1 code, then its codes of three letters (ISO 639-2 and -3), those of its
 # standard varieties and outdated ones
@@ -271,17 +137,8 @@ def base_language(code: str) -> str:
     first, *suffixes = code.lower().replace("_", "-").split("-")
     is_code = re.fullmatch("[a-z]{2,3}", first)
     if not is_code or not all(re.fullmatch("[a-z0-9]{2,8}", suffix) for suffix in suffixes):
-        shown = one_line(repr(code), 60)
-        raise ValueError(f'unknown language {shown}. Write an ISO 639 code such as "de".')
+        raise ValueError(f'unknown language {quoted(code)}. Write an ISO 639 code such as "de".')
     return SHORT_CODES.get(first, first)
-
-
-def language_flag(text: str) -> str:
-    """`base_language` for argparse, whose own message would not say what is wrong."""
-    try:
-        return base_language(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 # ---- data: one folder, one format ----------------------------------------------------------------
@@ -361,31 +218,33 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             raise ValueError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from None
 
 
-def read_row(line: str) -> dict:
-    """A JSON object without the keys that are null.
+def parse_json(text: str, kind: type = dict) -> dict | list:
+    """The object (or list) that a JSON text holds.
 
     *Errors*: ValueError for anything else, and for a key that stands twice.
     """
+
+    def object_without_twins(pairs):
+        for key, count in Counter(key for key, _ in pairs).items():
+            if count > 1:
+                raise ValueError(f'"{one_line(key, 60)}" stands twice')
+        return dict(pairs)
+
+    wanted = {dict: "object", list: "list"}[kind]
     try:
-        # Objects become tuples of (key, value), in which a key can be seen twice; arrays are lists
-        pairs = json.loads(line, object_pairs_hook=tuple)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON object ({error}). Write one a line.") from None
-    is_object = isinstance(pairs, tuple)
-    if not is_object:
-        raise ValueError("no JSON object (but other JSON). Write one a line.")
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise ValueError(f'"{one_line(key, 60)}" stands twice. Leave one out.')
-    return {key: value for key, value in pairs if value is not None}
+        content = json.loads(text, object_pairs_hook=object_without_twins)
+    except (ValueError, RecursionError) as error:  # thousands of brackets
+        raise ValueError(f"no JSON {wanted} ({one_line(str(error))})") from None
+    if type(content) is not kind:
+        raise ValueError(f"no JSON {wanted} (but other JSON)")
+    return content
 
 
 def check_string(row: dict, key: str) -> None:
     """Refuse, with a ValueError, a value that is no string or holds half a character."""
     value = row.get(key, "")
-    is_string = isinstance(value, str)
-    if not is_string:
-        raise ValueError(f'"{key}" is {one_line(repr(value))}, not a string. Put it in quotes.')
+    if type(value) is not str:
+        raise ValueError(f'"{key}" is {quoted(value)}, not a string. Put it in quotes.')
     half = re.search("[\ud800-\udfff]", value)
     if half:
         shown = ascii(half[0])
@@ -397,7 +256,11 @@ def read_text(line: str) -> Text:
 
     *Errors*: ValueError says what is wrong and what to do.
     """
-    row = read_row(line)
+    try:
+        row = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{error}. Write one a line.") from None
+    row = {key: value for key, value in row.items() if value is not None}
     for key in ("_id", "text"):
         if key not in row:
             raise ValueError(f'"{key}" is missing. Every line needs "_id" and "text".')
@@ -441,7 +304,7 @@ def read_texts(path: Path, superfluous: Superfluous) -> list[Text]:
             superfluous.add("texts without words", problem)
             continue
         if text.id in line_of:
-            twice = f"duplicate id {one_line(repr(text.id), 60)}, see line {line_of[text.id]}."
+            twice = f"duplicate id {quoted(text.id)}, see line {line_of[text.id]}."
             if texts[text.id] != text:
                 raise ValueError(f"{where}: {twice} Rename it. {row}")
             superfluous.add("texts that stand twice", f"{where}: {twice} Delete it. {row}")
@@ -476,11 +339,6 @@ def read_relevance(score: str) -> float:
     return relevance
 
 
-def is_header(line: str) -> bool:
-    """The head of a qrels file, and not only its first word: a query may be called so."""
-    return line.split("\t") == ["query-id", "corpus-id", "score"]
-
-
 def read_qrels(
     path: Path,
     query_at: dict[str, int],
@@ -493,7 +351,8 @@ def read_qrels(
     """
     judgements, scores = Judgements(), {}  # scores: (query, passage) -> relevance
     for place, (number, line) in enumerate(read_lines(path)):
-        if place == 0 and is_header(line):
+        # The whole head, and not only its first word: a query may be called so
+        if place == 0 and line == QRELS_HEAD:
             continue
         where = f"{path}:{number}"
         try:
@@ -503,22 +362,21 @@ def read_qrels(
             wanted = "query-id, corpus-id, score with tabs"
             raise ValueError(f"{where}: {one_line(repr(line))} is not {wanted}.") from None
         judgements.rows += 1
-        query_name, passage_name = one_line(repr(query), 60), one_line(repr(passage), 60)
         if (query, passage) in scores:
-            twice = f"{where}: {query_name}, {passage_name} stands twice"
+            twice = f"{where}: {quoted(query)}, {quoted(passage)} stands twice"
             if scores[query, passage] != relevance:
                 raise ValueError(f"{twice}, with two scores. Delete a row.")
             superfluous.add("qrels rows that stand twice", f"{twice}. Delete a row.")
             continue
         scores[query, passage] = relevance
         if query not in query_at:
-            problem = f"{where}: unknown id {query_name}. Add it to queries.jsonl."
+            problem = f"{where}: unknown id {quoted(query)}. Add it to queries.jsonl."
             superfluous.add("qrels rows of a query that is not there", problem)
             continue
         position = query_at[query]
         relevant = judgements.qrels.setdefault(position, {})
         if passage not in passage_at:
-            problem = f"{where}: unknown id {passage_name}. Add it to corpus.jsonl."
+            problem = f"{where}: unknown id {quoted(passage)}. Add it to corpus.jsonl."
             superfluous.add("qrels rows of a passage that is not there", problem)
             if relevance > 0:
                 judgements.missing.setdefault(position, {})[passage] = relevance
@@ -814,38 +672,6 @@ def truncated_texts(encoder: Encoder) -> list[dict]:
     return rows
 
 
-def weights_hash(encoder: Encoder) -> str:
-    """SHA-256 of the weights, which name a model better than its path."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def content_hash(content) -> str:
-    """SHA-256 of plain values."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def encoder_hashes(encoder: Encoder) -> dict[str, str]:
-    """What makes the same weights give other vectors: SHA-256 of the tokenizer, of config.json."""
-    # The fakes of the lab course have neither
-    tokenizer, model = getattr(encoder, "tokenizer", None), getattr(encoder, "model", None)
-    vocabulary, config = {}, {}
-    if getattr(tokenizer, "is_fast", False):
-        vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
-        for name in ("truncation", "padding", "version"):  # these change as we use it
-            vocabulary.pop(name, None)
-    elif hasattr(tokenizer, "get_vocab"):
-        vocabulary = tokenizer.get_vocab()
-    if hasattr(model, "config"):
-        # What differs from the defaults: a version of transformers may have more of them
-        config = model.config.to_diff_dict()
-    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
-        config.pop(name, None)
-    return {"tokenizer_sha256": content_hash(vocabulary), "config_sha256": content_hash(config)}
-
-
 # ---- scores and loss -----------------------------------------------------------------------------
 
 
@@ -1066,7 +892,209 @@ def batches(
     return draw_batches()
 
 
-# ---- loading and saving --------------------------------------------------------------------------
+# ---- files: never half of one, and whole when they are read back ---------------------------------
+
+
+def without_nan(value):
+    """The same content with None for numbers that JSON has not: NaN and the infinite ones."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def writing(path: str | Path):
+    """Inside the `with` a file is written by whatever library.
+
+    *Errors*: OSError that names the file and says what to do.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's error is a RuntimeError
+        remedy = "Make room, then repeat the command (train.py: with --resume)."
+        raise OSError(f"{path}: cannot be written ({str(error)[:150]}). {remedy}") from None
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write aside and rename, so that no reader ever sees half a file."""
+    aside = path.with_name(path.name + ".tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """A JSON file, never half of one."""
+    write_file(path, json.dumps(without_nan(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, kind: type = dict, remedy: str = "Fetch it again.") -> dict | list:
+    """The object (or list) in a JSON file.
+
+    *Errors*: ValueError with the file and the remedy.
+    """
+    try:
+        return parse_json(path.read_text(encoding="utf-8-sig"), kind)
+    except ValueError as error:  # not UTF-8, too
+        raise ValueError(f"{path}: {error}. {remedy}") from None
+
+
+def content_hash(content) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_record(path: Path, content: dict) -> None:
+    """A JSON object that a program will read back, with a checksum of itself."""
+    content = without_nan(content)
+    write_json(path, content | {"checksum": content_hash(content)})
+
+
+def read_record(path: Path, remedy: str) -> dict:
+    """What `write_record` wrote, without the checksum.
+
+    *Errors*: ValueError with the file and the remedy for whatever has changed in it since.
+    """
+    content = read_json(path, dict, remedy)
+    checksum = content.pop("checksum", None)
+    if checksum is None:
+        raise ValueError(f"{path}: of another program or an older version. {remedy}")
+    if checksum != content_hash(content):
+        raise ValueError(f"{path}: damaged or changed by hand (its checksum differs). {remedy}")
+    return content
+
+
+@contextmanager
+def locked(folder: Path):
+    """Inside the `with` no other process writes into this folder; its file `lock` says who does.
+
+    The system lets go of the lock when a process ends, however it ends: a file that a killed one
+    left behind holds nobody up.
+    *Errors*: ValueError with the process's id and host.
+    """
+    read_only = folder.exists() and not os.access(folder, os.W_OK)
+    if fcntl is None or read_only:  # nobody can lock, or nobody can write
+        yield
+        return
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink == 0:  # its owner took it away just now
+                raise BlockingIOError
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(200).strip()
+            raise ValueError(f"{folder}: in use by {owner}. Wait for it, or end it.") from None
+        except OSError:
+            pass  # a file system without locks
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+# ---- what every program needs --------------------------------------------------------------------
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each flag, but not None, False or nothing."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def language_flag(text: str) -> str:
+    """`base_language` for argparse, whose own message would not say what is wrong."""
+    try:
+        return base_language(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def refuse_twice(parser: argparse.ArgumentParser, flag: str, values: list | None) -> None:
+    """Exit with wrong usage where a flag has one value twice."""
+    for value, count in Counter(values or []).items():
+        if count > 1:
+            parser.error(f"--{flag.replace('_', '-')}: {value} is given twice. Leave one out.")
+
+
+def output_folder(text: str) -> Path:
+    """The value of a flag such as --out; the folder need not be there yet.
+
+    *Errors*: ArgumentTypeError where no folder can be made, before any work.
+    """
+    path = Path(text)
+    if text.startswith("-"):
+        raise argparse.ArgumentTypeError(f"{text} looks like a flag. Write ./{text} for it.")
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is no folder. Give the name of a folder.")
+    if not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{there} cannot be written to. Give another folder.")
+    return path
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Print "\\u2192" for an arrow where the terminal has only ASCII, instead of an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on besides our code."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # with its build, which metadata leaves out
+        "numpy": metadata.version("numpy"),
+        "transformers": metadata.version("transformers"),
+    }
+
+
+def weights_hash(encoder: Encoder) -> str:
+    """SHA-256 of the weights, which name a model better than its path."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def encoder_hashes(encoder: Encoder) -> dict[str, str]:
+    """What makes the same weights give other vectors: SHA-256 of the tokenizer, of config.json."""
+    # The fakes of the lab course have neither
+    tokenizer, model = getattr(encoder, "tokenizer", None), getattr(encoder, "model", None)
+    vocabulary, config = {}, {}
+    if getattr(tokenizer, "is_fast", False):
+        vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
+        for name in ("truncation", "padding", "version"):  # these change as we use it
+            vocabulary.pop(name, None)
+    elif hasattr(tokenizer, "get_vocab"):
+        vocabulary = tokenizer.get_vocab()
+    if hasattr(model, "config"):
+        # What differs from the defaults: a version of transformers may have more of them
+        config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
+        config.pop(name, None)
+    return {"tokenizer_sha256": content_hash(vocabulary), "config_sha256": content_hash(config)}
+
+
+# ---- a model's settings: ours, or those of sentence-transformers ---------------------------------
 
 
 @dataclass(frozen=True)
@@ -1075,20 +1103,6 @@ class Stored:
 
     source: str
     values: dict
-
-
-def read_json(path: Path, kind: type = dict) -> dict | list:
-    """The object (or list) in a JSON file.
-
-    *Errors*: ValueError names the file.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no JSON ({str(error)[:100]}). Fetch the file again.") from None
-    if type(content) is not kind:
-        raise ValueError(f"{path}: a JSON {type(content).__name__}, not {kind.__name__}.")
-    return content
 
 
 def model_file(path: str | Path, name: str) -> Path | None:
@@ -1261,6 +1275,9 @@ def choose_settings(path: str | Path, flags: dict) -> Settings:
     if list(texts_of) != ["xlt.json"]:
         print(f"{path}: {'; '.join(report)}", file=sys.stderr)
     return Settings(**values)
+
+
+# ---- loading and saving a model ------------------------------------------------------------------
 
 
 def check_place(path: str | Path, hub: bool) -> None:

@@ -541,7 +541,7 @@ MANIFEST |= {"threads": 1, "versions": {"torch": "2"}}
 def write_run(folder, **changes):
     """A folder with a run.json that says what MANIFEST says, but for the changes."""
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps(MANIFEST | changes))
+    xlt.write_record(folder / "run.json", MANIFEST | changes)
     return folder
 
 
@@ -798,13 +798,16 @@ def test_a_checkpoint_with_a_wrong_bit_is_refused(killed, tmp_path, place):
 
 # ---- damage: one line that names the file --------------------------------------------------------
 
-DAMAGES = ("empty", "half", "zeros", "a list", "not UTF-8", "brackets", "of another program")
+DAMAGES = ("empty", "half", "zeros", "a list", "not UTF-8", "brackets", "of another program", "bit")
 
 
 def damage_file(path, damage):
     """Replace a file by what a full disk, a crash or another program leaves there."""
     content = path.read_bytes()
+    bit = bytearray(content)
+    bit[len(bit) // 3] ^= 1  # in JSON another digit or letter, which parses still
     contents = {
+        "bit": bytes(bit),
         "empty": b"",
         "half": content[: len(content) // 2],
         "zeros": bytes(len(content)),

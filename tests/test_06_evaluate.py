@@ -40,7 +40,7 @@ from evaluate import (
     relevant_ranks,
     remove_language,
 )
-from xlt import DataSet, Settings, Text, load_data, load_encoder
+from xlt import DataSet, Settings, Text, load_data, load_encoder, write_record
 
 NAN = float("nan")
 MODEL = ROOT / "data/tiny_xlmr"
@@ -1178,10 +1178,10 @@ def test_a_folder_without_metrics_is_refused(tmp_path):
 def write_run(run, **changes):
     """A run.json of train.py, as far as evaluate.py reads it."""
     run.mkdir()
-    keys = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
-    manifest = {"complete": True, "origin": dict.fromkeys(keys), "eval_data_sha256": "x"}
-    manifest |= {"flags": {}, "data_sha256": "x", "init_sha256": "x"}
-    (run / "run.json").write_text(json.dumps(manifest | changes))
+    origin, flags = dict.fromkeys(evaluate.ORIGIN), {"data": "", "eval_data": ""}
+    manifest = {"complete": True, "origin": origin, "flags": flags}
+    manifest |= {"eval_data_sha256": "x", "model_sha256": "x"}
+    write_record(run / "run.json", manifest | changes)
     return run
 
 

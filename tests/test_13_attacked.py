@@ -22,7 +22,7 @@ import attacks
 import evaluate
 from attacks import AttackedQuery, Slot
 from evaluate import CLEAN, METRICS, VIEWS, Cell, Condition, condition_of
-from xlt import Encoder, Text, load_data, load_encoder
+from xlt import Encoder, Text, load_data, load_encoder, write_record
 
 NAN = float("nan")
 MODEL = ROOT / "data/tiny_xlmr"
@@ -1029,7 +1029,7 @@ def test_an_attack_that_was_written_by_half_is_computed_again(measured, work, mo
     """
     flags = ["--attacks", "typos", "typos-greedy"]
     with monkeypatch.context() as killed:
-        killed.setattr(evaluate, "write_json", kill)
+        killed.setattr(evaluate, "write_record", kill)
         with pytest.raises(KeyboardInterrupt):
             run(measured, *flags)
     done = run(measured, *flags)
@@ -1116,9 +1116,9 @@ def test_records_without_their_files_are_measured_again(measured, work):
     Catches: an attack that counts as measured and is in no table.
     """
     path = next(measured.rglob("metrics.json"))
-    metrics = json.loads(path.read_text())
+    metrics = evaluate.read_metrics(path)
     metrics["results"] = [r for r in metrics["results"] if r["attack"] != "typos"]
-    path.write_text(json.dumps(metrics))
+    write_record(path, metrics)
     assert len(run(measured, "--attacks", "typos").records(Condition("typos"))) > 0
     assert work == ["passages", "typos"]
 

@@ -16,8 +16,9 @@ from conftest import write_folder
 
 import study
 import train
-from evaluate import Condition, Evaluated, array_name, read_evaluated
+from evaluate import Condition, Evaluated, array_name, read_evaluated, read_manifest
 from study import Comparison, Difference
+from xlt import write_record
 
 LANGS = ["de", "en"]
 OTHER = {"de": "en", "en": "de"}
@@ -80,18 +81,17 @@ def record_of(condition, view, query_lang, passage_lang="*", **numbers):
 def write_run(folder, run, arrays):
     """Write metrics.json, metrics.npz and run.json; read them again."""
     folder.mkdir(parents=True)
-    text = json.dumps(run.metrics)
-    (folder / "metrics.json").write_text(text, encoding="utf-8")
+    write_record(folder / "metrics.json", run.metrics)
     np.savez(folder / "metrics.npz", **arrays)
     manifest = {
+        "complete": True,
         "flags": {"seed": run.metrics["seed"], "device": "cpu"},
         "seconds_training": 90,
         "commit": "c",
         "data_sha256": "d",
         "versions": {},
     }
-    text = json.dumps(manifest)
-    (folder / "run.json").write_text(text, encoding="utf-8")
+    write_record(folder / "run.json", manifest)
     return read_evaluated(folder)
 
 
@@ -926,9 +926,8 @@ def test_minutes_are_the_median_of_the_runs(tmp_path):
     for seed, seconds in enumerate((60, 120, 600)):
         folder = tmp_path / str(seed)
         runs.append(write_run(folder, run_of("x-y", seed=seed), {}))
-        manifest = json.loads((folder / "run.json").read_text())
-        text = json.dumps(manifest | {"seconds_training": seconds})
-        (folder / "run.json").write_text(text)
+        manifest = read_manifest(folder)
+        write_record(folder / "run.json", manifest | {"seconds_training": seconds})
     assert study.minutes_of(study.recipes_of(runs)["x-y-none"]) == 2
 
 
