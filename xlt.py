@@ -136,7 +136,7 @@ def base_language(code: str) -> str:
     """
     first, *suffixes = code.lower().replace("_", "-").split("-")
     is_code = re.fullmatch("[a-z]{2,3}", first)
-    if not is_code or not all(re.fullmatch("[a-z0-9]{2,8}", suffix) for suffix in suffixes):
+    if not is_code or not all(re.fullmatch("[a-z0-9]+", suffix) for suffix in suffixes):
         raise ValueError(f'unknown language {quoted(code)}. Write an ISO 639 code such as "de".')
     return SHORT_CODES.get(first, first)
 
