@@ -1552,10 +1552,6 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     But for two things: it cuts queries at passage_length, too, and it does not know `context`.
     """
     folder, settings = Path(folder), encoder.settings
-    encoder.tokenizer.model_max_length = settings.passage_length
-    with writing(folder):
-        encoder.model.save_pretrained(folder)
-        encoder.tokenizer.save_pretrained(folder)
     kind = "sentence_transformers.models"
     stages = [
         {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},
@@ -1577,3 +1573,9 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     }
     for name, content in files.items():
         write_json(folder / name, content)
+    encoder.tokenizer.model_max_length = settings.passage_length
+    with writing(folder):
+        encoder.tokenizer.save_pretrained(folder)
+        # The weights come last: a folder that is not complete does not open, least of all with
+        # other settings than these
+        encoder.model.save_pretrained(folder)
