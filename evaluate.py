@@ -23,7 +23,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -66,7 +65,7 @@ from xlt import (
     versions,
     weights_hash,
     write_record,
-    writing,
+    written_aside,
 )
 
 VIEWS = ("mono", "cross", "pool")
@@ -935,10 +934,10 @@ def write_trec(folder, split, depth=1000):
     for name in (*ids.tolist(), *names):
         if len(name.split()) != 1:
             raise ValueError(f"--trec: the id {name!r} holds blanks. Rename it.")
-    folder.mkdir(parents=True, exist_ok=True)
     place = np.argsort(np.argsort(ids))  # a number that orders like the id
     p = split.pools.p[:-1].double()  # (P, D)
-    with open(folder / "run.trec", "w", encoding="utf-8", newline="\n") as run:
+    unix = {"encoding": "utf-8", "newline": "\n"}
+    with written_aside(folder / "run.trec") as aside, open(aside, "w", **unix) as run:
         left_out = split.pools.left_out.tolist()
         for name, vector, own in zip(names, split.q.double(), left_out, strict=True):
             scores = (p @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
@@ -947,7 +946,7 @@ def write_trec(folder, split, depth=1000):
             ranked = enumerate(order, 1)
             run.writelines(f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in ranked)
     outside = {passage.id for passage in data.passages} - set(ids.tolist())  # of other --langs
-    with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
+    with written_aside(folder / "qrels.trec") as aside, open(aside, "w", **unix) as out:
         for name, query in zip(names, split.queries, strict=True):
             for passage, relevance in judgements_of(data, split.name, query):
                 if passage not in outside:
@@ -1133,12 +1132,8 @@ def add_metrics(path, new, arrays):
     beside = path.with_suffix(".npz")
     if old and beside.exists():
         arrays = read_arrays(beside) | arrays
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = beside.with_name(beside.name + ".tmp")
-    with writing(beside):
-        with open(aside, "wb") as out:
-            np.savez_compressed(out, **arrays)
-        os.replace(aside, beside)
+    with written_aside(beside) as aside, open(aside, "wb") as out:
+        np.savez_compressed(out, **arrays)
     write_record(path, new)
     return new
 

@@ -921,13 +921,23 @@ def writing(path: str | Path):
         raise OSError(f"{path}: cannot be written ({str(error)[:150]}). {remedy}") from None
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write aside and rename, so that no reader ever sees half a file."""
+@contextmanager
+def written_aside(path: Path):
+    """Inside the `with` another file is written, which then takes the place of `path`.
+
+    So no reader ever sees half a file.
+    """
     aside = path.with_name(path.name + ".tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
+        yield aside
         os.replace(aside, path)
+
+
+def write_file(path: Path, text: str) -> None:
+    """A text file, never half of one."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:
