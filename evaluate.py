@@ -842,7 +842,10 @@ def check_frozen(encoder, data, adversary):
     for attack in attacks_that_freeze(options):
         for view in options.attacked_views:
             folder = frozen_folder(options, options.condition(attack), view)
-            if not folder.exists() or not any(folder.iterdir()):
+            if not folder.exists():
+                continue
+            names = {path.name for path in folder.iterdir()}
+            if names <= {"attack.json.tmp"}:  # what an evaluation killed in that moment leaves
                 continue
             text = f"{folder}: there are files that are no attacked queries"
             if not (folder / "attack.json").exists():
@@ -860,8 +863,8 @@ def freeze(folder, split, targets, described):
     queries.jsonl keeps what paired comparisons need beside the attacked text: the clean one, the
     edits, and how many words could have been changed (slots; without any it was not attacked).
     """
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
     write_record(folder / "attack.json", described)  # first: from now on the folder is known
+    (folder / "qrels").mkdir(exist_ok=True)
     data = split.data
     shutil.copyfile(data.folder / "corpus.jsonl", folder / "corpus.jsonl")
     lines, qrels = [], ["query-id\tcorpus-id\tscore\n"]
