@@ -64,6 +64,7 @@ from xlt import (
     truncated_texts,
     versions,
     weights_hash,
+    write_file,
     write_record,
     written_aside,
 )
@@ -864,9 +865,9 @@ def freeze(folder, split, targets, described):
     edits, and how many words could have been changed (slots; without any it was not attacked).
     """
     write_record(folder / "attack.json", described)  # first: from now on the folder is known
-    (folder / "qrels").mkdir(exist_ok=True)
     data = split.data
-    shutil.copyfile(data.folder / "corpus.jsonl", folder / "corpus.jsonl")
+    with written_aside(folder / "corpus.jsonl") as aside:
+        shutil.copyfile(data.folder / "corpus.jsonl", aside)
     lines, qrels = [], ["query-id\tcorpus-id\tscore\n"]
     for query, target in zip(split.queries, targets, strict=True):
         source = target.source
@@ -876,8 +877,8 @@ def freeze(folder, split, targets, described):
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         for passage, relevance in judgements_of(data, split.name, query):
             qrels.append(f"{source.id}\t{passage}\t{relevance:g}\n")
-    (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "qrels" / f"{split.name}.tsv").write_text("".join(qrels), encoding="utf-8")
+    write_file(folder / "queries.jsonl", "".join(lines))
+    write_file(folder / "qrels" / f"{split.name}.tsv", "".join(qrels))  # last: without, no data set
 
 
 def attack_split(split, adversary, attack):
