@@ -23,7 +23,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -65,8 +64,9 @@ from xlt import (
     truncated_texts,
     versions,
     weights_hash,
+    write_file,
     write_record,
-    writing,
+    written_aside,
 )
 
 VIEWS = ("mono", "cross", "pool")
@@ -846,7 +846,10 @@ def check_frozen(encoder, data, adversary):
     for attack in attacks_that_freeze(options):
         for view in options.attacked_views:
             folder = frozen_folder(options, options.condition(attack), view)
-            if not folder.exists() or not any(folder.iterdir()):
+            if not folder.exists():
+                continue
+            names = {path.name for path in folder.iterdir()}
+            if names <= {"attack.json.tmp"}:  # what an evaluation killed in that moment leaves
                 continue
             text = f"{folder}: there are files that are no attacked queries"
             if not (folder / "attack.json").exists():
@@ -864,10 +867,10 @@ def freeze(folder, split, targets, described):
     queries.jsonl keeps what paired comparisons need beside the attacked text: the clean one, the
     edits, and how many words could have been changed (slots; without any it was not attacked).
     """
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
     write_record(folder / "attack.json", described)  # first: from now on the folder is known
     data = split.data
-    shutil.copyfile(data.folder / "corpus.jsonl", folder / "corpus.jsonl")
+    with written_aside(folder / "corpus.jsonl") as aside:
+        shutil.copyfile(data.folder / "corpus.jsonl", aside)
     lines, qrels = [], ["query-id\tcorpus-id\tscore\n"]
     for query, target in zip(split.queries, targets, strict=True):
         source = target.source
@@ -877,8 +880,8 @@ def freeze(folder, split, targets, described):
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         for passage, relevance in judgements_of(data, split.name, query):
             qrels.append(f"{source.id}\t{passage}\t{relevance:g}\n")
-    (folder / "queries.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "qrels" / f"{split.name}.tsv").write_text("".join(qrels), encoding="utf-8")
+    write_file(folder / "queries.jsonl", "".join(lines))
+    write_file(folder / "qrels" / f"{split.name}.tsv", "".join(qrels))  # last: without, no data set
 
 
 def attack_split(split, adversary, attack):
@@ -938,10 +941,10 @@ def write_trec(folder, split, depth=1000):
     for name in (*ids.tolist(), *names):
         if len(name.split()) != 1:
             raise ValueError(f"--trec: the id {name!r} holds blanks. Rename it.")
-    folder.mkdir(parents=True, exist_ok=True)
     place = np.argsort(np.argsort(ids))  # a number that orders like the id
     p = split.pools.p[:-1].double()  # (P, D)
-    with open(folder / "run.trec", "w", encoding="utf-8", newline="\n") as run:
+    unix = {"encoding": "utf-8", "newline": "\n"}
+    with written_aside(folder / "run.trec") as aside, open(aside, "w", **unix) as run:
         left_out = split.pools.left_out.tolist()
         for name, vector, own in zip(names, split.q.double(), left_out, strict=True):
             scores = (p @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
@@ -950,7 +953,7 @@ def write_trec(folder, split, depth=1000):
             ranked = enumerate(order, 1)
             run.writelines(f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in ranked)
     outside = {passage.id for passage in data.passages} - set(ids.tolist())  # of other --langs
-    with open(folder / "qrels.trec", "w", encoding="utf-8", newline="\n") as out:
+    with written_aside(folder / "qrels.trec") as aside, open(aside, "w", **unix) as out:
         for name, query in zip(names, split.queries, strict=True):
             for passage, relevance in judgements_of(data, split.name, query):
                 if passage not in outside:
@@ -1136,12 +1139,8 @@ def add_metrics(path, new, arrays):
     beside = path.with_suffix(".npz")
     if old and beside.exists():
         arrays = read_arrays(beside) | arrays
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = beside.with_name(beside.name + ".tmp")
-    with writing(beside):
-        with open(aside, "wb") as out:
-            np.savez_compressed(out, **arrays)
-        os.replace(aside, beside)
+    with written_aside(beside) as aside, open(aside, "wb") as out:
+        np.savez_compressed(out, **arrays)
     write_record(path, new)
     return new
 

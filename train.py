@@ -931,6 +931,7 @@ def start_folder(folder, manifest):
     """
     shutil.rmtree(folder / "ckpt", ignore_errors=True)
     xlt.write_record(folder / "run.json", manifest)
+    (folder / "model/config.json").unlink(missing_ok=True)  # a rest of a model does not open
     shutil.rmtree(folder / "model", ignore_errors=True)
     for path in (folder / "log.jsonl", *folder.glob("metrics*")):
         path.unlink(missing_ok=True)

@@ -921,13 +921,23 @@ def writing(path: str | Path):
         raise OSError(f"{path}: cannot be written ({str(error)[:150]}). {remedy}") from None
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write aside and rename, so that no reader ever sees half a file."""
+@contextmanager
+def written_aside(path: Path):
+    """Inside the `with` another file is written, which then takes the place of `path`.
+
+    So no reader ever sees half a file.
+    """
     aside = path.with_name(path.name + ".tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
+        yield aside
         os.replace(aside, path)
+
+
+def write_file(path: Path, text: str) -> None:
+    """A text file, never half of one."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -1552,10 +1562,6 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     But for two things: it cuts queries at passage_length, too, and it does not know `context`.
     """
     folder, settings = Path(folder), encoder.settings
-    encoder.tokenizer.model_max_length = settings.passage_length
-    with writing(folder):
-        encoder.model.save_pretrained(folder)
-        encoder.tokenizer.save_pretrained(folder)
     kind = "sentence_transformers.models"
     stages = [
         {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},
@@ -1577,3 +1583,9 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     }
     for name, content in files.items():
         write_json(folder / name, content)
+    encoder.tokenizer.model_max_length = settings.passage_length
+    with writing(folder):
+        encoder.tokenizer.save_pretrained(folder)
+        # The weights come last: a folder that is not complete does not open, least of all with
+        # other settings than these
+        encoder.model.save_pretrained(folder)
