@@ -1556,6 +1556,18 @@ def check_known(encoder: Encoder, texts: list[Text], sample: int = 50) -> None:
             print(f"{name}: warning: {text} are unknown to the tokenizer", file=sys.stderr)
 
 
+MODEL_README = """\
+---
+library_name: sentence-transformers
+---
+An encoder for cross-lingual retrieval. A query begins with {query_prefix!r}, a passage with
+{passage_prefix!r}; a text's vector is pooled from its tokens ({pooling}) and has length 1.
+
+Made with transformers {version}. AutoModel and SentenceTransformer open it from transformers 5 on;
+version 4 refuses the class that its tokenizer_config.json may name, TokenizersBackend.
+"""
+
+
 def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     """Write weights, tokenizer, settings; SentenceTransformer(folder) then gives our vectors.
 
@@ -1583,6 +1595,8 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     }
     for name, content in files.items():
         write_json(folder / name, content)
+    version = versions()["transformers"]
+    write_file(folder / "README.md", MODEL_README.format(version=version, **vars(settings)))
     encoder.tokenizer.model_max_length = settings.passage_length
     with writing(folder):
         encoder.tokenizer.save_pretrained(folder)

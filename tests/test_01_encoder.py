@@ -632,6 +632,18 @@ def test_the_saved_folder_tells_prompts_pooling_and_length(encoder, tmp_path):
     assert read_json(tmp_path / "sentence_bert_config.json")["max_seq_length"] == 13
 
 
+def test_the_saved_folder_says_what_opens_it(encoder, tmp_path):
+    """Claim: its readme names the library's version, the one that fails, prefixes and pooling.
+
+    Catches: a model on a hub of which nobody knows why version 4 refuses its tokenizer.
+    """
+    encoder.settings = Settings("cls", "F: ", "P: ", 12, 13)
+    save_encoder(encoder, tmp_path)
+    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for words in (f"transformers {transformers.__version__}", "version 4", "'F: '", "'P: '", "cls"):
+        assert words in readme
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize("tower", ["query", "passage"])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
