@@ -1595,8 +1595,9 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     }
     for name, content in files.items():
         write_json(folder / name, content)
-    version = versions()["transformers"]
-    write_file(folder / "README.md", MODEL_README.format(version=version, **vars(settings)))
+    if "readme.md" not in {file.name.lower() for file in folder.iterdir()}:  # one's own stays
+        version = versions()["transformers"]
+        write_file(folder / "README.md", MODEL_README.format(version=version, **vars(settings)))
     encoder.tokenizer.model_max_length = settings.passage_length
     with writing(folder):
         encoder.tokenizer.save_pretrained(folder)

@@ -644,6 +644,14 @@ def test_the_saved_folder_says_what_opens_it(encoder, tmp_path):
         assert words in readme
 
 
+def test_a_readme_of_ones_own_stays(encoder, tmp_path):
+    """Catches: data/tiny_xlmr/readme.md replaced where README.md is the same name."""
+    (tmp_path / "readme.md").write_text("all my work")
+    save_encoder(encoder, tmp_path)
+    assert not (tmp_path / "README.md").exists()
+    assert (tmp_path / "readme.md").read_text() == "all my work"
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize("tower", ["query", "passage"])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
