@@ -81,7 +81,8 @@ def one_line(text: str, most: int = 120) -> str:
     shown = text[:most]
     if shown.isprintable():
         return shown
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+    return shown[:most]  # a NUL is shown in four characters
 
 
 def quoted(value) -> str:

@@ -236,6 +236,16 @@ def test_a_refusal_shows_the_row(tmp_path):
         load_data(tmp_path)
 
 
+def test_a_refusal_is_short_whatever_the_row_holds(tmp_path):
+    """Number: 200 NULs, as a crash leaves them; each is shown in four characters, 30 of them fit.
+
+    Catches: a message that is cut first and grows then.
+    """
+    write_folder(tmp_path, ["\0" * 200])
+    with pytest.raises(ValueError, match=r"Row: (\\x00){30}$"):
+        load_data(tmp_path)
+
+
 def test_blank_lines_are_passed_over_but_counted(tmp_path):
     """Claim: a blank line is no row, yet a line for whoever looks the error up.
 
