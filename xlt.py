@@ -332,7 +332,7 @@ def read_relevance(score: str) -> float:
     *Units*: 0 or a size from 1e-6 to 1e6; the sign may be minus, which is "not relevant" as well.
     *Errors*: ValueError for anything else, also "nan", "1_0" and "1e400", which float() takes.
     """
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", score.strip()):
+    if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", score.strip()):
         raise ValueError(f"{score!r} is no number")
     relevance = float(score)
     if relevance != 0 and not 1e-6 <= abs(relevance) <= 1e6:
