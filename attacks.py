@@ -25,7 +25,6 @@ Shapes: B queries of a chunk, T tokens, D embedding, Q queries, P passages, R re
 L languages, C texts that are scored, N texts that are drawn, V words of a vocabulary.
 """
 
-import json
 import math
 import re
 import unicodedata
@@ -49,6 +48,8 @@ from xlt import (
     choose,
     eval_mode,
     generator,
+    parse_json,
+    quoted,
     read_lines,
 )
 
@@ -621,14 +622,14 @@ def read_json_table(content, lang):
     """{"word": ["other", ...]}, our tables and Robust-XLT's, with the keys in lower case."""
     table = {}
     try:
-        for word, others in json.loads(content).items():
+        for word, others in parse_json(content).items():
             if not isinstance(others, list) or not all(map(is_word, others)):
-                raise ValueError(f"{word!r} has {others!r}")
+                raise ValueError(f"{quoted(word)} has {quoted(others)}")
             lemmas = [clean_lemma(other) for other in others]
             key = lower(clean_lemma(word), lang)
             if key:
                 table.setdefault(key, []).extend(lemma for lemma in lemmas if lemma)
-    except (ValueError, AttributeError) as error:  # AttributeError: a list has no items()
+    except ValueError as error:
         form = '{"word": ["other", ...]}'
         raise ValueError(f"not JSON of the form {form}: {error}") from None
     return table

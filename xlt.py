@@ -222,7 +222,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def parse_json(text: str, kind: type = dict) -> dict | list:
     """The object (or list) that a JSON text holds.
 
-    *Errors*: ValueError for anything else, and for a key that stands twice.
+    *Errors*: ValueError for anything else, a key that stands twice, and half a character, which
+    could neither be tokenized nor written.
     """
 
     def object_without_twins(pairs):
@@ -238,18 +239,19 @@ def parse_json(text: str, kind: type = dict) -> dict | list:
         raise ValueError(f"no JSON {wanted} ({one_line(str(error))})") from None
     if type(content) is not kind:
         raise ValueError(f"no JSON {wanted} (but other JSON)")
+    # SUBTLE: in pairs they are a character; it is the decoded text that tells
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        half = re.search("[\ud800-\udfff]", json.dumps(content, ensure_ascii=False))
+        if half:
+            raise ValueError(f"holds {ascii(half[0])}, half of a surrogate pair")
     return content
 
 
 def check_string(row: dict, key: str) -> None:
-    """Refuse, with a ValueError, a value that is no string or holds half a character."""
+    """Refuse, with a ValueError, a value that is no string."""
     value = row.get(key, "")
     if type(value) is not str:
         raise ValueError(f'"{key}" is {quoted(value)}, not a string. Put it in quotes.')
-    half = re.search("[\ud800-\udfff]", value)
-    if half:
-        shown = ascii(half[0])
-        raise ValueError(f'"{key}" holds {shown}, half of a surrogate pair. Write the character.')
 
 
 def read_text(line: str) -> Text:

@@ -1027,18 +1027,23 @@ def test_neighbours_agree_with_a_slow_loop(cosines, lang):
         assert [cosine[word, other] for other in nearest] == pytest.approx(best, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "content", ["{", '["a"]', '{"a": "bc"}', '{"a": [1]}', '{"a": [""]}'], ids=range(5)
-)
-def test_a_json_table_of_another_form_is_refused_by_name(tmp_path, content):
-    """Number: no JSON, a list, a text or a number for a list, an empty word.
+OTHER_FORMS = ["{", '["a"]', '{"a": "bc"}', '{"a": [1]}', '{"a": [""]}']
+OTHER_FORMS += ['{"a": ["b\\ud83d"]}', '{"a": ["b"], "a": ["c"]}', '{"a": "%s"}' % ("b" * 900)]
 
-    Catches: "bc" read as the two replacements b and c; a traceback that names no file.
+
+@pytest.mark.parametrize("content", OTHER_FORMS, ids=range(8))
+def test_a_json_table_of_another_form_is_refused_by_name(tmp_path, content):
+    """Number: no JSON, a list, a text or a number for a list, an empty word, half a character, a
+    word that stands twice, a long text.
+
+    Catches: "bc" read as the two replacements b and c; a traceback that names no file; a word that
+    no tokenizer takes; the first of two entries lost; a message as long as the file.
     """
     path = tmp_path / "table.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=re.escape(f"{path}: not JSON of the form")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}: not JSON of the form")) as caught:
         read_table(path, "en")
+    assert len(str(caught.value)) < 300
 
 
 def test_a_table_without_words_is_refused_by_name(tmp_path):
