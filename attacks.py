@@ -48,6 +48,7 @@ from xlt import (
     choose,
     eval_mode,
     generator,
+    one_line,
     parse_json,
     quoted,
     read_lines,
@@ -643,7 +644,7 @@ def read_table(path: Path, lang: str) -> Table:
     if not path.is_file():
         raise ValueError(f"{path}: no such table. Give LANG=FILE with a .json or OMW .tab file.")
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".tab":
             return read_wordnet(content, lang)
         return read_json_table(content, lang)
@@ -684,7 +685,7 @@ def read_dictionary(path: Path, langs: Collection[str] = ()) -> Tables:
         the row "en<TAB>de<TAB>dog<TAB>Hund" -> {"de": {"hund": ["dog"]}, "en": {"dog": ["Hund"]}}
 
     `langs` keeps these only: what a model is trained on must not hold words of its zero-shot
-    languages.
+    languages. Words are cleaned as those of a table are, and what is no word is passed over.
     *Errors*: ValueError for a missing file, or a row with another number of columns.
     """
     row_format = "en<TAB>LANG<TAB>word<TAB>translation"
@@ -694,12 +695,15 @@ def read_dictionary(path: Path, langs: Collection[str] = ()) -> Tables:
     for number, line in read_lines(path):
         cells = line.split("\t")
         if len(cells) != 4 or not all(cells) or cells[0] not in ("en", "eng"):
-            raise ValueError(f"{path}:{number}: {line!r} is not {row_format}.")
-        _, code, english, translation = cells
+            raise ValueError(f"{path}:{number}: {one_line(repr(line))} is not {row_format}.")
+        _, code, *lemmas = cells
         try:
             lang = base_language(code)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from None
+        english, translation = map(clean_lemma, lemmas)
+        if not (english and translation):  # such as "..."
+            continue
         words = concepts.setdefault(english, {"en": [english]})
         words.setdefault(lang, []).append(translation)
     tables = {}

@@ -243,7 +243,7 @@ def parse_json(text: str, kind: type = dict) -> dict | list:
     if re.search(r"\\u[dD][89a-fA-F]", text):
         half = re.search("[\ud800-\udfff]", json.dumps(content, ensure_ascii=False))
         if half:
-            raise ValueError(f"holds {ascii(half[0])}, half of a surrogate pair")
+            raise ValueError(f"holds {half[0]!a}, half of a surrogate pair")
     return content
 
 

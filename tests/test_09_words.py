@@ -1081,6 +1081,36 @@ def test_a_row_of_a_dictionary_is_refused_by_its_number(tmp_path, content, line)
         read_dictionary(path)
 
 
+def test_a_dictionary_holds_clean_words(tmp_path):
+    """Number: blanks, _ for a blank, + beside a Chinese character; a row of signs is passed over.
+
+    Catches: " Hund " with its blanks put into a question; a replacement that shows nothing.
+    """
+    path = tmp_path / "dictionary.tsv"
+    path.write_text("en\tde\t dog \tgroßer_Hund\nen\tzh\tdog\t小+狗\nen\tde\t...\t   \n")
+    assert read_dictionary(path) == {
+        "en": {"dog": ["großer Hund", "小狗"]},
+        "de": {"großer hund": ["dog", "小狗"]},
+        "zh": {"小狗": ["großer Hund", "dog"]},
+    }
+
+
+def test_a_long_row_of_a_dictionary_is_refused_in_a_short_line(tmp_path):
+    """Number: 100,000 letters without a tab. Catches: a message as long as the row."""
+    path = tmp_path / "dictionary.tsv"
+    path.write_text("a" * 100_000)
+    with pytest.raises(ValueError, match="dictionary.tsv:1: ") as caught:
+        read_dictionary(path)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_table_with_a_byte_order_mark_has_no_word_less(tmp_path):
+    """Number: the first of two rows of a synset. Catches: the mark as a part of its name."""
+    path = tmp_path / "fr.tab"
+    path.write_text("\ufeff7-n\tfra:lemma\tpomme\n7-n\tfra:lemma\tpatate\n")
+    assert read_table(path, "fr") == {"pomme": ["patate"], "patate": ["pomme"]}
+
+
 def test_a_dictionary_that_is_not_utf_8_is_refused_by_name(tmp_path):
     """Number: ß is one byte in Latin-1. Catches: an error without the name of its file."""
     path = tmp_path / "dictionary.tsv"
