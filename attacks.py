@@ -89,7 +89,7 @@ class Limits:
             if value in self.choices:
                 return ""
             return f"one of {', '.join(self.choices)}"
-        if not math.isfinite(value):
+        if not -math.inf < value < math.inf:  # isfinite() cannot take 400 digits
             return "a finite number"
         if value < self.least:
             return f"at least {self.least:g}"
@@ -121,7 +121,9 @@ def read_settings(start, text: str, keys: Collection[str], where: str):
             continue
         key, _, word = assignment.partition("=")
         if key not in keys:
-            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(keys) or 'none'}.")
+            raise ValueError(
+                f"{where}: no setting {quoted(key)}. There is {', '.join(keys) or 'none'}."
+            )
         if key in values:
             raise ValueError(f"{where}: {key} is given twice. Leave one out.")
         kind = type(getattr(start, key))
@@ -129,10 +131,10 @@ def read_settings(start, text: str, keys: Collection[str], where: str):
             values[key] = kind(word)
         except ValueError:
             kind_of_number = f"no number of type {kind.__name__}"
-            raise ValueError(f"{where}: {key} is {word!r}, {kind_of_number}.") from None
+            raise ValueError(f"{where}: {key} is {quoted(word)}, {kind_of_number}.") from None
         rule = limits[key].broken_rule(values[key])
         if rule:
-            shown = repr(word) if kind is str else word
+            shown = quoted(word) if kind is str else one_line(word, 60)
             raise ValueError(f"{where}: {key} is {shown}; it is {rule}.")
     return replace(start, **values)
 
@@ -246,9 +248,9 @@ def parse_attack(text: str) -> Attack:
     """
     name, _, settings = text.partition(":")
     if name not in ATTACKS:
-        raise ValueError(f"attack {name!r} is unknown. Take one of {', '.join(ATTACKS)}.")
+        raise ValueError(f"attack {quoted(name)} is unknown. Take one of {', '.join(ATTACKS)}.")
     start = Attack(name, **ATTACKS[name].defaults)
-    return read_settings(start, settings, ATTACKS[name].keys, f"attack {text!r}")
+    return read_settings(start, settings, ATTACKS[name].keys, f"attack {quoted(text)}")
 
 
 # ---- 2. words: find them, protect some, replace the others ---------------------------------------
@@ -662,7 +664,7 @@ def one_file_a_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
         try:
             lang = base_language(code)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{one_line(str(path), 250)}: {error}") from None
         if lang in path_of:
             raise ValueError(f"{path}: {path_of[lang]} is of {lang!r}, too. Leave one out.")
         path_of[lang] = path

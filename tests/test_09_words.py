@@ -114,16 +114,22 @@ def test_a_value_at_its_limit_is_allowed(text):
         ("hue=2", "no setting 'hue'. There is shade, watts, height"),
         ("owner=me", "no setting 'owner'"),
         ("watts=3,height=2,watts=3", "watts is given twice"),
+        ("watts=" + "9" * 400, "watts is 999999999"),
+        ("watts=" + "9" * 5000, "watts is '99999999"),
+        ("height=" + "9" * 400, "height is 9999999"),
+        ("hue\x1b[31m" + "e" * 900, "no setting 'hue\\x1b[31meee"),
     ],
 )
 def test_a_wrong_setting_is_refused(text, message):
     """Claim: the message begins with the place and says what is allowed. Number: of each rule one.
 
     Catches: nan, which is neither below nor above anything; a key that is no setting; the first of
-    two values dropped without a word; above and below that let the limit itself in.
+    two values dropped without a word; above and below that let the limit itself in; an
+    OverflowError for 400 digits; a message as long as the text, or with its control characters.
     """
-    with pytest.raises(ValueError, match=f"^the lamp: {re.escape(message)}"):
+    with pytest.raises(ValueError, match=f"^the lamp: {re.escape(message)}") as caught:
         read_lamp(text)
+    assert len(str(caught.value)) < 200
 
 
 def test_what_differs_from_the_start_is_told_in_the_order_of_the_fields():
@@ -922,10 +928,15 @@ def test_a_word_may_have_two_translations(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["zho", "zh-cn"], "is of 'zh', too. Leave one out"), (["notes"], "unknown language 'notes'")],
+    [
+        (["zho", "zh-cn"], "is of 'zh', too. Leave one out"),
+        (["notes"], "unknown language 'notes'"),
+        (["d\x1b[31me"], r"/d\\x1b\[31me.json: unknown language"),
+    ],
 )
 def test_tables_of_a_folder_have_one_language_each(tmp_path, names, message):
-    """Claim: a table's name is the code of a language. Catches: one of two that is never used."""
+    """Claim: a table's name is the code of a language. Catches: one of two that is never used; a
+    name that colours the terminal."""
     (tmp_path / "synonyms").mkdir()
     for name in names:
         (tmp_path / f"synonyms/{name}.json").write_text("{}")
