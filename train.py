@@ -157,10 +157,8 @@ def parse_robust(text: str) -> Robust:
     """
     if text == "none":
         return Robust()
-    where, parts = (
-        f"--robust {xlt.one_line(text)}",
-        [part.partition(":") for part in text.split("+")],
-    )
+    where = f"--robust {xlt.one_line(text)}"
+    parts = [part.partition(":") for part in text.split("+")]
     names = [name for name, _, _ in parts]
     for name in names:
         if name not in METHODS:

@@ -1138,13 +1138,16 @@ def library_stages(path: str | Path) -> dict[str, str]:
     stages = {}
     for stage in read_json(file, list):
         try:
-            kind = stage["type"].rpartition(".")[2]
-            stages[kind] = str(Path(stage["path"])).removeprefix(".")
-        except (TypeError, KeyError, AttributeError):
-            raise ValueError(f'{file}: {str(stage)[:80]} has no "type" and "path".') from None
+            kind, part = stage["type"].rpartition(".")[2], stage["path"]
+            if not re.fullmatch(r"[\w.-]*", part) or part == "..":
+                raise ValueError
+        except (TypeError, KeyError, AttributeError, ValueError):
+            problem = 'without "type" and "path", a folder in this one'
+            raise ValueError(f"{file}: {quoted(stage)} is {problem}.") from None
+        stages[kind] = part
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(
-                f"{file}: the model has a stage {kind!r}, which is not computed here: its vectors "
+                f"{file}: the model has a stage {quoted(kind)}, which is not computed here: its vectors "
                 "would be others. Take a model of Transformer, Pooling and Normalize."
             )
     return stages
@@ -1162,7 +1165,7 @@ def library_pooling(file: Path) -> str:
                 names.append(key.removeprefix("pooling_mode_").removesuffix("_tokens"))
     # Divided by sqrt(T) or by T: once normalised it is the same vector
     ours = {"cls_token": "cls", "mean_sqrt_len": "mean", "mean_sqrt_len_tokens": "mean"}
-    return "+".join(ours.get(name, str(name)) for name in names) or "mean"
+    return "+".join(ours.get(str(name), str(name)) for name in names) or "mean"
 
 
 def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
@@ -1175,12 +1178,12 @@ def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
     same_order = ("cosine", "dot", "euclidean") if normalized else ("cosine",)
     if similarity not in same_order:
         raise ValueError(
-            f"{file}: the model's similarity is {similarity!r} without a Normalize stage; vectors "
+            f"{file}: the model's similarity is {quoted(similarity)} without a Normalize stage; vectors "
             "are compared by their cosine here. Take a model of the cosine."
         )
     prompts = content.get("prompts") or {}
     if type(prompts) is not dict:
-        raise ValueError(f"{file}: prompts are {prompts!r:.80}, not names with texts.")
+        raise ValueError(f"{file}: prompts are {quoted(prompts)}, not names with texts.")
     default = prompts.get(str(content.get("default_prompt_name")), "")
     prefixes = {"query_prefix": default, "passage_prefix": default}
     names = [("query_prefix", "query")]
@@ -1260,10 +1263,12 @@ def choose_settings(path: str | Path, flags: dict) -> Settings:
     for place in (*stored, Stored("flag", flags)):  # what comes later wins
         for name, value in place.values.items():
             if name not in defaults:
-                raise ValueError(f"{path}: {place.source}: unknown setting {name!r}. Delete it.")
+                raise ValueError(
+                    f"{path}: {place.source}: unknown setting {quoted(name)}. Delete it."
+                )
             values[name], source_of[name] = value, place.source
     for name, value in values.items():
-        where = f"{path}: {name.replace('_', ' ')} {value!r:.60} (of {source_of[name]})"
+        where = f"{path}: {name.replace('_', ' ')} {quoted(value)} (of {source_of[name]})"
         wanted = type(defaults[name])
         if type(value) is not wanted:
             raise ValueError(f"{where} is no {wanted.__name__}. Correct it.")

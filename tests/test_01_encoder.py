@@ -764,6 +764,27 @@ def test_flags_come_before_our_file_and_that_before_the_librarys(plain, capsys):
     assert "of default: context False" in report
 
 
+@pytest.mark.parametrize("path", ["../plain", "..", "/etc", "a/b", "\x1b[31m", ["x"], None, 7])
+def test_a_stage_lies_in_the_folder(plain, path):
+    """Claim: the place of a stage is the name of a folder in the model's.
+
+    Number: one level up, the root, two levels down, an escape code, and what is no text.
+    Catches: another model's files; a TypeError; a message that colours the terminal.
+    """
+    stages = [{"path": path, "type": "sentence_transformers.models.Transformer"}]
+    write_json_file(plain / "modules.json", stages)
+    with pytest.raises(ValueError, match='modules.json: .* without "type" and "path"') as caught:
+        load_encoder(plain)
+    assert str(caught.value).isprintable()
+
+
+def test_a_pooling_that_is_no_text_is_refused(plain):
+    """Claim: as one that we do not compute. Catches: TypeError: unhashable type."""
+    write_library_files(plain, pooling={"pooling_mode": ["cls"]})
+    with pytest.raises(ValueError, match="pooling .* .of 1_Pooling/config.json. is unknown"):
+        load_encoder(plain)
+
+
 @pytest.mark.parametrize("kind", ["Dense", "LSTM"])
 def test_a_stage_that_we_do_not_compute_is_refused(plain, kind):
     """Claim: by name.
