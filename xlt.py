@@ -1089,6 +1089,10 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
             vocabulary.pop(name, None)
     elif hasattr(tokenizer, "get_vocab"):
         vocabulary = tokenizer.get_vocab()
+    # These stand in tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text a text
+    for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
+        if getattr(tokenizer, name, usual) != usual:
+            vocabulary |= {name: getattr(tokenizer, name)}
     if hasattr(model, "config"):
         # What differs from the defaults: a version of transformers may have more of them
         config = model.config.to_diff_dict()

@@ -25,6 +25,7 @@ from xlt import (
     Settings,
     Text,
     check_known,
+    encoder_hashes,
     eval_mode,
     length_chunks,
     load_encoder,
@@ -594,6 +595,21 @@ def test_the_hash_of_the_weights_is_a_hash_of_bytes():
     model.weight.data = torch.tensor([[1.0, 2.0]])
     content = b"weight" + bytes.fromhex("0000803f 00000040")
     assert weights_hash(SimpleNamespace(model=model)) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("changes", [{"truncation_side": "left"}, {"split_special_tokens": True}])
+def test_the_hash_of_the_tokenizer_sees_what_its_configuration_changes(plain, changes):
+    """Claim: other vectors of the same weights have another hash, or an old result would do.
+
+    Number: a long text that is cut, and one that holds "<s>".
+    Catches: a hash of tokenizer.json alone.
+    """
+    texts = make_texts("Cats eat meat. " * 60 + "Dogs do not.", "Cats <s> eat.")
+    before = load_encoder(plain)
+    change_json(plain / "tokenizer_config.json", **changes)
+    after = load_encoder(plain)
+    assert not torch.allclose(before.encode(texts, "query"), after.encode(texts, "query"))
+    assert encoder_hashes(before) != encoder_hashes(after)
 
 
 # ---- what other libraries read -------------------------------------------------------------------
