@@ -1371,7 +1371,7 @@ def check_weights(path: str | Path, model, info: dict) -> None:
 
     SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike. Layers
     above num_hidden_layers are left out without a word.
-    *Errors*: ValueError names the weights.
+    *Errors*: ValueError names the weights; also for NaN, and for numbers that no half could hold.
     """
     for name, stored_shape, shape in sorted(info["mismatched_keys"]):
         raise ValueError(
@@ -1394,6 +1394,10 @@ def check_weights(path: str | Path, model, info: dict) -> None:
         if numbers.sub("#", plain) in own and numbers.search(plain):
             remedy = "Set num_hidden_layers in config.json to what the checkpoint has."
             raise ValueError(f"--model {path}: {key} would be left out. {remedy}")
+    for name, weight in model.named_parameters():
+        low, high = weight.aminmax()
+        if not -65504 <= low <= high <= 65504:  # fp16's largest number; NaN is in no range
+            raise ValueError(f"--model {path}: {name} is from {low:g} to {high:g}: damaged.")
 
 
 def check_tokenizer(path: str | Path, tokenizer, rows: int) -> None:
@@ -1451,6 +1455,7 @@ def padding_matters(encoder: Encoder) -> bool:
     """Does a text get another vector when it is padded? In a model without a mask (FNet) it does.
 
     *Units*: 1e-3 of a unit vector; rounding gives 1e-6, FNet 0.4.
+    *Errors*: ValueError for vectors of no length, as zeros in the place of weights give.
     """
     columns = encoder._call_tokenizer(["1", "1 2 3 4 5 6 7 8"], None)
     rows = []
@@ -1461,6 +1466,9 @@ def padding_matters(encoder: Encoder) -> bool:
         for batch in (encoder.pad(rows), encoder.pad(rows[:1])):
             embeddings = encoder.word_embeddings(batch["input_ids"])
             vectors.append(encoder.from_embeddings(embeddings, batch)[0])
+    lengths = torch.stack(vectors).norm(dim=1)
+    if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
+        raise ValueError(f"their lengths are {lengths.tolist()} and not 1")
     return float((vectors[0] - vectors[1]).abs().max()) > 1e-3
 
 
@@ -1509,16 +1517,16 @@ def load_encoder(
             ignore_mismatched_sizes=True,  # check_weights refuses them and says which
             **place,
         )
-    with opening(path, "the tokenizer does not open"):
+    with opening(path, f"the tokenizer does not open ({vocabularies})"):
         tokenizer = AutoTokenizer.from_pretrained(path, **place)
     model.pooler = None  # we pool by ourselves
-    check_weights(path, model, info)
-    with opening(path, "has no word embeddings"):
+    check_weights(f"{path}: {weights}", model, info)
+    with opening(path, "config.json: it has no word embeddings"):
         rows = model.get_input_embeddings().weight.shape[0]
-    check_tokenizer(path, tokenizer, rows)
+    check_tokenizer(f"{path}: {vocabularies}", tokenizer, rows)
     encoder = Encoder(model, tokenizer, choose_settings(path, flags))
     check_lengths(path, encoder)
-    with opening(path, "gives no vectors when it is fed with word embeddings"):
+    with opening(path, f"no vectors come of word embeddings (config.json, {weights})"):
         encoder.one_length = padding_matters(encoder)
     encoder.precision = precision
     return encoder.to(device)

@@ -1059,10 +1059,64 @@ def test_a_checkpoint_of_another_kind_is_not_called_incomplete(tmp_path):
 def test_an_impossible_number_of_layers_is_refused_at_once(plain, layers):
     """Claim: before anything is built.
 
-    Catches: memory for 999,999,999 layers; a model of none.
+    Catches: memory for 9,999,999 layers; a model of none.
     """
     change_json(plain / "config.json", num_hidden_layers=layers)
-    with pytest.raises(ValueError, match=f"config.json: {layers} layers. Write 1 to 1000"):
+    with pytest.raises(ValueError, match=f"config.json: {layers} layers. Write 1 to 200"):
+        load_encoder(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("vocab_size", 10**9, "'vocab_size' is 1000000000. Write at most 10000000"),
+        ("type_vocab_size", 10**400, "'type_vocab_size' is 1000000"),
+        ("num_labels", 10**6, "'num_labels' is 1000000. Write at most 10000"),
+        ("hidden_size", 10**6, ", 2.2e.06 bytes in .'model.safetensors'"),
+        ("num_attention_heads", 3, "describes no model. ValueError: The hidden size .32. is not"),
+        ("hidden_act", "rely", "describes no model. KeyError: 'rely'"),
+    ],
+)
+def test_a_config_that_is_not_of_these_weights_is_refused_before_memory_is_taken(
+    plain, name, value, message
+):
+    """Claim: config.json is named, and no number of the model is made.
+
+    Number: a million times a million numbers, five times, are 20 TB.
+    Catches: "can't allocate memory", or a machine that swaps; "the weights do not open"; a name for
+    each of a million labels, which takes half a minute.
+    """
+    change_json(plain / "config.json", **{name: value})
+    with pytest.raises(ValueError, match=f"config.json.*{message}"):
+        load_encoder(plain)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 1e30])
+def test_weights_that_are_no_weights_are_refused(plain, value):
+    """Claim: by name, wherever in the table they stand.
+
+    Number: one number, in the last row of 16,000; a bit of a small number turned makes it 1e30.
+    Catches: vectors of NaN or of no length, for those texts alone that hold the word.
+    """
+    encoder = load_encoder(plain)
+    with torch.no_grad():
+        encoder.model.embeddings.word_embeddings.weight[-1, 5] = value
+    encoder.model.save_pretrained(plain)
+    with pytest.raises(ValueError, match="model.safetensors: .*word_embeddings.* damaged"):
+        load_encoder(plain)
+
+
+def test_weights_that_give_vectors_of_no_length_are_refused(plain):
+    """Claim: zeros in the last normalisation, as a crash leaves them, make every text zero.
+
+    Catches: cosines of 0 between all texts, evaluated as a model like any other.
+    """
+    encoder = load_encoder(plain)
+    with torch.no_grad():
+        encoder.model.encoder.layer[-1].output.LayerNorm.weight.zero_()
+        encoder.model.encoder.layer[-1].output.LayerNorm.bias.zero_()
+    encoder.model.save_pretrained(plain)
+    with pytest.raises(ValueError, match="no vectors .*model.safetensors.*lengths are .0.0, 0.0"):
         load_encoder(plain)
 
 
