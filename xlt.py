@@ -524,7 +524,8 @@ class Encoder(nn.Module):
         if settings.pooling not in POOLINGS:
             raise ValueError(f"pooling {settings.pooling!r} is unknown. Take mean or cls.")
         if tokenizer.pad_token_id is None:
-            raise ValueError(f"{tokenizer.name_or_path!r} has no padding token. Take an encoder's.")
+            remedy = "Take an encoder's, or name one in tokenizer_config.json."
+            raise ValueError(f"{tokenizer.name_or_path!r} has no padding token. {remedy}")
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
         self.one_length = False  # chunks without padding, for a model that does not mask it (FNet)
@@ -1313,6 +1314,18 @@ def check_place(path: str | Path, hub: bool) -> None:
     raise ValueError(f"--model {path}: no such folder. {remedy}")
 
 
+TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def file_names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    """The files of these patterns; of a name on the hub none is known."""
+    names = []
+    for pattern in patterns:
+        names += sorted(file.name for file in folder.glob(pattern))
+    return names
+
+
 def check_files(folder: Path) -> None:
     """Refuse a folder without model or tokenizer, and files that stand for others.
 
@@ -1321,14 +1334,12 @@ def check_files(folder: Path) -> None:
     takes = f"{folder}: no %s. --model takes a folder that holds %s."
     if not (folder / "config.json").is_file():
         raise ValueError(takes % ("config.json", "a model"))
-    vocabularies = []
-    for pattern in ("tokenizer*", "vocab*", "*.model"):
-        vocabularies += folder.glob(pattern)
-    if not vocabularies:
+    if not file_names(folder, TOKENIZERS):
         raise ValueError(takes % ("tokenizer_config.json", "a tokenizer"))
     for file in sorted(folder.iterdir()):
         if not (file.is_file() or file.is_dir()):
-            raise ValueError(f"{file}: a pipe or a broken link, no file. Put the file there.")
+            name = one_line(str(file), 250)
+            raise ValueError(f"{name}: a pipe or a broken link, no file. Put the file there.")
         is_small = file.is_file() and file.stat().st_size < 1024
         if is_small and file.read_bytes().startswith(b"version https://git-lfs"):
             remedy = "Fetch the file itself: git lfs pull."
@@ -1342,11 +1353,24 @@ def opening(path: str | Path, failure: str):
         yield
     # Every kind, from KeyError to the library's own and its backends'
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160].rstrip(". ")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(reason, 160).rstrip(". ")
         remedy = "Fetch the model again, or take another."
         if re.search("sentencepiece|tiktoken|protobuf", reason):
             remedy = "Its tokenizer needs: pip install sentencepiece protobuf."
         raise ValueError(f"--model {path}: {failure}. {reason}. {remedy}") from None
+
+
+def check_numbers(file: Path) -> None:
+    """Refuse a config.json whose numbers no encoder has, before a library counts up to one of them.
+
+    *Units*: at most 1e7, labels 1e4 (each gets a name); XLM-V has 1e6 pieces.
+    *Errors*: ValueError with the file, also for what is no JSON.
+    """
+    for key, value in read_json(file).items():
+        most = 10**4 if key == "num_labels" else 10**7
+        if type(value) is int and value > most:
+            raise ValueError(f"{file}: {quoted(key)} is {quoted(value)}. Write at most {most}.")
 
 
 def check_config(path: str | Path, config) -> None:
@@ -1362,8 +1386,26 @@ def check_config(path: str | Path, config) -> None:
     if getattr(config, "use_lang_emb", False):
         raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
     layers = getattr(config, "num_hidden_layers", 1)
-    if isinstance(layers, int) and not 1 <= layers <= 1000:
-        raise ValueError(f"--model {path}: config.json: {layers} layers. Write 1 to 1000.")
+    if isinstance(layers, int) and not 1 <= layers <= 200:
+        raise ValueError(f"--model {path}: config.json: {layers} layers. Write 1 to 200.")
+
+
+def check_size(path: str | Path, folder: Path, opener, config) -> None:
+    """Refuse a config.json that makes no model, or one for which the folder has too few weights.
+
+    SUBTLE: what a checkpoint lacks would be made up, and memory taken for it; on the device "meta"
+    a model has shapes and no numbers.
+    *Units*: in no format are there four numbers in a byte.
+    *Errors*: ValueError with both sizes.
+    """
+    with opening(path, "config.json describes no model"), torch.device("meta"):
+        model = opener.from_config(config, trust_remote_code=False)
+    numbers = sum(weight.numel() for weight in model.parameters())
+    names = file_names(folder, WEIGHTS)
+    size = sum((folder / name).stat().st_size for name in names)
+    if names and numbers > 4 * size:
+        both = f"{numbers:.1e} numbers by config.json, {size:.1e} bytes in {one_line(str(names))}"
+        raise ValueError(f"--model {path}: {both}. They are of two models, or one is damaged.")
 
 
 def check_weights(path: str | Path, model, info: dict) -> None:
@@ -1493,8 +1535,14 @@ def load_encoder(
     """
     check_place(path, hub)
     part = library_stages(path).get("Transformer", "")
+    folder = Path(path) / part
     if Path(path).is_dir():
-        check_files(Path(path) / part)
+        check_files(folder)
+    weights = one_line(", ".join(file_names(folder, WEIGHTS)))
+    vocabularies = one_line(", ".join(file_names(folder, TOKENIZERS)))
+    file = model_file(path, (Path(part) / "config.json").as_posix())
+    if file is not None:
+        check_numbers(file)
     # Imported here: it takes longer than all the rest, and --help does without
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
@@ -1509,7 +1557,8 @@ def load_encoder(
     opener = AutoModel
     if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         opener = AutoModelForTextEncoding  # of T5 the encoder alone, of others the same model
-    with opening(path, "the weights do not open"):
+    check_size(path, folder, opener, config)
+    with opening(path, f"the weights do not open ({weights})"):
         model, info = opener.from_pretrained(
             path,
             dtype=torch.float32,
