@@ -383,6 +383,9 @@ def encode_split(
     pools = attacks.make_pools(p, data, queries, passages, split, self_hits)
     query_langs = np.array([data.queries[i].lang for i in queries])
     cells = make_cells(query_langs, pools.langs, views)
+    for view in views:
+        if not any(cell.view == view for cell in cells):
+            print(f"--views {view}: nothing to rank in the languages {langs}", file=sys.stderr)
     clean = rank_cells(q, pools, cells)
     return Split(encoder, data, split, queries, passages, q, pools, views, cells, clean)
 

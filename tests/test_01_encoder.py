@@ -850,7 +850,7 @@ def test_a_dot_product_without_normalisation_is_refused(plain):
     ("content", "message"),
     [
         ("{", "xlt.json: no JSON"),
-        ("[]", "xlt.json: a JSON list, not dict"),
+        ("[]", "xlt.json: no JSON object"),
         ('{"poling": "cls"}', "xlt.json: unknown setting 'poling'"),
         ('{"query_length": "12"}', r"query length '12' \(of xlt.json\) is no int"),
         ('{"query_length": 0}', "query length 0 .* at least one token"),

@@ -542,6 +542,18 @@ def test_a_missing_passage_has_no_language(tmp_path):
     assert find_record(metrics, "mono", "en", "en")["mAP"] == 0.5
 
 
+def test_a_view_without_candidates_is_told(tmp_path, capsys):
+    """Number: of English alone there is no cross, and of both languages there is.
+
+    Catches: an empty column, and nobody knows why.
+    """
+    write_folder(tmp_path)
+    evaluate_biased(tmp_path, 0.5, langs=["en"])
+    assert "--views cross: nothing to rank in the languages ['en']" in capsys.readouterr().err
+    evaluate_biased(tmp_path, 0.5)
+    assert "nothing to rank" not in capsys.readouterr().err
+
+
 def test_chance_knows_what_cannot_be_found(tmp_path):
     """Number: one answer of two is among four passages: R@1 by chance is 1/2 of 1/4.
 
@@ -1010,6 +1022,7 @@ IDENTITY = {
     "settings": {},
     "langs": ["en"],
     "limit": 0,
+    "no_self_hits": False,
 }
 
 

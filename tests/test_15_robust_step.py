@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from training_world import hashes, log_lines, run_until_killed, write_encoder, write_world
 
+import evaluate
 import train
 import xlt
 from train import Losses, Method, Robust, View
@@ -689,7 +690,7 @@ def plain_run(world, tmp_path_factory):
 
 def manifest_of(run):
     """run.json without the seconds."""
-    manifest = json.loads((run / "run.json").read_text())
+    manifest = evaluate.read_manifest(run)
     del manifest["seconds_training"]
     return manifest
 
