@@ -25,7 +25,6 @@ Shapes: B queries of a chunk, T tokens, D embedding, Q queries, P passages, R re
 L languages, C texts that are scored, N texts that are drawn, V words of a vocabulary.
 """
 
-import json
 import math
 import re
 import unicodedata
@@ -49,6 +48,9 @@ from xlt import (
     choose,
     eval_mode,
     generator,
+    one_line,
+    parse_json,
+    quoted,
     read_lines,
 )
 
@@ -87,7 +89,7 @@ class Limits:
             if value in self.choices:
                 return ""
             return f"one of {', '.join(self.choices)}"
-        if not math.isfinite(value):
+        if not -math.inf < value < math.inf:  # isfinite() cannot take 400 digits
             return "a finite number"
         if value < self.least:
             return f"at least {self.least:g}"
@@ -119,7 +121,9 @@ def read_settings(start, text: str, keys: Collection[str], where: str):
             continue
         key, _, word = assignment.partition("=")
         if key not in keys:
-            raise ValueError(f"{where}: no setting {key!r}. There is {', '.join(keys) or 'none'}.")
+            raise ValueError(
+                f"{where}: no setting {quoted(key)}. There is {', '.join(keys) or 'none'}."
+            )
         if key in values:
             raise ValueError(f"{where}: {key} is given twice. Leave one out.")
         kind = type(getattr(start, key))
@@ -127,10 +131,10 @@ def read_settings(start, text: str, keys: Collection[str], where: str):
             values[key] = kind(word)
         except ValueError:
             kind_of_number = f"no number of type {kind.__name__}"
-            raise ValueError(f"{where}: {key} is {word!r}, {kind_of_number}.") from None
+            raise ValueError(f"{where}: {key} is {quoted(word)}, {kind_of_number}.") from None
         rule = limits[key].broken_rule(values[key])
         if rule:
-            shown = repr(word) if kind is str else word
+            shown = quoted(word) if kind is str else one_line(word, 60)
             raise ValueError(f"{where}: {key} is {shown}; it is {rule}.")
     return replace(start, **values)
 
@@ -244,9 +248,9 @@ def parse_attack(text: str) -> Attack:
     """
     name, _, settings = text.partition(":")
     if name not in ATTACKS:
-        raise ValueError(f"attack {name!r} is unknown. Take one of {', '.join(ATTACKS)}.")
+        raise ValueError(f"attack {quoted(name)} is unknown. Take one of {', '.join(ATTACKS)}.")
     start = Attack(name, **ATTACKS[name].defaults)
-    return read_settings(start, settings, ATTACKS[name].keys, f"attack {text!r}")
+    return read_settings(start, settings, ATTACKS[name].keys, f"attack {quoted(text)}")
 
 
 # ---- 2. words: find them, protect some, replace the others ---------------------------------------
@@ -621,14 +625,14 @@ def read_json_table(content, lang):
     """{"word": ["other", ...]}, our tables and Robust-XLT's, with the keys in lower case."""
     table = {}
     try:
-        for word, others in json.loads(content).items():
+        for word, others in parse_json(content).items():
             if not isinstance(others, list) or not all(map(is_word, others)):
-                raise ValueError(f"{word!r} has {others!r}")
+                raise ValueError(f"{quoted(word)} has {quoted(others)}")
             lemmas = [clean_lemma(other) for other in others]
             key = lower(clean_lemma(word), lang)
             if key:
                 table.setdefault(key, []).extend(lemma for lemma in lemmas if lemma)
-    except (ValueError, AttributeError) as error:  # AttributeError: a list has no items()
+    except ValueError as error:
         form = '{"word": ["other", ...]}'
         raise ValueError(f"not JSON of the form {form}: {error}") from None
     return table
@@ -642,7 +646,7 @@ def read_table(path: Path, lang: str) -> Table:
     if not path.is_file():
         raise ValueError(f"{path}: no such table. Give LANG=FILE with a .json or OMW .tab file.")
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".tab":
             return read_wordnet(content, lang)
         return read_json_table(content, lang)
@@ -660,7 +664,7 @@ def one_file_a_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
         try:
             lang = base_language(code)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{one_line(str(path), 250)}: {error}") from None
         if lang in path_of:
             raise ValueError(f"{path}: {path_of[lang]} is of {lang!r}, too. Leave one out.")
         path_of[lang] = path
@@ -683,7 +687,7 @@ def read_dictionary(path: Path, langs: Collection[str] = ()) -> Tables:
         the row "en<TAB>de<TAB>dog<TAB>Hund" -> {"de": {"hund": ["dog"]}, "en": {"dog": ["Hund"]}}
 
     `langs` keeps these only: what a model is trained on must not hold words of its zero-shot
-    languages.
+    languages. Words are cleaned as those of a table are, and what is no word is passed over.
     *Errors*: ValueError for a missing file, or a row with another number of columns.
     """
     row_format = "en<TAB>LANG<TAB>word<TAB>translation"
@@ -693,12 +697,15 @@ def read_dictionary(path: Path, langs: Collection[str] = ()) -> Tables:
     for number, line in read_lines(path):
         cells = line.split("\t")
         if len(cells) != 4 or not all(cells) or cells[0] not in ("en", "eng"):
-            raise ValueError(f"{path}:{number}: {line!r} is not {row_format}.")
-        _, code, english, translation = cells
+            raise ValueError(f"{path}:{number}: {one_line(repr(line))} is not {row_format}.")
+        _, code, *lemmas = cells
         try:
             lang = base_language(code)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from None
+        english, translation = map(clean_lemma, lemmas)
+        if not (english and translation):  # such as "..."
+            continue
         words = concepts.setdefault(english, {"en": [english]})
         words.setdefault(lang, []).append(translation)
     tables = {}

@@ -59,6 +59,7 @@ from xlt import (
     load_encoder,
     locked,
     output_folder,
+    read_lines,
     read_record,
     refuse_twice,
     truncated_texts,
@@ -639,10 +640,10 @@ def open_adversary(options: Options, data: DataSet, encoder: Encoder | None) -> 
         tables["dictionary"] = attacks.read_dictionary(data.folder / "dictionary.tsv")
     fixed = set()
     if options.protect:
-        for line in options.protect.read_text(encoding="utf-8").split("\n"):
-            if line.strip():  # words are compared in lower case, and Turkish has one of its own
-                fixed.add(attacks.lower(line.strip()))
-                fixed.add(attacks.lower(line.strip(), "tr"))
+        for _, line in read_lines(options.protect):
+            # Words are compared in lower case, and Turkish has one of its own
+            fixed.add(attacks.lower(line.strip()))
+            fixed.add(attacks.lower(line.strip(), "tr"))
     return Adversary(options, tables, frozenset(fixed))
 
 

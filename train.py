@@ -157,12 +157,13 @@ def parse_robust(text: str) -> Robust:
     """
     if text == "none":
         return Robust()
-    where, parts = f"--robust {text}", [part.partition(":") for part in text.split("+")]
+    where = f"--robust {xlt.one_line(text)}"
+    parts = [part.partition(":") for part in text.split("+")]
     names = [name for name, _, _ in parts]
     for name in names:
         if name not in METHODS:
             options = ", ".join(METHODS)
-            raise ValueError(f"{where}: {name!r} is unknown. Take none or of {options}.")
+            raise ValueError(f"{where}: {xlt.quoted(name)} is unknown. Take none or of {options}.")
     if len(set(names)) < len(names) or names == ["self-teaching"]:
         example = "rs-da+self-teaching"
         raise ValueError(

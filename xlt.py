@@ -81,7 +81,8 @@ def one_line(text: str, most: int = 120) -> str:
     shown = text[:most]
     if shown.isprintable():
         return shown
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown)
+    return shown[:most]  # a NUL is shown in four characters
 
 
 def quoted(value) -> str:
@@ -221,7 +222,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def parse_json(text: str, kind: type = dict) -> dict | list:
     """The object (or list) that a JSON text holds.
 
-    *Errors*: ValueError for anything else, and for a key that stands twice.
+    *Errors*: ValueError for anything else, a key that stands twice, and half a character, which
+    could neither be tokenized nor written.
     """
 
     def object_without_twins(pairs):
@@ -237,18 +239,19 @@ def parse_json(text: str, kind: type = dict) -> dict | list:
         raise ValueError(f"no JSON {wanted} ({one_line(str(error))})") from None
     if type(content) is not kind:
         raise ValueError(f"no JSON {wanted} (but other JSON)")
+    # SUBTLE: in pairs they are a character; it is the decoded text that tells
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        half = re.search("[\ud800-\udfff]", json.dumps(content, ensure_ascii=False))
+        if half:
+            raise ValueError(f"holds {half[0]!a}, half of a surrogate pair")
     return content
 
 
 def check_string(row: dict, key: str) -> None:
-    """Refuse, with a ValueError, a value that is no string or holds half a character."""
+    """Refuse, with a ValueError, a value that is no string."""
     value = row.get(key, "")
     if type(value) is not str:
         raise ValueError(f'"{key}" is {quoted(value)}, not a string. Put it in quotes.')
-    half = re.search("[\ud800-\udfff]", value)
-    if half:
-        shown = ascii(half[0])
-        raise ValueError(f'"{key}" holds {shown}, half of a surrogate pair. Write the character.')
 
 
 def read_text(line: str) -> Text:
@@ -331,7 +334,7 @@ def read_relevance(score: str) -> float:
     *Units*: 0 or a size from 1e-6 to 1e6; the sign may be minus, which is "not relevant" as well.
     *Errors*: ValueError for anything else, also "nan", "1_0" and "1e400", which float() takes.
     """
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", score.strip()):
+    if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", score.strip()):
         raise ValueError(f"{score!r} is no number")
     relevance = float(score)
     if relevance != 0 and not 1e-6 <= abs(relevance) <= 1e6:
@@ -521,7 +524,8 @@ class Encoder(nn.Module):
         if settings.pooling not in POOLINGS:
             raise ValueError(f"pooling {settings.pooling!r} is unknown. Take mean or cls.")
         if tokenizer.pad_token_id is None:
-            raise ValueError(f"{tokenizer.name_or_path!r} has no padding token. Take an encoder's.")
+            remedy = "Take an encoder's, or name one in tokenizer_config.json."
+            raise ValueError(f"{tokenizer.name_or_path!r} has no padding token. {remedy}")
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
         self.one_length = False  # chunks without padding, for a model that does not mask it (FNet)
@@ -1096,6 +1100,10 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
             vocabulary.pop(name, None)
     elif hasattr(tokenizer, "get_vocab"):
         vocabulary = tokenizer.get_vocab()
+    # These stand in tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text a text
+    for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
+        if getattr(tokenizer, name, usual) != usual:
+            vocabulary |= {name: getattr(tokenizer, name)}
     if hasattr(model, "config"):
         # What differs from the defaults: a version of transformers may have more of them
         config = model.config.to_diff_dict()
@@ -1145,13 +1153,16 @@ def library_stages(path: str | Path) -> dict[str, str]:
     stages = {}
     for stage in read_json(file, list):
         try:
-            kind = stage["type"].rpartition(".")[2]
-            stages[kind] = str(Path(stage["path"])).removeprefix(".")
-        except (TypeError, KeyError, AttributeError):
-            raise ValueError(f'{file}: {str(stage)[:80]} has no "type" and "path".') from None
+            kind, part = stage["type"].rpartition(".")[2], stage["path"]
+            if not re.fullmatch(r"[\w.-]*", part) or part == "..":
+                raise ValueError
+        except (TypeError, KeyError, AttributeError, ValueError):
+            problem = 'without "type" and "path", a folder in this one'
+            raise ValueError(f"{file}: {quoted(stage)} is {problem}.") from None
+        stages[kind] = part
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(
-                f"{file}: the model has a stage {kind!r}, which is not computed here: its vectors "
+                f"{file}: the model has a stage {quoted(kind)}, which is not computed here: its vectors "
                 "would be others. Take a model of Transformer, Pooling and Normalize."
             )
     return stages
@@ -1169,7 +1180,7 @@ def library_pooling(file: Path) -> str:
                 names.append(key.removeprefix("pooling_mode_").removesuffix("_tokens"))
     # Divided by sqrt(T) or by T: once normalised it is the same vector
     ours = {"cls_token": "cls", "mean_sqrt_len": "mean", "mean_sqrt_len_tokens": "mean"}
-    return "+".join(ours.get(name, str(name)) for name in names) or "mean"
+    return "+".join(ours.get(str(name), str(name)) for name in names) or "mean"
 
 
 def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
@@ -1182,12 +1193,12 @@ def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
     same_order = ("cosine", "dot", "euclidean") if normalized else ("cosine",)
     if similarity not in same_order:
         raise ValueError(
-            f"{file}: the model's similarity is {similarity!r} without a Normalize stage; vectors "
+            f"{file}: the model's similarity is {quoted(similarity)} without a Normalize stage; vectors "
             "are compared by their cosine here. Take a model of the cosine."
         )
     prompts = content.get("prompts") or {}
     if type(prompts) is not dict:
-        raise ValueError(f"{file}: prompts are {prompts!r:.80}, not names with texts.")
+        raise ValueError(f"{file}: prompts are {quoted(prompts)}, not names with texts.")
     default = prompts.get(str(content.get("default_prompt_name")), "")
     prefixes = {"query_prefix": default, "passage_prefix": default}
     names = [("query_prefix", "query")]
@@ -1267,10 +1278,12 @@ def choose_settings(path: str | Path, flags: dict) -> Settings:
     for place in (*stored, Stored("flag", flags)):  # what comes later wins
         for name, value in place.values.items():
             if name not in defaults:
-                raise ValueError(f"{path}: {place.source}: unknown setting {name!r}. Delete it.")
+                raise ValueError(
+                    f"{path}: {place.source}: unknown setting {quoted(name)}. Delete it."
+                )
             values[name], source_of[name] = value, place.source
     for name, value in values.items():
-        where = f"{path}: {name.replace('_', ' ')} {value!r:.60} (of {source_of[name]})"
+        where = f"{path}: {name.replace('_', ' ')} {quoted(value)} (of {source_of[name]})"
         wanted = type(defaults[name])
         if type(value) is not wanted:
             raise ValueError(f"{where} is no {wanted.__name__}. Correct it.")
@@ -1311,6 +1324,18 @@ def check_place(path: str | Path, hub: bool) -> None:
     raise ValueError(f"--model {path}: no such folder. {remedy}")
 
 
+TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def file_names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    """The files of these patterns; of a name on the hub none is known."""
+    names = []
+    for pattern in patterns:
+        names += sorted(file.name for file in folder.glob(pattern))
+    return names
+
+
 def check_files(folder: Path) -> None:
     """Refuse a folder without model or tokenizer, and files that stand for others.
 
@@ -1319,14 +1344,12 @@ def check_files(folder: Path) -> None:
     takes = f"{folder}: no %s. --model takes a folder that holds %s."
     if not (folder / "config.json").is_file():
         raise ValueError(takes % ("config.json", "a model"))
-    vocabularies = []
-    for pattern in ("tokenizer*", "vocab*", "*.model"):
-        vocabularies += folder.glob(pattern)
-    if not vocabularies:
+    if not file_names(folder, TOKENIZERS):
         raise ValueError(takes % ("tokenizer_config.json", "a tokenizer"))
     for file in sorted(folder.iterdir()):
         if not (file.is_file() or file.is_dir()):
-            raise ValueError(f"{file}: a pipe or a broken link, no file. Put the file there.")
+            name = one_line(str(file), 250)
+            raise ValueError(f"{name}: a pipe or a broken link, no file. Put the file there.")
         is_small = file.is_file() and file.stat().st_size < 1024
         if is_small and file.read_bytes().startswith(b"version https://git-lfs"):
             remedy = "Fetch the file itself: git lfs pull."
@@ -1340,11 +1363,24 @@ def opening(path: str | Path, failure: str):
         yield
     # Every kind, from KeyError to the library's own and its backends'
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160].rstrip(". ")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(reason, 160).rstrip(". ")
         remedy = "Fetch the model again, or take another."
         if re.search("sentencepiece|tiktoken|protobuf", reason):
             remedy = "Its tokenizer needs: pip install sentencepiece protobuf."
         raise ValueError(f"--model {path}: {failure}. {reason}. {remedy}") from None
+
+
+def check_numbers(file: Path) -> None:
+    """Refuse a config.json whose numbers no encoder has, before a library counts up to one of them.
+
+    *Units*: at most 1e7, labels 1e4 (each gets a name); XLM-V has 1e6 pieces.
+    *Errors*: ValueError with the file, also for what is no JSON.
+    """
+    for key, value in read_json(file).items():
+        most = 10**4 if key == "num_labels" else 10**7
+        if type(value) is int and value > most:
+            raise ValueError(f"{file}: {quoted(key)} is {quoted(value)}. Write at most {most}.")
 
 
 def check_config(path: str | Path, config) -> None:
@@ -1360,8 +1396,26 @@ def check_config(path: str | Path, config) -> None:
     if getattr(config, "use_lang_emb", False):
         raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
     layers = getattr(config, "num_hidden_layers", 1)
-    if isinstance(layers, int) and not 1 <= layers <= 1000:
-        raise ValueError(f"--model {path}: config.json: {layers} layers. Write 1 to 1000.")
+    if isinstance(layers, int) and not 1 <= layers <= 200:
+        raise ValueError(f"--model {path}: config.json: {layers} layers. Write 1 to 200.")
+
+
+def check_size(path: str | Path, folder: Path, opener, config) -> None:
+    """Refuse a config.json that makes no model, or one for which the folder has too few weights.
+
+    SUBTLE: what a checkpoint lacks would be made up, and memory taken for it; on the device "meta"
+    a model has shapes and no numbers.
+    *Units*: in no format are there four numbers in a byte.
+    *Errors*: ValueError with both sizes.
+    """
+    with opening(path, "config.json describes no model"), torch.device("meta"):
+        model = opener.from_config(config, trust_remote_code=False)
+    numbers = sum(weight.numel() for weight in model.parameters())
+    names = file_names(folder, WEIGHTS)
+    size = sum((folder / name).stat().st_size for name in names)
+    if names and numbers > 4 * size:
+        both = f"{numbers:.1e} numbers by config.json, {size:.1e} bytes in {one_line(str(names))}"
+        raise ValueError(f"--model {path}: {both}. They are of two models, or one is damaged.")
 
 
 def check_weights(path: str | Path, model, info: dict) -> None:
@@ -1369,7 +1423,7 @@ def check_weights(path: str | Path, model, info: dict) -> None:
 
     SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike. Layers
     above num_hidden_layers are left out without a word.
-    *Errors*: ValueError names the weights.
+    *Errors*: ValueError names the weights; also for NaN, and for numbers that no half could hold.
     """
     for name, stored_shape, shape in sorted(info["mismatched_keys"]):
         raise ValueError(
@@ -1392,6 +1446,10 @@ def check_weights(path: str | Path, model, info: dict) -> None:
         if numbers.sub("#", plain) in own and numbers.search(plain):
             remedy = "Set num_hidden_layers in config.json to what the checkpoint has."
             raise ValueError(f"--model {path}: {key} would be left out. {remedy}")
+    for name, weight in model.named_parameters():
+        low, high = weight.aminmax()
+        if not -65504 <= low <= high <= 65504:  # fp16's largest number; NaN is in no range
+            raise ValueError(f"--model {path}: {name} is from {low:g} to {high:g}: damaged.")
 
 
 def check_tokenizer(path: str | Path, tokenizer, rows: int) -> None:
@@ -1449,6 +1507,7 @@ def padding_matters(encoder: Encoder) -> bool:
     """Does a text get another vector when it is padded? In a model without a mask (FNet) it does.
 
     *Units*: 1e-3 of a unit vector; rounding gives 1e-6, FNet 0.4.
+    *Errors*: ValueError for vectors of no length, as zeros in the place of weights give.
     """
     columns = encoder._call_tokenizer(["1", "1 2 3 4 5 6 7 8"], None)
     rows = []
@@ -1459,6 +1518,9 @@ def padding_matters(encoder: Encoder) -> bool:
         for batch in (encoder.pad(rows), encoder.pad(rows[:1])):
             embeddings = encoder.word_embeddings(batch["input_ids"])
             vectors.append(encoder.from_embeddings(embeddings, batch)[0])
+    lengths = torch.stack(vectors).norm(dim=1)
+    if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
+        raise ValueError(f"their lengths are {lengths.tolist()} and not 1")
     return float((vectors[0] - vectors[1]).abs().max()) > 1e-3
 
 
@@ -1483,8 +1545,14 @@ def load_encoder(
     """
     check_place(path, hub)
     part = library_stages(path).get("Transformer", "")
+    folder = Path(path) / part
     if Path(path).is_dir():
-        check_files(Path(path) / part)
+        check_files(folder)
+    weights = one_line(", ".join(file_names(folder, WEIGHTS)))
+    vocabularies = one_line(", ".join(file_names(folder, TOKENIZERS)))
+    file = model_file(path, (Path(part) / "config.json").as_posix())
+    if file is not None:
+        check_numbers(file)
     # Imported here: it takes longer than all the rest, and --help does without
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
@@ -1499,7 +1567,8 @@ def load_encoder(
     opener = AutoModel
     if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         opener = AutoModelForTextEncoding  # of T5 the encoder alone, of others the same model
-    with opening(path, "the weights do not open"):
+    check_size(path, folder, opener, config)
+    with opening(path, f"the weights do not open ({weights})"):
         model, info = opener.from_pretrained(
             path,
             dtype=torch.float32,
@@ -1507,16 +1576,16 @@ def load_encoder(
             ignore_mismatched_sizes=True,  # check_weights refuses them and says which
             **place,
         )
-    with opening(path, "the tokenizer does not open"):
+    with opening(path, f"the tokenizer does not open ({vocabularies})"):
         tokenizer = AutoTokenizer.from_pretrained(path, **place)
     model.pooler = None  # we pool by ourselves
-    check_weights(path, model, info)
-    with opening(path, "has no word embeddings"):
+    check_weights(f"{path}: {weights}", model, info)
+    with opening(path, "config.json: it has no word embeddings"):
         rows = model.get_input_embeddings().weight.shape[0]
-    check_tokenizer(path, tokenizer, rows)
+    check_tokenizer(f"{path}: {vocabularies}", tokenizer, rows)
     encoder = Encoder(model, tokenizer, choose_settings(path, flags))
     check_lengths(path, encoder)
-    with opening(path, "gives no vectors when it is fed with word embeddings"):
+    with opening(path, f"no vectors come of word embeddings (config.json, {weights})"):
         encoder.one_length = padding_matters(encoder)
     encoder.precision = precision
     return encoder.to(device)

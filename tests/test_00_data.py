@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -236,6 +237,16 @@ def test_a_refusal_shows_the_row(tmp_path):
         load_data(tmp_path)
 
 
+def test_a_refusal_is_short_whatever_the_row_holds(tmp_path):
+    """Number: 200 NULs, as a crash leaves them; each is shown in four characters, 30 of them fit.
+
+    Catches: a message that is cut first and grows then.
+    """
+    write_folder(tmp_path, ["\0" * 200])
+    with pytest.raises(ValueError, match=r"Row: (\\x00){30}$"):
+        load_data(tmp_path)
+
+
 def test_blank_lines_are_passed_over_but_counted(tmp_path):
     """Claim: a blank line is no row, yet a line for whoever looks the error up.
 
@@ -269,6 +280,19 @@ def test_a_bad_qrels_row_is_refused_with_file_and_line(tmp_path, row, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         load_data(tmp_path)
     assert str(error.value).startswith(f"{tmp_path}/qrels/test.tsv:10: ")
+
+
+def test_a_long_row_of_digits_is_refused_at_once(folder):
+    """Number: 20,000 digits and a letter take 1 ms; they took ten seconds.
+
+    Catches: a regular expression that tries every way to cut the digits in two.
+    """
+    with open(folder / "qrels/test.tsv", "a", encoding="utf-8") as out:
+        out.write("q1.en\ta.en\t" + "1" * 20_000 + "x\n")
+    start = time.time()
+    with pytest.raises(ValueError, match="test.tsv:10: "):
+        load_data(folder)
+    assert time.time() - start < 2
 
 
 def test_a_pair_that_is_judged_twice_is_refused_also_after_a_zero(tmp_path):

@@ -25,6 +25,7 @@ from xlt import (
     Settings,
     Text,
     check_known,
+    encoder_hashes,
     eval_mode,
     length_chunks,
     load_encoder,
@@ -596,6 +597,21 @@ def test_the_hash_of_the_weights_is_a_hash_of_bytes():
     assert weights_hash(SimpleNamespace(model=model)) == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("changes", [{"truncation_side": "left"}, {"split_special_tokens": True}])
+def test_the_hash_of_the_tokenizer_sees_what_its_configuration_changes(plain, changes):
+    """Claim: other vectors of the same weights have another hash, or an old result would do.
+
+    Number: a long text that is cut, and one that holds "<s>".
+    Catches: a hash of tokenizer.json alone.
+    """
+    texts = make_texts("Cats eat meat. " * 60 + "Dogs do not.", "Cats <s> eat.")
+    before = load_encoder(plain)
+    change_json(plain / "tokenizer_config.json", **changes)
+    after = load_encoder(plain)
+    assert not torch.allclose(before.encode(texts, "query"), after.encode(texts, "query"))
+    assert encoder_hashes(before) != encoder_hashes(after)
+
+
 # ---- what other libraries read -------------------------------------------------------------------
 
 
@@ -782,6 +798,27 @@ def test_flags_come_before_our_file_and_that_before_the_librarys(plain, capsys):
     assert "of xlt.json: query_prefix 'X: '" in report
     assert "of 1_Pooling/config.json: pooling 'cls'" in report
     assert "of default: context False" in report
+
+
+@pytest.mark.parametrize("path", ["../plain", "..", "/etc", "a/b", "\x1b[31m", ["x"], None, 7])
+def test_a_stage_lies_in_the_folder(plain, path):
+    """Claim: the place of a stage is the name of a folder in the model's.
+
+    Number: one level up, the root, two levels down, an escape code, and what is no text.
+    Catches: another model's files; a TypeError; a message that colours the terminal.
+    """
+    stages = [{"path": path, "type": "sentence_transformers.models.Transformer"}]
+    write_json_file(plain / "modules.json", stages)
+    with pytest.raises(ValueError, match='modules.json: .* without "type" and "path"') as caught:
+        load_encoder(plain)
+    assert str(caught.value).isprintable()
+
+
+def test_a_pooling_that_is_no_text_is_refused(plain):
+    """Claim: as one that we do not compute. Catches: TypeError: unhashable type."""
+    write_library_files(plain, pooling={"pooling_mode": ["cls"]})
+    with pytest.raises(ValueError, match="pooling .* .of 1_Pooling/config.json. is unknown"):
+        load_encoder(plain)
 
 
 @pytest.mark.parametrize("kind", ["Dense", "LSTM"])
@@ -1038,14 +1075,68 @@ def test_a_checkpoint_of_another_kind_is_not_called_incomplete(tmp_path):
 # ---- weights that are not the model's ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", [0, 999_999_999])
+@pytest.mark.parametrize("layers", [0, 9_999_999])
 def test_an_impossible_number_of_layers_is_refused_at_once(plain, layers):
     """Claim: before anything is built.
 
-    Catches: memory for 999,999,999 layers; a model of none.
+    Catches: memory for 9,999,999 layers; a model of none.
     """
     change_json(plain / "config.json", num_hidden_layers=layers)
-    with pytest.raises(ValueError, match=f"config.json: {layers} layers. Write 1 to 1000"):
+    with pytest.raises(ValueError, match=f"config.json: {layers} layers. Write 1 to 200"):
+        load_encoder(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("vocab_size", 10**9, "'vocab_size' is 1000000000. Write at most 10000000"),
+        ("type_vocab_size", 10**400, "'type_vocab_size' is 1000000"),
+        ("num_labels", 10**6, "'num_labels' is 1000000. Write at most 10000"),
+        ("hidden_size", 10**6, ", 2.2e.06 bytes in .'model.safetensors'"),
+        ("num_attention_heads", 3, "describes no model. ValueError: The hidden size .32. is not"),
+        ("hidden_act", "rely", "describes no model. KeyError: 'rely'"),
+    ],
+)
+def test_a_config_that_is_not_of_these_weights_is_refused_before_memory_is_taken(
+    plain, name, value, message
+):
+    """Claim: config.json is named, and no number of the model is made.
+
+    Number: a million times a million numbers, five times, are 20 TB.
+    Catches: "can't allocate memory", or a machine that swaps; "the weights do not open"; a name for
+    each of a million labels, which takes half a minute.
+    """
+    change_json(plain / "config.json", **{name: value})
+    with pytest.raises(ValueError, match=f"config.json.*{message}"):
+        load_encoder(plain)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 1e30])
+def test_weights_that_are_no_weights_are_refused(plain, value):
+    """Claim: by name, wherever in the table they stand.
+
+    Number: one number, in the last row of 16,000; a bit of a small number turned makes it 1e30.
+    Catches: vectors of NaN or of no length, for those texts alone that hold the word.
+    """
+    encoder = load_encoder(plain)
+    with torch.no_grad():
+        encoder.model.embeddings.word_embeddings.weight[-1, 5] = value
+    encoder.model.save_pretrained(plain)
+    with pytest.raises(ValueError, match="model.safetensors: .*word_embeddings.* damaged"):
+        load_encoder(plain)
+
+
+def test_weights_that_give_vectors_of_no_length_are_refused(plain):
+    """Claim: zeros in the last normalisation, as a crash leaves them, make every text zero.
+
+    Catches: cosines of 0 between all texts, evaluated as a model like any other.
+    """
+    encoder = load_encoder(plain)
+    with torch.no_grad():
+        encoder.model.encoder.layer[-1].output.LayerNorm.weight.zero_()
+        encoder.model.encoder.layer[-1].output.LayerNorm.bias.zero_()
+    encoder.model.save_pretrained(plain)
+    with pytest.raises(ValueError, match="no vectors .*model.safetensors.*lengths are .0.0, 0.0"):
         load_encoder(plain)
 
 
@@ -1086,20 +1177,21 @@ def test_a_pointer_of_git_lfs_is_refused_by_name(plain, name):
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("config.json", "config.json does"),
-        ("tokenizer.json", "the tokenizer does"),
-        ("model.safetensors", "the weights do"),
+        ("config.json", "/config.json: .*utf-8"),
+        ("tokenizer.json", ": the tokenizer does not open"),
+        ("model.safetensors", ": .* numbers by config.json, 2.0e.00 bytes"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_path(plain, name, part):
-    """Claim: one line of at most 300 characters with the folder and the part.
+    """Claim: one line of at most 300 characters with the folder, the part and the file.
 
     Number: two bytes that are neither JSON nor safetensors.
     Catches: JSONDecodeError, SafetensorError and others as tracebacks without a path.
     """
     (plain / name).write_bytes(b"{\xff")
-    with pytest.raises(ValueError, match=f"{plain}: {part} not open") as caught:
+    with pytest.raises(ValueError, match=f"{plain}{part}") as caught:
         load_encoder(plain)
+    assert name in str(caught.value)
     assert len(str(caught.value)) - len(str(plain)) < 300
     assert "\n" not in str(caught.value)
 

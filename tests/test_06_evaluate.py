@@ -1377,6 +1377,14 @@ def test_wrong_input_exits_with_its_code_and_one_sentence(folder, capsys, flags,
     assert message in capsys.readouterr().err
 
 
+def test_protected_words_that_are_not_utf8_are_refused_by_name(folder, capsys):
+    """Number: ß is one byte in Latin-1. Catches: an error that names no file."""
+    (folder / "words.txt").write_bytes("Stra\xdfe\n".encode("latin-1"))
+    flags = ["--data", str(folder), "--protect", str(folder / "words.txt")]
+    assert evaluate.main([str(MODEL), *flags]) == 1
+    assert "words.txt: not UTF-8" in capsys.readouterr().err
+
+
 def test_the_program_says_what_it_left_out_unless_it_is_strict(tmp_path, capsys):
     """Claim: one line a kind, and the count in metrics.json; --strict fails.
 

@@ -114,16 +114,22 @@ def test_a_value_at_its_limit_is_allowed(text):
         ("hue=2", "no setting 'hue'. There is shade, watts, height"),
         ("owner=me", "no setting 'owner'"),
         ("watts=3,height=2,watts=3", "watts is given twice"),
+        ("watts=" + "9" * 400, "watts is 999999999"),
+        ("watts=" + "9" * 5000, "watts is '99999999"),
+        ("height=" + "9" * 400, "height is 9999999"),
+        ("hue\x1b[31m" + "e" * 900, "no setting 'hue\\x1b[31meee"),
     ],
 )
 def test_a_wrong_setting_is_refused(text, message):
     """Claim: the message begins with the place and says what is allowed. Number: of each rule one.
 
     Catches: nan, which is neither below nor above anything; a key that is no setting; the first of
-    two values dropped without a word; above and below that let the limit itself in.
+    two values dropped without a word; above and below that let the limit itself in; an
+    OverflowError for 400 digits; a message as long as the text, or with its control characters.
     """
-    with pytest.raises(ValueError, match=f"^the lamp: {re.escape(message)}"):
+    with pytest.raises(ValueError, match=f"^the lamp: {re.escape(message)}") as caught:
         read_lamp(text)
+    assert len(str(caught.value)) < 200
 
 
 def test_what_differs_from_the_start_is_told_in_the_order_of_the_fields():
@@ -922,10 +928,15 @@ def test_a_word_may_have_two_translations(tmp_path):
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["zho", "zh-cn"], "is of 'zh', too. Leave one out"), (["notes"], "unknown language 'notes'")],
+    [
+        (["zho", "zh-cn"], "is of 'zh', too. Leave one out"),
+        (["notes"], "unknown language 'notes'"),
+        (["d\x1b[31me"], r"/d\\x1b\[31me.json: unknown language"),
+    ],
 )
 def test_tables_of_a_folder_have_one_language_each(tmp_path, names, message):
-    """Claim: a table's name is the code of a language. Catches: one of two that is never used."""
+    """Claim: a table's name is the code of a language. Catches: one of two that is never used; a
+    name that colours the terminal."""
     (tmp_path / "synonyms").mkdir()
     for name in names:
         (tmp_path / f"synonyms/{name}.json").write_text("{}")
@@ -1027,18 +1038,23 @@ def test_neighbours_agree_with_a_slow_loop(cosines, lang):
         assert [cosine[word, other] for other in nearest] == pytest.approx(best, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "content", ["{", '["a"]', '{"a": "bc"}', '{"a": [1]}', '{"a": [""]}'], ids=range(5)
-)
-def test_a_json_table_of_another_form_is_refused_by_name(tmp_path, content):
-    """Number: no JSON, a list, a text or a number for a list, an empty word.
+OTHER_FORMS = ["{", '["a"]', '{"a": "bc"}', '{"a": [1]}', '{"a": [""]}']
+OTHER_FORMS += ['{"a": ["b\\ud83d"]}', '{"a": ["b"], "a": ["c"]}', '{"a": "%s"}' % ("b" * 900)]
 
-    Catches: "bc" read as the two replacements b and c; a traceback that names no file.
+
+@pytest.mark.parametrize("content", OTHER_FORMS, ids=range(8))
+def test_a_json_table_of_another_form_is_refused_by_name(tmp_path, content):
+    """Number: no JSON, a list, a text or a number for a list, an empty word, half a character, a
+    word that stands twice, a long text.
+
+    Catches: "bc" read as the two replacements b and c; a traceback that names no file; a word that
+    no tokenizer takes; the first of two entries lost; a message as long as the file.
     """
     path = tmp_path / "table.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=re.escape(f"{path}: not JSON of the form")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}: not JSON of the form")) as caught:
         read_table(path, "en")
+    assert len(str(caught.value)) < 300
 
 
 def test_a_table_without_words_is_refused_by_name(tmp_path):
@@ -1074,6 +1090,36 @@ def test_a_row_of_a_dictionary_is_refused_by_its_number(tmp_path, content, line)
     path.write_text(content)
     with pytest.raises(ValueError, match=re.escape(f"{path}:{line}: ")):
         read_dictionary(path)
+
+
+def test_a_dictionary_holds_clean_words(tmp_path):
+    """Number: blanks, _ for a blank, + beside a Chinese character; a row of signs is passed over.
+
+    Catches: " Hund " with its blanks put into a question; a replacement that shows nothing.
+    """
+    path = tmp_path / "dictionary.tsv"
+    path.write_text("en\tde\t dog \tgroßer_Hund\nen\tzh\tdog\t小+狗\nen\tde\t...\t   \n")
+    assert read_dictionary(path) == {
+        "en": {"dog": ["großer Hund", "小狗"]},
+        "de": {"großer hund": ["dog", "小狗"]},
+        "zh": {"小狗": ["großer Hund", "dog"]},
+    }
+
+
+def test_a_long_row_of_a_dictionary_is_refused_in_a_short_line(tmp_path):
+    """Number: 100,000 letters without a tab. Catches: a message as long as the row."""
+    path = tmp_path / "dictionary.tsv"
+    path.write_text("a" * 100_000)
+    with pytest.raises(ValueError, match="dictionary.tsv:1: ") as caught:
+        read_dictionary(path)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_table_with_a_byte_order_mark_has_no_word_less(tmp_path):
+    """Number: the first of two rows of a synset. Catches: the mark as a part of its name."""
+    path = tmp_path / "fr.tab"
+    path.write_text("\ufeff7-n\tfra:lemma\tpomme\n7-n\tfra:lemma\tpatate\n")
+    assert read_table(path, "fr") == {"pomme": ["patate"], "patate": ["pomme"]}
 
 
 def test_a_dictionary_that_is_not_utf_8_is_refused_by_name(tmp_path):

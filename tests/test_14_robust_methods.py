@@ -156,6 +156,13 @@ def test_a_recipe_that_cannot_be_is_refused(text, message):
     assert message in str(error.value)
 
 
+def test_a_long_recipe_is_refused_in_a_short_line_without_its_colours():
+    """Number: an escape code and 900 letters. Catches: the text in the message as it is."""
+    with pytest.raises(ValueError, match=r"--robust \\x1b\[31mxxx.* is unknown") as error:
+        parse_robust("\x1b[31m" + "x" * 900)
+    assert len(str(error.value)) < 400
+
+
 STRENGTHS = ["rs-rp:sigma", "adv:epsilon", "adv:step_size", "rs-da:rate", "code-switch:words"]
 
 
