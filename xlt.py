@@ -1100,7 +1100,7 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
             vocabulary.pop(name, None)
     elif hasattr(tokenizer, "get_vocab"):
         vocabulary = tokenizer.get_vocab()
-    # These stand in tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text a text
+    # In tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text taken as text
     for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
         if getattr(tokenizer, name, usual) != usual:
             vocabulary |= {name: getattr(tokenizer, name)}
@@ -1162,8 +1162,8 @@ def library_stages(path: str | Path) -> dict[str, str]:
         stages[kind] = part
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(
-                f"{file}: the model has a stage {quoted(kind)}, which is not computed here: its vectors "
-                "would be others. Take a model of Transformer, Pooling and Normalize."
+                f"{file}: the model has a stage {quoted(kind)}, which is not computed here: its "
+                "vectors would be others. Take a model of Transformer, Pooling and Normalize."
             )
     return stages
 
@@ -1193,8 +1193,8 @@ def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
     same_order = ("cosine", "dot", "euclidean") if normalized else ("cosine",)
     if similarity not in same_order:
         raise ValueError(
-            f"{file}: the model's similarity is {quoted(similarity)} without a Normalize stage; vectors "
-            "are compared by their cosine here. Take a model of the cosine."
+            f"{file}: the model's similarity is {quoted(similarity)} without a Normalize stage; "
+            "vectors are compared by their cosine here. Take a model of the cosine."
         )
     prompts = content.get("prompts") or {}
     if type(prompts) is not dict:
@@ -1336,6 +1336,11 @@ def file_names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
     return names
 
 
+def listed(folder: Path, patterns: tuple[str, ...]) -> str:
+    """The same for a message: "model.safetensors"."""
+    return one_line(", ".join(file_names(folder, patterns))) or "on the hub"
+
+
 def check_files(folder: Path) -> None:
     """Refuse a folder without model or tokenizer, and files that stand for others.
 
@@ -1383,13 +1388,19 @@ def check_numbers(file: Path) -> None:
             raise ValueError(f"{file}: {quoted(key)} is {quoted(value)}. Write at most {most}.")
 
 
-def check_config(path: str | Path, config) -> None:
-    """Refuse what cannot be an encoder, before anything is built.
+def open_config(path: str | Path, part: str):
+    """config.json of an encoder, before anything is built from it.
 
     *Errors*: ValueError for a decoder beside the encoder, language ids, or too many layers.
     """
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
+    file = model_file(path, (Path(part) / "config.json").as_posix())
+    if file is not None:
+        check_numbers(file)
+    with opening(path, "config.json does not open"):
+        config = AutoConfig.from_pretrained(path, subfolder=part, trust_remote_code=False)
     kind = config.model_type
     if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
         raise ValueError(f"--model {path}: {kind} has a decoder, too. Take an encoder.")
@@ -1398,9 +1409,10 @@ def check_config(path: str | Path, config) -> None:
     layers = getattr(config, "num_hidden_layers", 1)
     if isinstance(layers, int) and not 1 <= layers <= 200:
         raise ValueError(f"--model {path}: config.json: {layers} layers. Write 1 to 200.")
+    return config
 
 
-def check_size(path: str | Path, folder: Path, opener, config) -> None:
+def check_size(path: str | Path, part: str, opener, config) -> None:
     """Refuse a config.json that makes no model, or one for which the folder has too few weights.
 
     SUBTLE: what a checkpoint lacks would be made up, and memory taken for it; on the device "meta"
@@ -1411,10 +1423,12 @@ def check_size(path: str | Path, folder: Path, opener, config) -> None:
     with opening(path, "config.json describes no model"), torch.device("meta"):
         model = opener.from_config(config, trust_remote_code=False)
     numbers = sum(weight.numel() for weight in model.parameters())
-    names = file_names(folder, WEIGHTS)
-    size = sum((folder / name).stat().st_size for name in names)
-    if names and numbers > 4 * size:
-        both = f"{numbers:.1e} numbers by config.json, {size:.1e} bytes in {one_line(str(names))}"
+    folder = Path(path) / part
+    size = sum((folder / name).stat().st_size for name in file_names(folder, WEIGHTS))
+    if size and numbers > 4 * size:
+        both = (
+            f"{numbers:.1e} numbers by config.json, {size:.1e} bytes in {listed(folder, WEIGHTS)}"
+        )
         raise ValueError(f"--model {path}: {both}. They are of two models, or one is damaged.")
 
 
@@ -1438,7 +1452,8 @@ def check_weights(path: str | Path, model, info: dict) -> None:
             f"{missing[0]!r} and holds {superfluous[:1]}. Take a plain encoder."
         )
     if missing:
-        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
+        remedy = "It is incomplete, or config.json describes more than it holds."
+        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. {remedy}")
     numbers = re.compile(r"\d+")
     own = {numbers.sub("#", key) for key in model.state_dict()}
     for key in superfluous:
@@ -1452,20 +1467,56 @@ def check_weights(path: str | Path, model, info: dict) -> None:
             raise ValueError(f"--model {path}: {name} is from {low:g} to {high:g}: damaged.")
 
 
-def check_tokenizer(path: str | Path, tokenizer, rows: int) -> None:
-    """Refuse a tokenizer that is not the model's, as its size and the rows of embeddings tell.
+def open_weights(path: str | Path, part: str, config):
+    """The model with its weights, in fp32.
+
+    *Errors*: ValueError for a file that does not open, or weights that are not config.json's.
+    """
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    opener = AutoModel
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        opener = AutoModelForTextEncoding  # of T5 the encoder alone, of others the same model
+    check_size(path, part, opener, config)
+    files = listed(Path(path) / part, WEIGHTS)
+    with opening(path, f"the weights do not open ({files})"):
+        model, info = opener.from_pretrained(
+            path,
+            subfolder=part,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # check_weights refuses them and says which
+        )
+    model.pooler = None  # we pool by ourselves
+    check_weights(f"{path}: {files}", model, info)
+    return model
+
+
+def open_tokenizer(path: str | Path, part: str, model):
+    """The tokenizer of a model, as its size and the model's rows of embeddings tell.
 
     Embeddings are often padded to a round number (mT5: 12 rows more, mDeBERTa: 898), so only a
     tokenizer of less than half the rows is another's.
     *Errors*: ValueError for an id without a row, or rows without tokens.
     """
+    from transformers import AutoTokenizer
+
+    files = listed(Path(path) / part, TOKENIZERS)
+    with opening(path, f"the tokenizer does not open ({files})"):
+        tokenizer = AutoTokenizer.from_pretrained(path, subfolder=part, trust_remote_code=False)
+    with opening(path, "config.json: it has no word embeddings"):
+        rows = model.get_input_embeddings().weight.shape[0]
     largest = max(tokenizer.get_vocab().values(), default=-1)
-    sizes = f"--model {path}: the tokenizer's ids end at {largest}, the model has {rows} embeddings"
+    sizes = f"the tokenizer's ids end at {largest}, the model has {rows} embeddings"
     remedy = "Take the tokenizer that belongs to the weights."
     if largest >= rows:
-        raise ValueError(f"{sizes}: too few. {remedy}")
+        raise ValueError(f"--model {path}: {files}: {sizes}: too few. {remedy}")
     if largest + 1 < rows / 2:
-        raise ValueError(f"{sizes}: the vocabulary is missing or another model's. {remedy}")
+        fault = "the vocabulary is missing or another model's"
+        raise ValueError(f"--model {path}: {files}: {sizes}: {fault}. {remedy}")
+    return tokenizer
 
 
 def room_for_tokens(model) -> int | None:
@@ -1545,49 +1596,22 @@ def load_encoder(
     """
     check_place(path, hub)
     part = library_stages(path).get("Transformer", "")
-    folder = Path(path) / part
     if Path(path).is_dir():
-        check_files(folder)
-    weights = one_line(", ".join(file_names(folder, WEIGHTS)))
-    vocabularies = one_line(", ".join(file_names(folder, TOKENIZERS)))
-    file = model_file(path, (Path(part) / "config.json").as_posix())
-    if file is not None:
-        check_numbers(file)
+        check_files(Path(path) / part)
     # Imported here: it takes longer than all the rest, and --help does without
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # what is wrong with weights is refused below: no report, no bars
+    logging.set_verbosity_error()  # what is wrong with weights is refused: no report, no bars
     logging.disable_progress_bar()
-    place = {"subfolder": part, "trust_remote_code": False}
-    with opening(path, "config.json does not open"):
-        config = AutoConfig.from_pretrained(path, **place)
-    check_config(path, config)
-    opener = AutoModel
-    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        opener = AutoModelForTextEncoding  # of T5 the encoder alone, of others the same model
-    check_size(path, folder, opener, config)
-    with opening(path, f"the weights do not open ({weights})"):
-        model, info = opener.from_pretrained(
-            path,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # check_weights refuses them and says which
-            **place,
-        )
-    with opening(path, f"the tokenizer does not open ({vocabularies})"):
-        tokenizer = AutoTokenizer.from_pretrained(path, **place)
-    model.pooler = None  # we pool by ourselves
-    check_weights(f"{path}: {weights}", model, info)
-    with opening(path, "config.json: it has no word embeddings"):
-        rows = model.get_input_embeddings().weight.shape[0]
-    check_tokenizer(f"{path}: {vocabularies}", tokenizer, rows)
+    config = open_config(path, part)
+    model = open_weights(path, part, config)
+    tokenizer = open_tokenizer(path, part, model)
     encoder = Encoder(model, tokenizer, choose_settings(path, flags))
     check_lengths(path, encoder)
-    with opening(path, f"no vectors come of word embeddings (config.json, {weights})"):
+    files = listed(Path(path) / part, WEIGHTS)
+    with opening(path, f"no vectors come of word embeddings (config.json, {files})"):
         encoder.one_length = padding_matters(encoder)
-    encoder.precision = precision
+    encoder.precision = precision  # SUBTLE: not earlier; in bf16 padding moves every vector a bit
     return encoder.to(device)
 
 

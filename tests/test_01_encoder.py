@@ -1092,7 +1092,7 @@ def test_an_impossible_number_of_layers_is_refused_at_once(plain, layers):
         ("vocab_size", 10**9, "'vocab_size' is 1000000000. Write at most 10000000"),
         ("type_vocab_size", 10**400, "'type_vocab_size' is 1000000"),
         ("num_labels", 10**6, "'num_labels' is 1000000. Write at most 10000"),
-        ("hidden_size", 10**6, ", 2.2e.06 bytes in .'model.safetensors'"),
+        ("hidden_size", 10**6, ", 2.2e.06 bytes in model.safetensors"),
         ("num_attention_heads", 3, "describes no model. ValueError: The hidden size .32. is not"),
         ("hidden_act", "rely", "describes no model. KeyError: 'rely'"),
     ],
