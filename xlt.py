@@ -335,10 +335,10 @@ def read_relevance(score: str) -> float:
     *Errors*: ValueError for anything else, also "nan", "1_0" and "1e400", which float() takes.
     """
     if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", score.strip()):
-        raise ValueError(f"{score!r} is no number")
+        raise ValueError(f"the score {quoted(score)} is no number")
     relevance = float(score)
     if relevance != 0 and not 1e-6 <= abs(relevance) <= 1e6:
-        raise ValueError(f"{score!r} is too large or too small")
+        raise ValueError(f"the score {quoted(score)} is too large or too small")
     return relevance
 
 
@@ -358,12 +358,15 @@ def read_qrels(
         if place == 0 and line == QRELS_HEAD:
             continue
         where = f"{path}:{number}"
-        try:
-            query, passage, score = line.split("\t")
-            relevance = read_relevance(score)
-        except ValueError:
+        cells = line.split("\t")
+        if len(cells) != 3:
             wanted = "query-id, corpus-id, score with tabs"
-            raise ValueError(f"{where}: {one_line(repr(line))} is not {wanted}.") from None
+            raise ValueError(f"{where}: {one_line(repr(line))} is not {wanted}.")
+        query, passage, score = cells
+        try:
+            relevance = read_relevance(score)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}. Write 1, or how relevant it is.") from None
         judgements.rows += 1
         if (query, passage) in scores:
             twice = f"{where}: {quoted(query)}, {quoted(passage)} stands twice"
