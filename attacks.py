@@ -121,9 +121,8 @@ def read_settings(start, text: str, keys: Collection[str], where: str):
             continue
         key, _, word = assignment.partition("=")
         if key not in keys:
-            raise ValueError(
-                f"{where}: no setting {quoted(key)}. There is {', '.join(keys) or 'none'}."
-            )
+            options = ", ".join(keys) or "none"
+            raise ValueError(f"{where}: no setting {quoted(key)}. There is {options}.")
         if key in values:
             raise ValueError(f"{where}: {key} is given twice. Leave one out.")
         kind = type(getattr(start, key))

@@ -1090,7 +1090,7 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
             vocabulary.pop(name, None)
     elif hasattr(tokenizer, "get_vocab"):
         vocabulary = tokenizer.get_vocab()
-    # These stand in tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text a text
+    # In tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text taken as text
     for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
         if getattr(tokenizer, name, usual) != usual:
             vocabulary |= {name: getattr(tokenizer, name)}
@@ -1152,8 +1152,8 @@ def library_stages(path: str | Path) -> dict[str, str]:
         stages[kind] = part
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(
-                f"{file}: the model has a stage {quoted(kind)}, which is not computed here: its vectors "
-                "would be others. Take a model of Transformer, Pooling and Normalize."
+                f"{file}: the model has a stage {quoted(kind)}, which is not computed here: its "
+                "vectors would be others. Take a model of Transformer, Pooling and Normalize."
             )
     return stages
 
@@ -1183,8 +1183,8 @@ def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
     same_order = ("cosine", "dot", "euclidean") if normalized else ("cosine",)
     if similarity not in same_order:
         raise ValueError(
-            f"{file}: the model's similarity is {quoted(similarity)} without a Normalize stage; vectors "
-            "are compared by their cosine here. Take a model of the cosine."
+            f"{file}: the model's similarity is {quoted(similarity)} without a Normalize stage; "
+            "vectors are compared by their cosine here. Take a model of the cosine."
         )
     prompts = content.get("prompts") or {}
     if type(prompts) is not dict:
@@ -1422,13 +1422,14 @@ def check_weights(path: str | Path, model, info: dict) -> None:
         )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     superfluous = sorted(info["unexpected_keys"])
-    if missing and len(missing) > len(model.state_dict()) / 2:
+    if superfluous and len(missing) > len(model.state_dict()) / 2:
         raise ValueError(
             f"--model {path}: a checkpoint of another kind than {type(model).__name__}: it lacks "
             f"{missing[0]!r} and holds {superfluous[:1]}. Take a plain encoder."
         )
     if missing:
-        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. It is incomplete.")
+        remedy = "It is incomplete, or config.json describes more than it holds."
+        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. {remedy}")
     numbers = re.compile(r"\d+")
     own = {numbers.sub("#", key) for key in model.state_dict()}
     for key in superfluous:
@@ -1538,8 +1539,8 @@ def load_encoder(
     folder = Path(path) / part
     if Path(path).is_dir():
         check_files(folder)
-    weights = one_line(", ".join(file_names(folder, WEIGHTS)))
-    vocabularies = one_line(", ".join(file_names(folder, TOKENIZERS)))
+    weights = one_line(", ".join(file_names(folder, WEIGHTS))) or "weights"
+    vocabularies = one_line(", ".join(file_names(folder, TOKENIZERS))) or "tokenizer"
     file = model_file(path, (Path(part) / "config.json").as_posix())
     if file is not None:
         check_numbers(file)
