@@ -1449,7 +1449,7 @@ def check_weights(path: str | Path, model, info: dict) -> None:
         )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     superfluous = sorted(info["unexpected_keys"])
-    if missing and len(missing) > len(model.state_dict()) / 2:
+    if superfluous and len(missing) > len(model.state_dict()) / 2:
         raise ValueError(
             f"--model {path}: a checkpoint of another kind than {type(model).__name__}: it lacks "
             f"{missing[0]!r} and holds {superfluous[:1]}. Take a plain encoder."

@@ -1152,6 +1152,17 @@ def test_layers_that_config_json_leaves_out_are_refused(tmp_path):
         load_encoder(tmp_path)
 
 
+@pytest.mark.parametrize("layers", [2, 7])
+def test_layers_that_the_checkpoint_has_not_are_refused_with_config_json(plain, layers):
+    """Claim: it may be config.json that is wrong. Number: of 7 layers most weights are missing.
+
+    Catches: "of another kind" for a checkpoint that holds no other name.
+    """
+    change_json(plain / "config.json", num_hidden_layers=layers)
+    with pytest.raises(ValueError, match="lacks .*encoder.layer.1.*or config.json describes more"):
+        load_encoder(plain)
+
+
 def test_weights_of_another_size_are_refused_with_both(plain):
     """Claim: which weight, its size in the file, and by config.json.
 

@@ -59,6 +59,12 @@ ODD_TEXTS = (
 )  # fmt: skip
 
 
+ODD_NUMBERS = (
+    "nan", "-inf", "1e400", "1e-400", "-1", "-0", ".5", "5.", "+1", "1_0", "0x1", "٣", "9" * 400,
+    "9" * 5000, "9" * 50_000 + "x",
+)  # fmt: skip
+
+
 def odd_bytes(rng):
     """One of ODD_TEXTS, or a byte that no UTF-8 holds."""
     if rng.random() < 0.1:
@@ -121,12 +127,12 @@ def insert_oddity(rng, content):
 
 
 def change_number(rng, content):
-    """A number is an odd text."""
+    """A number is an odd one."""
     numbers = list(re.finditer(rb"-?[0-9]+(\.[0-9]+)?", content))
     if not numbers:
         return content
-    number = rng.choice(numbers)
-    return content[: number.start()] + odd_bytes(rng) + content[number.end() :]
+    number, odd = rng.choice(numbers), rng.choice(ODD_NUMBERS)
+    return content[: number.start()] + odd.encode() + content[number.end() :]
 
 
 BYTES = (
