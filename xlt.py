@@ -1696,7 +1696,10 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
         write_file(folder / "README.md", MODEL_README.format(version=version, **vars(settings)))
     encoder.tokenizer.model_max_length = settings.passage_length
     with writing(folder):
-        encoder.tokenizer.save_pretrained(folder)
+        try:
+            encoder.tokenizer.save_pretrained(folder)
+        except Exception as error:  # noqa: BLE001  (its library has no kind of its own)
+            raise OSError(str(error)) from None
         # The weights come last: a folder that is not complete does not open, least of all with
         # other settings than these
         encoder.model.save_pretrained(folder)
