@@ -581,7 +581,8 @@ def clean_lemma(lemma):
     clean_lemma(" pomme_de_terre ") -> "pomme de terre"
     clean_lemma("T形+的") -> "T形的"      Chinese wordnet: + stands between the parts of a word
     """
-    if lemma in NO_LEMMAS:
+    lemma = re.sub(r"\([^()]*\)\s*$", "", lemma)  # tempo (meteorologia)
+    if lemma in NO_LEMMAS or re.search(r"[][{}|]", lemma):  # [[eerste]], cour|cours
         return ""
     # SUBTLE: beside a Chinese character only; C++ keeps its own
     lemma = re.sub(r"(?<=[\u3400-\u9fff])\+|\+(?=[\u3400-\u9fff])", "", lemma)

@@ -62,6 +62,7 @@ from xlt import (
     read_lines,
     read_record,
     refuse_twice,
+    texts_in,
     truncated_texts,
     versions,
     weights_hash,
@@ -659,7 +660,8 @@ def warn_of_limits(split, attack, condition, table, options):
     left = [f"{counts[lang]} {lang}" for lang in sorted(counts) if lang not in table]
     if attack.kind.source in ("synonyms", "dictionary") and left:
         queries = ", ".join(left)
-        print(f"{condition.label}: no table, so not attacked: {queries} queries", file=sys.stderr)
+        text = f"no table (--table LANG=FILE), so not attacked: {queries} queries"
+        print(f"{condition.label}: {text}", file=sys.stderr)
     changes_text = attack.kind.source != "embeddings" and attack.kind.search != "vote"
     if options.attack_out and not changes_text:
         text = "changes no text, so --attack-out has nothing to write"
@@ -1319,7 +1321,7 @@ def evaluate_folder(
     if model.sha256 and model.sha256 != weights_hash(encoder):
         text = "not the weights that this run ended with"
         raise ValueError(f"{model.weights}: {text}. Bring them back, or train anew (--overwrite).")
-    check_known(encoder, [*data.queries, *data.passages])
+    check_known(encoder, texts_in(data, options.langs or all_langs(data)))
     adversary = open_adversary(options, data, encoder)
     if options.attack_out:
         check_frozen(encoder, data, adversary)

@@ -1107,7 +1107,7 @@ def train_and_evaluate(flags, args, data, eval_data, options):
         if getattr(flags, name) is not None:
             changes[name] = getattr(flags, name)
     encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, hub=True, **changes)
-    xlt.check_known(encoder, [*data.queries, *data.passages])
+    xlt.check_known(encoder, xlt.texts_in(data, flags.train_langs))
     perturber = make_perturber(flags, data, encoder)
     inputs = {"data_sha256": data.sha256, "init_sha256": xlt.weights_hash(encoder)}
     inputs |= xlt.encoder_hashes(encoder) | {"settings": vars(encoder.settings)}

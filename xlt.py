@@ -45,7 +45,6 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 SPLITS = ("train", "dev", "test")
-QRELS_HEAD = "query-id\tcorpus-id\tscore"
 POOLINGS = ("mean", "cls")
 BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
 
@@ -193,9 +192,23 @@ class DataSet:
     left_out: Superfluous = field(default_factory=Superfluous)
 
 
+def texts_in(data: DataSet, langs: list[str]) -> list[Text]:
+    """Queries and passages in these languages."""
+    return [text for text in (*data.queries, *data.passages) if text.lang in langs]
+
+
 def all_langs(data: DataSet) -> list[str]:
     """Languages of the queries or of the passages (in Mewsli-X, say, queries have others)."""
     return sorted({text.lang for text in (*data.queries, *data.passages)})
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse, with a ValueError, the note that git-lfs leaves in the place of a large file."""
+    with open(path, "rb") as file:
+        is_pointer = file.read(40).startswith(b"version https://git-lfs")
+    if is_pointer:
+        remedy = "Fetch the file itself: git lfs pull."
+        raise ValueError(f"{path}: a pointer of git-lfs, not the content. {remedy}")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -204,7 +217,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     *Errors*: ValueError for a file that is missing, not UTF-8, or has the line ends of old Macs.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file. Run the data set's prepare.py.")
+        raise ValueError(f"{path}: no such file. Put it there, or run the data set's prepare.py.")
+    refuse_pointer(path)
     # SUBTLE: not splitlines(): texts hold U+2028 and other characters that it takes for line ends.
     # utf-8-sig: some editors put a byte order mark before the first line
     with open(path, encoding="utf-8-sig", newline="\n") as lines:
@@ -251,7 +265,7 @@ def check_string(row: dict, key: str) -> None:
     """Refuse, with a ValueError, a value that is no string."""
     value = row.get(key, "")
     if type(value) is not str:
-        raise ValueError(f'"{key}" is {quoted(value)}, not a string. Put it in quotes.')
+        raise ValueError(f'"{key}" is {quoted(value)}, not a string. Write one, in quotes.')
 
 
 def read_text(line: str) -> Text:
@@ -264,17 +278,22 @@ def read_text(line: str) -> Text:
     except ValueError as error:
         raise ValueError(f"{error}. Write one a line.") from None
     row = {key: value for key, value in row.items() if value is not None}
+    if row.get("title"):
+        row.setdefault("text", "")  # a title says enough
     for key in ("_id", "text"):
         if key not in row:
             raise ValueError(f'"{key}" is missing. Every line needs "_id" and "text".')
     for key in ("_id", "lang", "text", "title", "context", "group", "answer"):
         check_string(row, key)
     if "language" in row and "lang" not in row:
-        raise ValueError('"language" is no key of a text. Call it "lang".')
+        remedy = 'Call it "lang", with a code such as "de", or rename it if it is another.'
+        raise ValueError(f'"language" is no key of a text. {remedy}')
     text = row["text"]
     if row.get("title"):
         text = f"{row['title']} {text}"  # as BEIR encodes a titled passage
-    lang = base_language(row.get("lang", "und"))
+    lang = "und"
+    if row.get("lang"):
+        lang = base_language(row["lang"])
     group = row.get("group")
     if not group:
         group = row["_id"]
@@ -314,7 +333,7 @@ def read_texts(path: Path, superfluous: Superfluous) -> list[Text]:
             continue
         texts[text.id], line_of[text.id] = text, number
     if not texts:
-        raise ValueError(f"{path}: no rows. The file is empty; run the folder's prepare.py again.")
+        raise ValueError(f"{path}: no rows. Write a JSON object a line, or run prepare.py again.")
     return list(texts.values())
 
 
@@ -342,6 +361,19 @@ def read_relevance(score: str) -> float:
     return relevance
 
 
+def is_header(line: str, query_at: dict[str, int]) -> bool:
+    """Is the first line of a qrels file its head, whatever the columns are called?
+
+    A query may be called "query-id", but no score is a word.
+    """
+    cells = line.split("\t")
+    try:
+        float(cells[-1])
+    except ValueError:
+        return len(cells) == 3 and cells[0] not in query_at
+    return False
+
+
 def read_qrels(
     path: Path,
     query_at: dict[str, int],
@@ -354,8 +386,7 @@ def read_qrels(
     """
     judgements, scores = Judgements(), {}  # scores: (query, passage) -> relevance
     for place, (number, line) in enumerate(read_lines(path)):
-        # The whole head, and not only its first word: a query may be called so
-        if place == 0 and line == QRELS_HEAD:
+        if place == 0 and is_header(line, query_at):
             continue
         where = f"{path}:{number}"
         cells = line.split("\t")
@@ -376,13 +407,13 @@ def read_qrels(
             continue
         scores[query, passage] = relevance
         if query not in query_at:
-            problem = f"{where}: unknown id {quoted(query)}. Add it to queries.jsonl."
+            problem = f"{where}: unknown id {quoted(query)}. Add it to queries.jsonl, with a text."
             superfluous.add("qrels rows of a query that is not there", problem)
             continue
         position = query_at[query]
         relevant = judgements.qrels.setdefault(position, {})
         if passage not in passage_at:
-            problem = f"{where}: unknown id {quoted(passage)}. Add it to corpus.jsonl."
+            problem = f"{where}: unknown id {quoted(passage)}. Add it to corpus.jsonl, with a text."
             superfluous.add("qrels rows of a passage that is not there", problem)
             if relevance > 0:
                 judgements.missing.setdefault(position, {})[passage] = relevance
@@ -444,7 +475,8 @@ def load_data(folder: str | Path, strict: bool = False) -> DataSet:
             data.missing[path.stem] = judgements.missing
             data.dropped[path.stem] = judgements.zeros
     if not paths:
-        raise ValueError(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. Run prepare.py.")
+        remedy = "Write query-id, corpus-id, score with tabs into one, or run prepare.py."
+        raise ValueError(f"{folder}/qrels: none of train.tsv, dev.tsv, test.tsv. {remedy}")
     if not data.qrels:
         fault = "none of their queries is in queries.jsonl"
         raise ValueError(f"{folder}/qrels: {fault}. Do ids match?")
@@ -957,6 +989,7 @@ def read_json(path: Path, kind: type = dict, remedy: str = "Fetch it again.") ->
 
     *Errors*: ValueError with the file and the remedy.
     """
+    refuse_pointer(path)
     try:
         return parse_json(path.read_text(encoding="utf-8-sig"), kind)
     except ValueError as error:  # not UTF-8, too
@@ -1266,13 +1299,17 @@ def library_settings(path: str | Path) -> list[Stored]:
     return stored + library_length_files(path, stages)
 
 
-def choose_settings(path: str | Path, flags: dict) -> Settings:
+def choose_settings(path: str | Path, flags: dict, room: int | None = None) -> Settings:
     """Settings of a model: of the flags, else xlt.json, else sentence-transformers, else default.
 
+    Default lengths are cut to the model's `room` for tokens; those that somebody chose are not.
     One line on stderr says which value is from where, unless all are of xlt.json.
     *Errors*: ValueError for a value of another type or out of range, with the file it is from.
     """
     defaults = asdict(Settings())
+    if room is not None:
+        for name in ("query_length", "passage_length"):
+            defaults[name] = min(defaults[name], room)
     stored = [Stored("default", defaults), *library_settings(path)]
     file = model_file(path, "xlt.json")
     if file is not None:
@@ -1358,10 +1395,8 @@ def check_files(folder: Path) -> None:
         if not (file.is_file() or file.is_dir()):
             name = one_line(str(file), 250)
             raise ValueError(f"{name}: a pipe or a broken link, no file. Put the file there.")
-        is_small = file.is_file() and file.stat().st_size < 1024
-        if is_small and file.read_bytes().startswith(b"version https://git-lfs"):
-            remedy = "Fetch the file itself: git lfs pull."
-            raise ValueError(f"{file}: a pointer of git-lfs, not the content. {remedy}")
+        if file.is_file():
+            refuse_pointer(file)
 
 
 @contextmanager
@@ -1511,6 +1546,9 @@ def open_tokenizer(path: str | Path, part: str, model):
         tokenizer = AutoTokenizer.from_pretrained(path, subfolder=part, trust_remote_code=False)
     with opening(path, "config.json: it has no word embeddings"):
         rows = model.get_input_embeddings().weight.shape[0]
+    padding = getattr(model.config, "pad_token_id", None)
+    if tokenizer.pad_token_id is None and padding is not None:  # a tokenizer.json alone has none
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     largest = max(tokenizer.get_vocab().values(), default=-1)
     sizes = f"the tokenizer's ids end at {largest}, the model has {rows} embeddings"
     remedy = "Take the tokenizer that belongs to the weights."
@@ -1609,7 +1647,7 @@ def load_encoder(
     config = open_config(path, part)
     model = open_weights(path, part, config)
     tokenizer = open_tokenizer(path, part, model)
-    encoder = Encoder(model, tokenizer, choose_settings(path, flags))
+    encoder = Encoder(model, tokenizer, choose_settings(path, flags, room_for_tokens(model)))
     check_lengths(path, encoder)
     files = listed(Path(path) / part, WEIGHTS)
     with opening(path, f"no vectors come of word embeddings (config.json, {files})"):

@@ -204,7 +204,7 @@ def test_rows_judged_irrelevant_are_counted_not_lost(tmp_path):
         ({"text": "hello"}, '"_id" is missing. Every line needs "_id" and "text"'),
         ({"_id": "x"}, '"text" is missing. Every line needs "_id" and "text"'),
         ("[" * 100_000, "no JSON object"),
-        ({"_id": 7, "text": "hello"}, '"_id" is 7, not a string. Put it in quotes'),
+        ({"_id": 7, "text": "hello"}, '"_id" is 7, not a string. Write one, in quotes'),
         ({"_id": "x", "text": "hello", "group": 7}, '"group" is 7, not a string'),
         ({"_id": "x", "text": "hello", "lang": "German"}, "unknown language 'German'. Write"),
         ({"_id": "x", "text": "hello", "lang": "d"}, "unknown language 'd'. Write"),
@@ -261,11 +261,11 @@ def test_blank_lines_are_passed_over_but_counted(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("q1.en\ta.en\tyes", "the score .* is no number"),
-        ("q1.en\ta.en\tnan", "the score .* is no number"),
-        ("q1.en\ta.en\tinf", "the score .* is no number"),
+        ("q1.en\ta.en\tyes", "is no number. Write 1"),
+        ("q1.en\ta.en\tnan", "is no number. Write 1"),
+        ("q1.en\ta.en\tinf", "is no number. Write 1"),
         ("q1.en\ta.en\t1e400", "the score '1e400' is too large"),
-        ("q1.en\ta.en\t1_0", "the score .* is no number"),
+        ("q1.en\ta.en\t1_0", "is no number. Write 1"),
         ("q1.en a.en 1", "is not query-id, corpus-id, score with tabs"),
         ("q1.en\ta.en\t2", "stands twice, with two scores. Delete a row"),
     ],
@@ -384,7 +384,7 @@ def test_qrels_of_another_data_set_are_refused(tmp_path, row, message):
 
 
 def test_a_null_is_no_value(tmp_path):
-    """Claim: every optional key may be null. Catches: "title": null refused (BEIR#78)."""
+    """Claim: every optional key may be null. Catches: "title": null refused, as BEIR has it."""
     optional = dict.fromkeys(("title", "lang", "group", "context", "answer"))
     corpus = [{"_id": "d1", "text": "They purr.", **optional}]
     write_folder(tmp_path, corpus, [{"_id": "q", "text": "Who purrs?"}], ["q\td1\t1"])
@@ -409,6 +409,50 @@ def test_a_first_row_that_begins_like_a_header_is_a_row(tmp_path):
     write_folder(tmp_path, queries=[QUERIES[0] | {"_id": "query-id"}], splits=[])
     (tmp_path / "qrels/test.tsv").write_text("query-id\ta.en\t1\n")
     assert load_data(tmp_path).qrels["test"] == {0: {0: 1.0}}
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["query-id\tcorpus-id\tscore", "query_id\tdoc_id\trelevance", '"Query"\t"Doc"\t"Score" ', ""],
+)
+def test_a_header_may_have_other_names_or_be_missing(folder, head):
+    """Claim: the rows are the same. Number: heads of public folders.
+
+    Catches: a folder refused for the names of its columns; the first row lost where there is none.
+    """
+    path = folder / "qrels/test.tsv"
+    expected = load_data(folder).qrels["test"]
+    rows = [line for line in path.read_text().split("\n") if line][1:]
+    path.write_text("\n".join([head, *rows]))
+    assert load_data(folder).qrels["test"] == expected
+
+
+def test_a_first_row_with_a_word_for_a_score_is_no_header(tmp_path):
+    """Claim: its query is there, so it is a judgement. Catches: a bad row passed over as a head."""
+    write_folder(tmp_path, splits=[])
+    (tmp_path / "qrels/test.tsv").write_text("q1.en\ta.en\tyes\n")
+    with pytest.raises(ValueError, match="test.tsv:1: the score 'yes' is no number"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [({"title": "Cats"}, "Cats "), ({"title": "Cats", "text": None}, "Cats ")],
+)
+def test_a_title_is_text_enough(tmp_path, row, text):
+    """Catches: a folder refused because one passage has a title alone."""
+    corpus = [{"_id": "d1", **row}]
+    write_folder(tmp_path, corpus, [{"_id": "q", "text": "Who purrs?"}], ["q\td1\t1"])
+    assert load_data(tmp_path).passages[0].text == text
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+def test_a_pointer_of_git_lfs_is_no_data(folder, name):
+    """Claim: the file and the command that fetches it. Catches: "no JSON object"."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+    (folder / name).write_text(pointer)
+    with pytest.raises(ValueError, match=f"{name}: a pointer of git-lfs.*git lfs pull"):
+        load_data(folder)
 
 
 def test_qrels_of_a_header_alone_are_refused(tmp_path):
@@ -485,7 +529,7 @@ def test_a_missing_file_is_named(folder, name):
     Catches: a bare FileNotFoundError.
     """
     (folder / name).unlink()
-    with pytest.raises(ValueError, match=f"{name}: no such file. Run the data set's prepare.py"):
+    with pytest.raises(ValueError, match=f"{name}: no such file. Put it there, or run"):
         load_data(folder)
 
 
@@ -495,7 +539,7 @@ def test_a_folder_without_qrels_is_refused(tmp_path):
     Catches: a data set without a question to ask, which fails much later.
     """
     write_folder(tmp_path, splits=[])
-    with pytest.raises(ValueError, match="none of train.tsv, dev.tsv, test.tsv. Run prepare.py"):
+    with pytest.raises(ValueError, match="none of train.tsv, dev.tsv, test.tsv. Write query-id"):
         load_data(tmp_path)
 
 
@@ -505,7 +549,7 @@ def test_an_empty_file_is_refused(folder):
     Catches: a corpus of nothing, in which every id of the qrels is unknown.
     """
     (folder / "corpus.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="corpus.jsonl: no rows. The file is empty"):
+    with pytest.raises(ValueError, match="corpus.jsonl: no rows. Write a JSON object"):
         load_data(folder)
 
 

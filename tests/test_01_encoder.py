@@ -1174,7 +1174,34 @@ def test_weights_of_another_size_are_refused_with_both(plain):
         load_encoder(plain)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "pytorch_model.bin"])
+def test_default_lengths_are_cut_to_the_model(tmp_path, capsys):
+    """Number: 128 positions, XLM-R's two less; the default of passages is 256, that of queries 96.
+
+    Catches: a refusal that names a flag which nobody gave; a chosen length that is cut as well.
+    """
+    write_encoder(tmp_path, positions=128)
+    settings = load_encoder(tmp_path).settings
+    assert (settings.query_length, settings.passage_length) == (96, 126)
+    assert "of default: " in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--passage-length 200: texts have at most 126 tokens"):
+        load_encoder(tmp_path, passage_length=200)
+
+
+def test_the_padding_token_may_stand_in_config_json_alone(plain):
+    """Number: the vectors are those of the same model with the token in both files.
+
+    Catches: a folder of config.json, weights and tokenizer.json refused.
+    """
+    expected = load_encoder(plain).encode(LONG_AND_SHORT, "query")
+    content = read_json(plain / "tokenizer_config.json")
+    del content["pad_token"]
+    write_json_file(plain / "tokenizer_config.json", content)
+    assert torch.equal(load_encoder(plain).encode(LONG_AND_SHORT, "query"), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "model.safetensors", "pytorch_model.bin", "modules.json"]
+)
 def test_a_pointer_of_git_lfs_is_refused_by_name(plain, name):
     """Claim: the file and the command that fetches it.
 

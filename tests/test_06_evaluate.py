@@ -542,6 +542,20 @@ def test_a_missing_passage_has_no_language(tmp_path):
     assert find_record(metrics, "mono", "en", "en")["mAP"] == 0.5
 
 
+def test_only_the_languages_asked_for_must_be_known(tmp_path, capsys):
+    """Number: the bundled tokenizer knows English and no Amharic, of which there are 20 passages.
+
+    Catches: a model of one language that cannot be evaluated on a folder of eleven.
+    """
+    amharic = [{"_id": f"am{i}", "lang": "am", "text": "ሰላም ለዓለም " * 9} for i in range(20)]
+    write_folder(tmp_path, [*CORPUS, *amharic])
+    flags = [str(ROOT / "data/tiny_xlmr"), "--data", str(tmp_path), "--device", "cpu"]
+    assert evaluate.main([*flags, "--langs", "en", "de"]) == 0
+    assert "unknown to the tokenizer" not in capsys.readouterr().err
+    assert evaluate.main(flags) == 1
+    assert "tokens are unknown to the tokenizer" in capsys.readouterr().err
+
+
 def test_a_view_without_candidates_is_told(tmp_path, capsys):
     """Number: of English alone there is no cross, and of both languages there is.
 
@@ -1271,7 +1285,7 @@ def test_average_precision_of_the_trec_files_is_that_of_the_records(tmp_path, la
 
 
 def test_fractional_relevances_are_refused_for_trec(tmp_path):
-    """Claim: before the work. Catches: 0.5, which trec_eval reads as 0 (pytrec_eval#16)."""
+    """Claim: before the work. Catches: 0.5, which trec_eval reads as 0."""
     write_folder(tmp_path, qrels=["q1.en\ta.en\t0.5"])
     with pytest.raises(ValueError, match="0.5 is the score of 'q1.en', 'a.en'; trec_eval reads"):
         evaluate_biased(tmp_path, 1.0, trec=tmp_path / "trec")

@@ -76,7 +76,7 @@ def write_world(folder):
     return folder
 
 
-def write_encoder(folder, dropout=0.1):
+def write_encoder(folder, dropout=0.1, positions=514):
     """One layer of random weights with the bundled tokenizer.
 
     Dropout is on: a seed or a random state that is lost then shows in the weights.
@@ -90,7 +90,7 @@ def write_encoder(folder, dropout=0.1):
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=514,
+        max_position_embeddings=positions,
         type_vocab_size=1,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=0.0,
