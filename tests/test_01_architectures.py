@@ -69,7 +69,7 @@ ARCHITECTURES = [
     Architecture("Electra", NARROW),
     Architecture("Ernie", USUAL),
     Architecture("EuroBert", ROTARY, has_table=False),
-    Architecture("Flaubert", {**XLM, "use_lang_emb": False}),
+    Architecture("Flaubert", XLM),  # language embeddings by default, of one language: none
     Architecture("FNet", USUAL, masks=False),
     Architecture("Gemma3Text", {**GEMMA, "use_bidirectional_attention": True}, has_table=False),
     Architecture("Gte", USUAL, has_table=False),
@@ -91,6 +91,7 @@ ARCHITECTURES = [
     Architecture("RoCBert", {**USUAL, "shape_vocab_size": 9, "pronunciation_vocab_size": 9}),
     Architecture("RoFormer", NARROW),
     Architecture("Splinter", USUAL),
+    Architecture("SqueezeBert", {**USUAL, "embedding_size": 32}),
     Architecture("XLM", {**XLM, "use_lang_emb": False}),
     Architecture("XLMRoberta", USUAL, AFTER_PAD),
     Architecture("XLMRobertaXL", USUAL, AFTER_PAD),
@@ -103,6 +104,7 @@ ARCHITECTURES = [
     Architecture("UMT5", T5, None, plain="UMT5EncoderModel"),
     Architecture("XLNet", XLNET, None),
 ]
+UNMASKED = [architecture for architecture in ARCHITECTURES if not architecture.masks]
 LIMITED = [architecture for architecture in ARCHITECTURES if architecture.room is not None]
 UNLIMITED = [architecture for architecture in ARCHITECTURES if architecture.room is None]
 
@@ -230,6 +232,19 @@ def test_padding_changes_no_vector_or_is_left_out(architecture, tokenizer, tmp_p
         assert (vectors - expected).abs().max() > 0.01, "padding does not matter"
 
 
+@pytest.mark.parametrize("architecture", UNMASKED, ids=name_of)
+def test_padding_that_changes_little_is_left_out_as_well(architecture, tokenizer, tmp_path):
+    """Claim: also with the library's first weights our vectors are those of each text alone.
+
+    Number: attention is even and padding weighs little: Nystromformer's moves a vector by 3e-4.
+    Catches: padding that counts only from 0.001 on, and vectors that hang on their neighbours.
+    """
+    folder = make_folder(tmp_path, tokenizer, architecture.name, architecture.sizes, noise=0)
+    expected = expected_vectors(folder, tokenizer, TEXTS, architecture)
+    vectors = open_folder(folder).encode(TEXTS, "query")
+    torch.testing.assert_close(vectors, expected, atol=TOLERANCE, rtol=0)
+
+
 # ---- room for tokens -----------------------------------------------------------------------------
 
 
@@ -296,6 +311,7 @@ REFUSED = [
     ("Xmod", USUAL, "gives no vectors .*Input language unknown"),
     ("CLIPText", USUAL, "gives no vectors .*You have to specify input_ids"),
     ("Bros", USUAL, "gives no vectors .*You have to specify bbox"),
+    ("Esm", {**USUAL, "mask_token_id": 4}, "other vectors for word embeddings than for token ids"),
     ("IBert", USUAL, "gives no vectors .*'tuple' object"),
     ("Nystromformer", {**USUAL, "segment_means_seq_len": 64, "num_landmarks": 8}, "no vectors"),
 ]
@@ -306,7 +322,7 @@ def test_an_architecture_that_cannot_be_used_is_refused(name, sizes, message, to
     """Claim: a ValueError that says why, before the first text is encoded.
 
     Number: decoders; languages or boxes beside the tokens; word embeddings that are no entry, or
-    only for texts of one length (Nystromformer with segments).
+    to which no positions are added (ESM), or only for texts of one length (Nystromformer).
     Catches: vectors without what the model wants, which look well; a traceback.
     """
     make_folder(tmp_path, tokenizer, name, sizes)
