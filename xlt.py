@@ -1442,7 +1442,7 @@ def open_config(path: str | Path, part: str):
     kind = config.model_type
     if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
         raise ValueError(f"--model {path}: {kind} has a decoder, too. Take an encoder.")
-    if getattr(config, "use_lang_emb", False):
+    if getattr(config, "use_lang_emb", False) and getattr(config, "n_langs", 2) > 1:
         raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
     layers = getattr(config, "num_hidden_layers", 1)
     if isinstance(layers, int) and not 1 <= layers <= 200:
@@ -1527,7 +1527,7 @@ def open_weights(path: str | Path, part: str, config):
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # check_weights refuses them and says which
         )
-    model.pooler = None  # we pool by ourselves
+    model.pooler = nn.Identity()  # we pool by ourselves
     check_weights(f"{path}: {files}", model, info)
     return model
 
@@ -1598,8 +1598,9 @@ def check_lengths(path: str | Path, encoder: Encoder) -> None:
 def padding_matters(encoder: Encoder) -> bool:
     """Does a text get another vector when it is padded? In a model without a mask (FNet) it does.
 
-    *Units*: 1e-3 of a unit vector; rounding gives 1e-6, FNet 0.4.
-    *Errors*: ValueError for vectors of no length, as zeros in the place of weights give.
+    *Units*: 3e-5 of a unit vector; rounding gives 1e-6, Nystromformer 3e-4, FNet 0.4.
+    *Errors*: ValueError for vectors of no length, as zeros in the place of weights give, and for a
+    model that adds no positions to word embeddings (ESM).
     """
     columns = encoder._call_tokenizer(["1", "1 2 3 4 5 6 7 8"], None)
     rows = []
@@ -1610,10 +1611,15 @@ def padding_matters(encoder: Encoder) -> bool:
         for batch in (encoder.pad(rows), encoder.pad(rows[:1])):
             embeddings = encoder.word_embeddings(batch["input_ids"])
             vectors.append(encoder.from_embeddings(embeddings, batch)[0])
+        hidden = encoder.model(**batch).last_hidden_state  # of the first text alone, (1, T, D)
+    pooled = pool_tokens(hidden, batch["attention_mask"], encoder.settings.pooling)  # (1, D)
+    expected = F.normalize(pooled, dim=-1)[0]
     lengths = torch.stack(vectors).norm(dim=1)
     if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
         raise ValueError(f"their lengths are {lengths.tolist()} and not 1")
-    return float((vectors[0] - vectors[1]).abs().max()) > 1e-3
+    if not torch.allclose(vectors[1], expected, atol=1e-3):
+        raise ValueError("other vectors for word embeddings than for token ids")
+    return float((vectors[0] - vectors[1]).abs().max()) > 3e-5
 
 
 def load_encoder(

@@ -308,11 +308,11 @@ REFUSED = [
     ("M2M100", BART, "m2m_100 has a decoder, too. Take an encoder"),
     ("LongT5", T5, "longt5 has a decoder, too. Take an encoder"),
     ("XLM", {**XLM, "n_langs": 2, "use_lang_emb": True}, "wants a language id for each token"),
-    ("Xmod", USUAL, "gives no vectors .*Input language unknown"),
-    ("CLIPText", USUAL, "gives no vectors .*You have to specify input_ids"),
-    ("Bros", USUAL, "gives no vectors .*You have to specify bbox"),
+    ("Xmod", USUAL, "no vectors come .*Input language unknown"),
+    ("CLIPText", USUAL, "no vectors come .*You have to specify input_ids"),
+    ("Bros", USUAL, "no vectors come .*You have to specify bbox"),
     ("Esm", {**USUAL, "mask_token_id": 4}, "other vectors for word embeddings than for token ids"),
-    ("IBert", USUAL, "gives no vectors .*'tuple' object"),
+    ("IBert", USUAL, "no vectors come .*'tuple' object"),
     ("Nystromformer", {**USUAL, "segment_means_seq_len": 64, "num_landmarks": 8}, "no vectors"),
 ]
 

@@ -990,7 +990,6 @@ def write_model(folder, kind, model_class=None, **more):
         ("Bert", {}, 66),
         ("XLMRoberta", {"pad_token_id": 1}, 64),
         ("Camembert", {"pad_token_id": 1}, 64),
-        ("Camembert", {"pad_token_id": 0}, 65),
         ("MPNet", {"pad_token_id": 1}, 64),
         ("Longformer", {"pad_token_id": 1, "attention_window": [16, 16]}, 64),
         ("Luke", {"pad_token_id": 1, "entity_vocab_size": 9, "entity_emb_size": 32}, 64),
