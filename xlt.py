@@ -1144,7 +1144,7 @@ def library_stages(path: str | Path) -> dict[str, str]:
     for stage in read_json(file, list):
         try:
             kind, part = stage["type"].rpartition(".")[2], stage["path"]
-            if not re.fullmatch(r"[\w.-]*", part) or part == "..":
+            if not re.fullmatch(r"[\w.-]{0,99}", part) or part == "..":
                 raise ValueError
         except (TypeError, KeyError, AttributeError, ValueError):
             problem = 'without "type" and "path", a folder in this one'
@@ -1569,6 +1569,7 @@ def load_encoder(
         )
     with opening(path, f"the tokenizer does not open ({vocabularies})"):
         tokenizer = AutoTokenizer.from_pretrained(path, **place)
+        tokenizer("a \ue000")  # some open and cannot do it: no character is \ue000
     model.pooler = None  # we pool by ourselves
     check_weights(f"{path}: {weights}", model, info)
     with opening(path, "config.json: it has no word embeddings"):
