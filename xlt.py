@@ -1190,7 +1190,7 @@ def library_stages(path: str | Path) -> dict[str, str]:
     for stage in read_json(file, list):
         try:
             kind, part = stage["type"].rpartition(".")[2], stage["path"]
-            if not re.fullmatch(r"[\w.-]*", part) or part == "..":
+            if not re.fullmatch(r"[\w.-]{0,99}", part) or part == "..":
                 raise ValueError
         except (TypeError, KeyError, AttributeError, ValueError):
             problem = 'without "type" and "path", a folder in this one'
@@ -1544,6 +1544,7 @@ def open_tokenizer(path: str | Path, part: str, model):
     files = listed(Path(path) / part, TOKENIZERS)
     with opening(path, f"the tokenizer does not open ({files})"):
         tokenizer = AutoTokenizer.from_pretrained(path, subfolder=part, trust_remote_code=False)
+        tokenizer("a \ue000")  # some open and cannot do it: no character is \ue000
     with opening(path, "config.json: it has no word embeddings"):
         rows = model.get_input_embeddings().weight.shape[0]
     padding = getattr(model.config, "pad_token_id", None)

@@ -800,11 +800,12 @@ def test_flags_come_before_our_file_and_that_before_the_librarys(plain, capsys):
     assert "of default: context False" in report
 
 
-@pytest.mark.parametrize("path", ["../plain", "..", "/etc", "a/b", "\x1b[31m", ["x"], None, 7])
+@pytest.mark.parametrize("path", ["../plain", "..", "/etc", "a/b", "\x1b[31m", "9" * 400, [""], 7])
 def test_a_stage_lies_in_the_folder(plain, path):
     """Claim: the place of a stage is the name of a folder in the model's.
 
-    Number: one level up, the root, two levels down, an escape code, and what is no text.
+    Number: one level up, the root, two levels down, an escape code, more than a name may have,
+    and what is no text.
     Catches: another model's files; a TypeError; a message that colours the terminal.
     """
     stages = [{"path": path, "type": "sentence_transformers.models.Transformer"}]
@@ -1231,6 +1232,25 @@ def test_a_damaged_file_is_refused_with_the_path(plain, name, part):
     assert name in str(caught.value)
     assert len(str(caught.value)) - len(str(plain)) < 300
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["no unknown token", "no length"])
+def test_a_tokenizer_that_opens_and_cannot_encode_is_refused(plain, damage):
+    """Claim: one is asked for a character that no vocabulary has, before the first text.
+
+    Number: two settings that only a call looks at.
+    Catches: the tokenizer's own exception, hours later, at the first rare character.
+    """
+    if damage == "no unknown token":
+        content = read_json(plain / "tokenizer.json")
+        content["model"]["unk_id"] = None
+        write_json_file(plain / "tokenizer.json", content)
+    else:
+        change_json(plain / "tokenizer_config.json", model_max_length={"a": 1})
+    with pytest.raises(
+        ValueError, match="the tokenizer does not open .tokenizer.json, tokenizer_c"
+    ):
+        load_encoder(plain)
 
 
 def test_a_sentencepiece_model_alone_says_what_to_install(plain):
