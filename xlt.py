@@ -1580,18 +1580,19 @@ def room_for_tokens(model) -> int | None:
 def check_lengths(path: str | Path, encoder: Encoder) -> None:
     """Refuse lengths that the model has no positions for, or that leave nothing of a text."""
     settings, room = encoder.settings, room_for_tokens(encoder.model)
+    places = "by flag, or in xlt.json or sentence_bert_config.json"
     for tower in ("query", "passage"):
         length = getattr(settings, f"{tower}_length")
         if room is not None and length > room:
             raise ValueError(
-                f"--model {path}: --{tower}-length {length}: texts have at most {room} tokens. "
-                "Take smaller lengths."
+                f"--model {path}: --{tower}-length {quoted(length)}: texts have at most {room} "
+                f"tokens. Take smaller lengths {places}."
             )
         prefix = len(encoder.tokenizer(getattr(settings, f"{tower}_prefix"))["input_ids"])
         if length <= prefix:
             raise ValueError(
                 f"--model {path}: --{tower}-length {length}: prefix and special tokens take "
-                f"{prefix}. Take a larger length."
+                f"{prefix}. Take a larger length {places}."
             )
 
 

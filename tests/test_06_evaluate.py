@@ -1391,6 +1391,21 @@ def test_wrong_input_exits_with_its_code_and_one_sentence(folder, capsys, flags,
     assert message in capsys.readouterr().err
 
 
+def test_an_array_that_damage_hides_is_missed(tmp_path):
+    """Number: byte 32 of an entry in a zip file's list is the length of its comment; 64 of them
+    cover the next entry. Catches: two of three arrays, each whole by its own checksum.
+    """
+    path = tmp_path / "metrics.npz"
+    np.savez_compressed(path, id=np.arange(3), group=np.arange(3), mono=np.ones(3))
+    assert sorted(evaluate.read_arrays(path)) == ["group", "id", "mono"]
+    content = bytearray(path.read_bytes())
+    last = content.rfind(b"PK\x01\x02")
+    content[content.rfind(b"PK\x01\x02", 0, last) + 32] = 64
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="metrics.npz: does not open .an array is missing"):
+        evaluate.read_arrays(path)
+
+
 def test_protected_words_that_are_not_utf8_are_refused_by_name(folder, capsys):
     """Number: ß is one byte in Latin-1. Catches: an error that names no file."""
     (folder / "words.txt").write_bytes("Stra\xdfe\n".encode("latin-1"))
