@@ -1439,14 +1439,14 @@ def open_config(path: str | Path, part: str):
         check_numbers(file)
     with opening(path, "config.json does not open"):
         config = AutoConfig.from_pretrained(path, subfolder=part, trust_remote_code=False)
-    kind = config.model_type
+    kind, where = config.model_type, f"--model {path}: config.json"
     if config.is_encoder_decoder and type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        raise ValueError(f"--model {path}: {kind} has a decoder, too. Take an encoder.")
+        raise ValueError(f"{where}: {kind} has a decoder, too. Take an encoder.")
     if getattr(config, "use_lang_emb", False) and getattr(config, "n_langs", 2) > 1:
-        raise ValueError(f"--model {path}: wants a language id for each token. Take one without.")
+        raise ValueError(f"{where}: wants a language id for each token. Take one without.")
     layers = getattr(config, "num_hidden_layers", 1)
     if isinstance(layers, int) and not 1 <= layers <= 200:
-        raise ValueError(f"--model {path}: config.json: {layers} layers. Write 1 to 200.")
+        raise ValueError(f"{where}: {layers} layers. Write 1 to 200.")
     return config
 
 

@@ -1058,7 +1058,7 @@ def test_a_model_with_a_decoder_is_refused(tmp_path):
     Catches: "incomplete", or decoder inputs that are missing.
     """
     write_model(tmp_path, "Bart", d_model=32, encoder_layers=1, decoder_layers=1)
-    with pytest.raises(ValueError, match="bart has a decoder, too. Take an encoder"):
+    with pytest.raises(ValueError, match="config.json: bart has a decoder, too. Take an"):
         load_encoder(tmp_path)
 
 
@@ -1392,7 +1392,7 @@ def test_a_model_that_wants_a_language_id_is_refused(encoder, tmp_path):
     """
     encoder.model.config.use_lang_emb = True
     save_encoder(encoder, tmp_path)
-    with pytest.raises(ValueError, match="wants a language id for each token. Take one without"):
+    with pytest.raises(ValueError, match="config.json: wants a language id for each token. Take"):
         load_encoder(tmp_path)
 
 
