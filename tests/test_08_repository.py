@@ -86,15 +86,31 @@ def test_importing_a_module_prints_nothing_and_seeds_nothing():
     assert done.stderr == ""
 
 
+def seconds_of(*command):
+    """How long Python takes for this, the better of two times, and what it printed."""
+    times = []
+    for _ in range(2):
+        start = time.time()
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, check=True
+        )
+        times.append(time.time() - start)
+    return min(times), done.stdout
+
+
+@pytest.fixture(scope="module")
+def torch_alone():
+    """Seconds of importing torch."""
+    return seconds_of("-c", "import torch")[0]
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate", "study"])
-def test_help_answers_in_time(name):
-    """Number: 2 s on two quiet cores, twice that here: torch takes one of them, transformers, which
-    only loading a model needs, would take another."""
-    start = time.time()
-    command = [sys.executable, ROOT / f"{name}.py", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert time.time() - start < 4
-    assert "usage:" in done.stdout
+def test_help_answers_in_time(name, torch_alone):
+    """Number: importing torch and half as much again; transformers, which only loading a model
+    needs, would take as long as torch. Catches: its import at the top of a file."""
+    seconds, printed = seconds_of(ROOT / f"{name}.py", "--help")
+    assert seconds < 1.5 * torch_alone
+    assert "usage:" in printed
 
 
 def test_the_tables_of_the_readme_are_those_of_the_records():
