@@ -387,7 +387,7 @@ def test_a_language_without_table_is_not_attacked_and_stays_as_it_is(story, cond
 def test_a_language_without_table_is_told(story):
     """Number: 14 Thai queries. Catches: a mean that holds a third of clean queries, in silence."""
     lines = story.first.err.split("\n")
-    assert "greedy: no table, so not attacked: 14 th queries" in lines
+    assert "greedy: no table (--table LANG=FILE), so not attacked: 14 th queries" in lines
 
 
 @pytest.mark.parametrize("condition", [GREEDY, EXACT])
