@@ -72,7 +72,7 @@ def choose(items: list, rng: torch.Generator):
     return items[int(torch.randint(len(items), (), generator=rng))]
 
 
-# ---- languages: one code for each ----------------------------------------------------------------
+# ---- values in messages --------------------------------------------------------------------------
 
 
 def one_line(text: str, most: int = 120) -> str:
@@ -87,6 +87,9 @@ def one_line(text: str, most: int = 120) -> str:
 def quoted(value) -> str:
     """An id or another value for a message, in quotes: "q7.de" -> "'q7.de'"."""
     return one_line(repr(value), 60)
+
+
+# ---- languages: one code for each ----------------------------------------------------------------
 
 
 # Each language's ISO 639-1 code, then its codes of three letters (ISO 639-2 and -3), those of its
@@ -1533,7 +1536,7 @@ def open_weights(path: str | Path, part: str, config):
 
 
 def open_tokenizer(path: str | Path, part: str, model):
-    """The tokenizer of a model, as its size and the model's rows of embeddings tell.
+    """The tokenizer beside the weights, if it is theirs, as its ids and the rows of embeddings tell.
 
     Embeddings are often padded to a round number (mT5: 12 rows more, mDeBERTa: 898), so only a
     tokenizer of less than half the rows is another's.
@@ -1596,32 +1599,54 @@ def check_lengths(path: str | Path, encoder: Encoder) -> None:
             )
 
 
+def probe_rows(encoder: Encoder) -> list[dict]:
+    """Token rows of a short text and of a longer one, which any tokenizer can read."""
+    columns = encoder._call_tokenizer(["1", "1 2 3 4 5 6 7 8"], None)
+    return [{name: column[i] for name, column in columns.items()} for i in range(2)]
+
+
 @torch.no_grad()
+def vectors_of_ids(encoder: Encoder, batch: dict[str, Tensor]) -> Tensor:
+    """Vectors as the library makes them, of token ids. (B, D)"""
+    hidden = encoder.model(**batch).last_hidden_state  # (B, T, D)
+    pooled = pool_tokens(hidden, batch["attention_mask"], encoder.settings.pooling)  # (B, D)
+    return F.normalize(pooled, dim=-1)
+
+
+@torch.no_grad()
+def vectors_of_embeddings(encoder: Encoder, batch: dict[str, Tensor]) -> Tensor:
+    """Vectors as we make them, of word embeddings. (B, D)"""
+    return encoder.from_embeddings(encoder.word_embeddings(batch["input_ids"]), batch)
+
+
+def check_vectors(encoder: Encoder) -> None:
+    """Refuse a model whose vectors are none, or others than the library's.
+
+    *Errors*: ValueError for vectors of no length, as zeros in the place of weights give, and for a
+    model that adds no positions to word embeddings (ESM).
+    """
+    for row in probe_rows(encoder):
+        batch = encoder.pad([row])
+        with eval_mode(encoder):
+            vector = vectors_of_embeddings(encoder, batch)  # (1, D)
+            expected = vectors_of_ids(encoder, batch)  # (1, D)
+        length = float(vector.norm())
+        if not abs(length - 1) < 1e-3:  # NaN is none, too
+            raise ValueError(f"a vector has the length {length:g} and not 1")
+        if not torch.allclose(vector, expected, atol=1e-3):
+            raise ValueError("other vectors for word embeddings than for token ids")
+
+
 def padding_matters(encoder: Encoder) -> bool:
     """Does a text get another vector when it is padded? In a model without a mask (FNet) it does.
 
     *Units*: 3e-5 of a unit vector; rounding gives 1e-6, Nystromformer 3e-4, FNet 0.4.
-    *Errors*: ValueError for vectors of no length, as zeros in the place of weights give, and for a
-    model that adds no positions to word embeddings (ESM).
     """
-    columns = encoder._call_tokenizer(["1", "1 2 3 4 5 6 7 8"], None)
-    rows = []
-    for i in range(2):
-        rows.append({name: column[i] for name, column in columns.items()})
-    vectors = []
+    rows = probe_rows(encoder)
     with eval_mode(encoder):
-        for batch in (encoder.pad(rows), encoder.pad(rows[:1])):
-            embeddings = encoder.word_embeddings(batch["input_ids"])
-            vectors.append(encoder.from_embeddings(embeddings, batch)[0])
-        hidden = encoder.model(**batch).last_hidden_state  # of the first text alone, (1, T, D)
-    pooled = pool_tokens(hidden, batch["attention_mask"], encoder.settings.pooling)  # (1, D)
-    expected = F.normalize(pooled, dim=-1)[0]
-    lengths = torch.stack(vectors).norm(dim=1)
-    if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
-        raise ValueError(f"their lengths are {lengths.tolist()} and not 1")
-    if not torch.allclose(vectors[1], expected, atol=1e-3):
-        raise ValueError("other vectors for word embeddings than for token ids")
-    return float((vectors[0] - vectors[1]).abs().max()) > 3e-5
+        padded = vectors_of_embeddings(encoder, encoder.pad(rows))[0]
+        alone = vectors_of_embeddings(encoder, encoder.pad(rows[:1]))[0]
+    return float((padded - alone).abs().max()) > 3e-5
 
 
 def load_encoder(
@@ -1659,6 +1684,7 @@ def load_encoder(
     check_lengths(path, encoder)
     files = listed(Path(path) / part, WEIGHTS)
     with opening(path, f"no vectors come of word embeddings (config.json, {files})"):
+        check_vectors(encoder)
         encoder.one_length = padding_matters(encoder)
     encoder.precision = precision  # SUBTLE: not earlier; in bf16 padding moves every vector a bit
     return encoder.to(device)

@@ -4,8 +4,10 @@ Before: all other rungs. Run: pytest tests/test_08_repository.py
 """
 
 import ast
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +113,22 @@ def test_help_answers_in_time(name, torch_alone):
     seconds, printed = seconds_of(ROOT / f"{name}.py", "--help")
     assert seconds < 1.5 * torch_alone
     assert "usage:" in printed
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "study"])
+def test_an_interrupted_import_leaves_no_traceback(name, tmp_path):
+    """Number: a torch whose import sends the signal of Ctrl-C; the process ends by it, as a shell
+    shows in 130. Catches: forty lines of import machinery."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, ROOT / f"{name}.py", "--help"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
 
 
 def test_the_tables_of_the_readme_are_those_of_the_records():

@@ -296,13 +296,19 @@ def change_json(rng, content):
     return mutate_json(rng, content)
 
 
+def object_in(content):
+    """The JSON object that a file still holds after other mutations, or None."""
+    try:
+        read = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
 def huge_number(rng, content):
     """A size in a JSON object is one that no machine has memory or time for."""
-    try:
-        changed = json.loads(content)
-    except (ValueError, RecursionError):
-        return content
-    if not isinstance(changed, dict):
+    changed = object_in(content)
+    if changed is None:
         return content
     keys = [key for key, value in changed.items() if type(value) is int]
     key = rng.choice([*keys, rng.choice(ODD_KEYS[12:])])
@@ -320,11 +326,8 @@ KNOWN_SETTINGS = (
 
 def known_setting(rng, content):
     """A tokenizer's setting that somebody uses has another value than ours."""
-    try:
-        changed = json.loads(content)
-    except (ValueError, RecursionError):
-        return content
-    if not isinstance(changed, dict):
+    changed = object_in(content)
+    if changed is None:
         return content
     return json.dumps(changed | rng.choice(KNOWN_SETTINGS)).encode()
 
