@@ -2,7 +2,8 @@
 
     q = encoder(encoder.tokenize(queries, "query"))       "Query: Was ist ...?"   -> (B, D)
     p = encoder(encoder.tokenize(passages, "passage"))    "Passage: Paris is ..." -> (B, D)
-    loss = -log softmax(q @ p.T / tau) on the diagonal    InfoNCE over the batch
+    mask = false_negatives(batch.gold, batch.passage_group)   passages that answer others' queries
+    loss = -log softmax(q @ p.T / tau) on the diagonal    InfoNCE over the batch, but for the mask
 
 Where to look next: `Encoder` is the model, `info_nce` is the formula, `batches` is the experiment
 (which languages meet in a batch). There the lecture ends; what follows are files, flags and other
@@ -189,7 +190,7 @@ class DataSet:
     # split -> position of the query -> position of the passage -> relevance > 0
     qrels: dict[str, dict[int, dict[int, float]]]
     sha256: str = ""
-    dropped: dict[str, int] = field(default_factory=dict)  # split -> qrels rows of score 0
+    dropped: dict[str, int] = field(default_factory=dict)  # split -> qrels rows of score 0 or below
     # split -> position of the query -> id of a relevant passage that is not there -> relevance > 0
     missing: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     left_out: Superfluous = field(default_factory=Superfluous)
@@ -256,7 +257,7 @@ def parse_json(text: str, kind: type = dict) -> dict | list:
         raise ValueError(f"no JSON {wanted} ({one_line(str(error))})") from None
     if type(content) is not kind:
         raise ValueError(f"no JSON {wanted} (but other JSON)")
-    # SUBTLE: in pairs they are a character; it is the decoded text that tells
+    # SUBTLE: "\\ud83d\\ude00" is a character, and only a half that is left after decoding is wrong
     if re.search(r"\\u[dD][89a-fA-F]", text):
         half = re.search("[\ud800-\udfff]", json.dumps(content, ensure_ascii=False))
         if half:
@@ -279,7 +280,7 @@ def read_text(line: str) -> Text:
     try:
         row = parse_json(line)
     except ValueError as error:
-        raise ValueError(f"{error}. Write one a line.") from None
+        raise ValueError(f"{error}. Write a JSON object a line, each key once.") from None
     row = {key: value for key, value in row.items() if value is not None}
     if row.get("title"):
         row.setdefault("text", "")  # a title says enough
@@ -346,7 +347,7 @@ class Judgements:
 
     qrels: dict[int, dict[int, float]] = field(default_factory=dict)  # query -> passage -> above 0
     missing: dict[int, dict[str, float]] = field(default_factory=dict)  # DataSet.missing of a split
-    zeros: int = 0  # rows of score 0
+    zeros: int = 0  # rows of score 0 or below
     rows: int = 0
 
 
@@ -448,12 +449,12 @@ def load_data(folder: str | Path, strict: bool = False) -> DataSet:
         context   optional, the paragraph around a passage
         answer    optional, the words of a query's answer, which no attack replaces
 
-    A score above 0 says "relevant", 0 is counted and dropped. Beside these files may lie
+    A score above 0 says "relevant", others are counted and dropped. Beside these files may lie
     synonyms/LANG.json {"word": ["replacement", ...]} and dictionary.tsv (en LANG word translation),
     which attacks.py reads.
     Rows that say nothing (empty texts, the same row again, qrels of texts that are not there) are
-    left out and counted; `strict` refuses them. A relevant passage that is not there still counts,
-    as one that is never found.
+    left out and counted; `strict` refuses them. But a query whose relevant passage is not there is
+    measured all the same: that passage counts as one that is never found (`DataSet.missing`).
     *Errors*: ValueError for anything that is missing, broken or inconsistent, with file and line.
     *Source*: BEIR (Thakur et al. 2021) for the layout.
     """
@@ -512,8 +513,8 @@ def length_chunks(
 
         length_chunks([3, 50, 4, 5]) -> [[0, 2, 3], [1]]
 
-    *Units*: in a chunk, texts * longest <= max_tokens and longest <= waste * shortest + slack (so
-    that very short texts share one). With waste 1 and slack 0 a chunk has one length.
+    *Units*: in a chunk of several, texts * longest <= max_tokens and longest <= waste * shortest +
+    slack (so that very short texts share one). With waste 1 and slack 0 a chunk has one length.
     """
     chunks = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
@@ -567,7 +568,7 @@ class Encoder(nn.Module):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
         self.one_length = False  # chunks without padding, for a model that does not mask it (FNet)
-        # (tower, lang) -> texts that lost their end, of all texts, each time one is tokenized
+        # (tower, lang) -> how often a text was tokenized, and how often it lost its end by that
         self.texts_cut, self.texts_seen = Counter(), Counter()
 
     @property
@@ -694,7 +695,7 @@ class Encoder(nn.Module):
         """
         rows = self.tokenize(texts, tower)
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["input_ids"]), i))
-        # Blocks, which `forward` cuts into chunks: they bound what the device holds at once
+        # Blocks, which `forward` cuts into chunks: they bound the vectors that the device holds
         starts = range(0, len(order), 2048)
         disable = None if bar else True  # tqdm: None is off unless on a terminal
         vectors = []
@@ -745,7 +746,7 @@ def info_nce(
     """
     if not 0 < tau < math.inf:
         raise ValueError(f"tau is {tau}; it divides the scores and must be above 0, e.g. 0.05.")
-    # In fp32 whatever is given: 16 bits are too few for -inf and log-sum-exp
+    # In fp32 whatever is given: 16 bits are too few for a sum of exponentials
     scores = q.float() @ p.float().T / tau  # (B, D) @ (D, B) -> (B, B)
     if mask is not None:
         scores = scores.masked_fill(mask, float("-inf"))
@@ -807,7 +808,9 @@ class TrainingPairs:
 
     def __init__(self, data: DataSet, langs: list[str], split: str = "train"):
         if split not in data.qrels:
-            raise ValueError(f"{data.folder}/qrels/{split}.tsv: no such file. Training needs it.")
+            path = data.folder / "qrels" / f"{split}.tsv"
+            fault = "none of its queries is there" if path.exists() else "no such file"
+            raise ValueError(f"{path}: {fault}. Training needs it.")
         spoken = {data.queries[query].lang for query in data.qrels[split]}
         for lang in langs:
             if lang not in spoken:
@@ -906,13 +909,13 @@ def batches(
     orders = {}  # pairing -> an endless stream of questions
     for pairing in pairings:
         questions = sorted(name for name in pairs.queries if pairs.lang_pairs(name, pairing))
-        count = len(questions)
+        count = len(questions)  # each gives one pair a batch
         if count < size:
             raise ValueError(
                 f"--batch-size {size} is larger than the data: {count} pairs fit {batching} "
                 f"({pairing.kind} {pairing.lang}) in the training languages {pairs.langs}."
             )
-        # ("mixed" is but the stream's name, of x-y too: x-x and x-y go through the same order)
+        # "mixed" is but the name of a stream that x-x and x-y share: same questions, same order
         order_rng = generator(seed, "order", pairing.lang or "mixed")
         orders[pairing] = endless_groups(questions, size, order_rng)
 
@@ -959,7 +962,7 @@ def writing(path: str | Path):
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's error is a RuntimeError
-        remedy = "Make room, then repeat the command (train.py: with --resume)."
+        remedy = "Make room or give rights, then repeat the command (train.py: with --resume)."
         raise OSError(f"{path}: cannot be written ({str(error)[:150]}). {remedy}") from None
 
 
@@ -1028,8 +1031,9 @@ def read_record(path: Path, remedy: str) -> dict:
 def locked(folder: Path):
     """Inside the `with` no other process writes into this folder; its file `lock` says who does.
 
-    The system lets go of the lock when a process ends, however it ends: a file that a killed one
-    left behind holds nobody up.
+    A lock among our own programs, and none where the file system or Windows has no such locks. The
+    system lets go of it when a process ends, however it ends: a file that a killed one left behind
+    holds nobody up.
     *Errors*: ValueError with the process's id and host.
     """
     read_only = folder.exists() and not os.access(folder, os.W_OK)
@@ -1046,7 +1050,7 @@ def locked(folder: Path):
                 raise BlockingIOError
         except BlockingIOError:
             file.seek(0)
-            owner = file.read(200).strip()
+            owner = file.read(200).strip() or "a process that is just ending"
             raise ValueError(f"{folder}: in use by {owner}. Wait for it, or end it.") from None
         except OSError:
             pass  # a file system without locks
@@ -1118,37 +1122,6 @@ def versions() -> dict[str, str]:
         "numpy": metadata.version("numpy"),
         "transformers": metadata.version("transformers"),
     }
-
-
-def weights_hash(encoder: Encoder) -> str:
-    """SHA-256 of the weights, which name a model better than its path."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def encoder_hashes(encoder: Encoder) -> dict[str, str]:
-    """What makes the same weights give other vectors: SHA-256 of the tokenizer, of config.json."""
-    # The fakes of the lab course have neither
-    tokenizer, model = getattr(encoder, "tokenizer", None), getattr(encoder, "model", None)
-    vocabulary, config = {}, {}
-    if getattr(tokenizer, "is_fast", False):
-        vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
-        for name in ("truncation", "padding", "version"):  # these change as we use it
-            vocabulary.pop(name, None)
-    elif hasattr(tokenizer, "get_vocab"):
-        vocabulary = tokenizer.get_vocab()
-    # In tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text taken as text
-    for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
-        if getattr(tokenizer, name, usual) != usual:
-            vocabulary |= {name: getattr(tokenizer, name)}
-    if hasattr(model, "config"):
-        # What differs from the defaults: a version of transformers may have more of them
-        config = model.config.to_diff_dict()
-    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
-        config.pop(name, None)
-    return {"tokenizer_sha256": content_hash(vocabulary), "config_sha256": content_hash(config)}
 
 
 # ---- a model's settings: ours, or those of sentence-transformers ---------------------------------
@@ -1223,7 +1196,7 @@ def library_pooling(file: Path) -> str:
 
 
 def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
-    """The prefixes in config_sentence_transformers.json; a tower without a prompt has none.
+    """The prefixes in config_sentence_transformers.json; a tower without one has the default's.
 
     *Errors*: ValueError for a similarity that is not the cosine, with which we rank.
     """
@@ -1239,13 +1212,11 @@ def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
     if type(prompts) is not dict:
         raise ValueError(f"{file}: prompts are {quoted(prompts)}, not names with texts.")
     default = prompts.get(str(content.get("default_prompt_name")), "")
-    prefixes = {"query_prefix": default, "passage_prefix": default}
-    names = [("query_prefix", "query")]
-    # The library takes the first of these that is there
-    names += [("passage_prefix", name) for name in ("corpus", "passage", "document")]
-    for setting, name in names:
+    prefixes = {"query_prefix": prompts.get("query", default), "passage_prefix": default}
+    for name in ("document", "passage", "corpus"):  # the library takes the first that is there
         if name in prompts:
-            prefixes[setting] = prompts[name]
+            prefixes["passage_prefix"] = prompts[name]
+            break
     return prefixes
 
 
@@ -1264,7 +1235,10 @@ def library_lengths(file: Path) -> dict[str, int]:
 
 
 def library_length_files(path: str | Path, stages: dict[str, str]) -> list[Stored]:
-    """The length, which version 6 leaves to the tokenizer and its first versions put elsewhere."""
+    """The length: of the tokenizer (sentence-transformers 6), else of the files of versions before.
+
+    What comes later in the list wins.
+    """
     part = Path(stages.get("Transformer", ""))
     names = ["sentence_bert_config.json"]
     stored = []
@@ -1367,8 +1341,8 @@ def check_place(path: str | Path, hub: bool) -> None:
     raise ValueError(f"--model {path}: no such folder. {remedy}")
 
 
-TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
-WEIGHTS = ("*.safetensors", "*.bin")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 def file_names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
@@ -1381,7 +1355,9 @@ def file_names(folder: Path, patterns: tuple[str, ...]) -> list[str]:
 
 def listed(folder: Path, patterns: tuple[str, ...]) -> str:
     """The same for a message: "model.safetensors"."""
-    return one_line(", ".join(file_names(folder, patterns))) or "on the hub"
+    if not folder.is_dir():
+        return "on the hub"
+    return one_line(", ".join(file_names(folder, patterns))) or f"no {' or '.join(patterns)}"
 
 
 def check_files(folder: Path) -> None:
@@ -1389,11 +1365,11 @@ def check_files(folder: Path) -> None:
 
     *Errors*: ValueError for what is missing, and for pointers of git-lfs.
     """
-    takes = f"{folder}: no %s. --model takes a folder that holds %s."
+    needed = "--model takes a folder that holds"
     if not (folder / "config.json").is_file():
-        raise ValueError(takes % ("config.json", "a model"))
-    if not file_names(folder, TOKENIZERS):
-        raise ValueError(takes % ("tokenizer_config.json", "a tokenizer"))
+        raise ValueError(f"{folder}: no config.json. {needed} a model.")
+    if not file_names(folder, TOKENIZER_FILES):
+        raise ValueError(f"{folder}: no tokenizer_config.json. {needed} a tokenizer.")
     for file in sorted(folder.iterdir()):
         if not (file.is_file() or file.is_dir()):
             name = one_line(str(file), 250)
@@ -1458,23 +1434,23 @@ def check_size(path: str | Path, part: str, opener, config) -> None:
 
     SUBTLE: what a checkpoint lacks would be made up, and memory taken for it; on the device "meta"
     a model has shapes and no numbers.
-    *Units*: in no format are there four numbers in a byte.
+    *Units*: no format has more than four numbers in a byte.
     *Errors*: ValueError with both sizes.
     """
     with opening(path, "config.json describes no model"), torch.device("meta"):
         model = opener.from_config(config, trust_remote_code=False)
     numbers = sum(weight.numel() for weight in model.parameters())
     folder = Path(path) / part
-    size = sum((folder / name).stat().st_size for name in file_names(folder, WEIGHTS))
+    size = sum((folder / name).stat().st_size for name in file_names(folder, WEIGHT_FILES))
     if size and numbers > 4 * size:
-        both = (
-            f"{numbers:.1e} numbers by config.json, {size:.1e} bytes in {listed(folder, WEIGHTS)}"
-        )
+        files = listed(folder, WEIGHT_FILES)
+        both = f"{numbers:.1e} numbers by config.json, {size:.1e} bytes in {files}"
         raise ValueError(f"--model {path}: {both}. They are of two models, or one is damaged.")
 
 
-def check_weights(path: str | Path, model, info: dict) -> None:
-    """Refuse weights that are not exactly those of the model that config.json describes.
+def check_weights(where: str, model, info: dict) -> None:
+    """Refuse weights that are not those of the model that config.json describes (a pooler or a
+    head beside it is nothing to us).
 
     SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike. Layers
     above num_hidden_layers are left out without a word.
@@ -1482,30 +1458,30 @@ def check_weights(path: str | Path, model, info: dict) -> None:
     """
     for name, stored_shape, shape in sorted(info["mismatched_keys"]):
         raise ValueError(
-            f"--model {path}: {name} is {tuple(stored_shape)} in the checkpoint and "
+            f"{where}: {name} is {tuple(stored_shape)} in the checkpoint and "
             f"{tuple(shape)} by config.json. They are of two models."
         )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     superfluous = sorted(info["unexpected_keys"])
     if superfluous and len(missing) > len(model.state_dict()) / 2:
         raise ValueError(
-            f"--model {path}: a checkpoint of another kind than {type(model).__name__}: it lacks "
+            f"{where}: a checkpoint of another kind than {type(model).__name__}: it lacks "
             f"{missing[0]!r} and holds {superfluous[:1]}. Take a plain encoder."
         )
     if missing:
         remedy = "It is incomplete, or config.json describes more than it holds."
-        raise ValueError(f"--model {path}: the checkpoint lacks {missing[:3]}. {remedy}")
+        raise ValueError(f"{where}: the checkpoint lacks {missing[:3]}. {remedy}")
     numbers = re.compile(r"\d+")
     own = {numbers.sub("#", key) for key in model.state_dict()}
     for key in superfluous:
         plain = key.removeprefix(f"{model.base_model_prefix}.")
         if numbers.sub("#", plain) in own and numbers.search(plain):
             remedy = "Set num_hidden_layers in config.json to what the checkpoint has."
-            raise ValueError(f"--model {path}: {key} would be left out. {remedy}")
+            raise ValueError(f"{where}: {key} would be left out. {remedy}")
     for name, weight in model.named_parameters():
         low, high = weight.aminmax()
         if not -65504 <= low <= high <= 65504:  # fp16's largest number; NaN is in no range
-            raise ValueError(f"--model {path}: {name} is from {low:g} to {high:g}: damaged.")
+            raise ValueError(f"{where}: {name} is from {low:g} to {high:g}: damaged.")
 
 
 def open_weights(path: str | Path, part: str, config):
@@ -1520,7 +1496,7 @@ def open_weights(path: str | Path, part: str, config):
     if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         opener = AutoModelForTextEncoding  # of T5 the encoder alone, of others the same model
     check_size(path, part, opener, config)
-    files = listed(Path(path) / part, WEIGHTS)
+    files = listed(Path(path) / part, WEIGHT_FILES)
     with opening(path, f"the weights do not open ({files})"):
         model, info = opener.from_pretrained(
             path,
@@ -1531,20 +1507,20 @@ def open_weights(path: str | Path, part: str, config):
             ignore_mismatched_sizes=True,  # check_weights refuses them and says which
         )
     model.pooler = nn.Identity()  # we pool by ourselves
-    check_weights(f"{path}: {files}", model, info)
+    check_weights(f"--model {path}: {files}", model, info)
     return model
 
 
 def open_tokenizer(path: str | Path, part: str, model):
-    """The tokenizer beside the weights, if it is theirs, as its ids and the rows of embeddings tell.
+    """Open the tokenizer, with config.json's padding token if it has none; refuse another model's.
 
-    Embeddings are often padded to a round number (mT5: 12 rows more, mDeBERTa: 898), so only a
-    tokenizer of less than half the rows is another's.
+    Its ids and the rows of embeddings tell. Embeddings are often padded to a round number (mT5: 12
+    rows more, mDeBERTa: 898), so only a tokenizer of less than half the rows is another's.
     *Errors*: ValueError for an id without a row, or rows without tokens.
     """
     from transformers import AutoTokenizer
 
-    files = listed(Path(path) / part, TOKENIZERS)
+    files = listed(Path(path) / part, TOKENIZER_FILES)
     with opening(path, f"the tokenizer does not open ({files})"):
         tokenizer = AutoTokenizer.from_pretrained(path, subfolder=part, trust_remote_code=False)
         tokenizer("a \ue000")  # some open and cannot do it: no character is \ue000
@@ -1682,7 +1658,7 @@ def load_encoder(
     tokenizer = open_tokenizer(path, part, model)
     encoder = Encoder(model, tokenizer, choose_settings(path, flags, room_for_tokens(model)))
     check_lengths(path, encoder)
-    files = listed(Path(path) / part, WEIGHTS)
+    files = listed(Path(path) / part, WEIGHT_FILES)
     with opening(path, f"no vectors come of word embeddings (config.json, {files})"):
         check_vectors(encoder)
         encoder.one_length = padding_matters(encoder)
@@ -1724,6 +1700,37 @@ def check_known(encoder: Encoder, texts: list[Text], sample: int = 50) -> None:
             print(f"{name}: warning: {text} are unknown to the tokenizer", file=sys.stderr)
 
 
+def weights_hash(encoder: Encoder) -> str:
+    """SHA-256 of the weights, which name a model better than its path."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def encoder_hashes(encoder: Encoder) -> dict[str, str]:
+    """What makes the same weights give other vectors: SHA-256 of the tokenizer, of config.json."""
+    # The fakes of the lab course have neither
+    tokenizer, model = getattr(encoder, "tokenizer", None), getattr(encoder, "model", None)
+    vocabulary, config = {}, {}
+    if getattr(tokenizer, "is_fast", False):
+        vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
+        for name in ("truncation", "padding", "version"):  # these change as we use it
+            vocabulary.pop(name, None)
+    elif hasattr(tokenizer, "get_vocab"):
+        vocabulary = tokenizer.get_vocab()
+    # In tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text taken as text
+    for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
+        if getattr(tokenizer, name, usual) != usual:
+            vocabulary |= {name: getattr(tokenizer, name)}
+    if hasattr(model, "config"):
+        # What differs from the defaults: a version of transformers may have more of them
+        config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
+        config.pop(name, None)
+    return {"tokenizer_sha256": content_hash(vocabulary), "config_sha256": content_hash(config)}
+
+
 MODEL_README = """\
 ---
 library_name: sentence-transformers
@@ -1739,7 +1746,8 @@ version 4 refuses the class that its tokenizer_config.json may name, TokenizersB
 def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     """Write weights, tokenizer, settings; SentenceTransformer(folder) then gives our vectors.
 
-    But for two things: it cuts queries at passage_length, too, and it does not know `context`.
+    But for three things: it cuts queries at passage_length, too, does not know `context`, and pads
+    the texts of a model that does not mask padding.
     """
     folder, settings = Path(folder), encoder.settings
     kind = "sentence_transformers.models"
@@ -1772,6 +1780,6 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
             encoder.tokenizer.save_pretrained(folder)
         except Exception as error:  # noqa: BLE001  (its library has no kind of its own)
             raise OSError(str(error)) from None
-        # The weights come last: a folder that is not complete does not open, least of all with
-        # other settings than these
+        # The weights come last: a new folder that is not complete does not open, least of all
+        # with other settings than these
         encoder.model.save_pretrained(folder)

@@ -660,6 +660,14 @@ def test_the_saved_folder_says_what_opens_it(encoder, tmp_path):
         assert words in readme
 
 
+def test_a_folder_may_have_a_percent_sign_in_its_name(tmp_path):
+    """Catches: a refusal that is itself an error, where the name is taken for a format."""
+    folder = tmp_path / "50%s"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="50%s: no config.json. --model takes a folder"):
+        load_encoder(folder)
+
+
 def test_a_readme_of_ones_own_stays(encoder, tmp_path):
     """Catches: data/tiny_xlmr/readme.md replaced where README.md is the same name."""
     (tmp_path / "readme.md").write_text("all my work")
