@@ -24,6 +24,7 @@ place in the data set's list of queries or of passages; a tower is "query" or "p
 """
 
 import argparse
+import io
 import itertools
 import json
 import math
@@ -36,13 +37,21 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows does not say how much memory a process has used
+    resource = None
 
 if __name__ == "__main__":  # Ctrl-C while torch is imported: an end without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
@@ -114,6 +123,13 @@ class Method:
     @property
     def source(self) -> str:
         return METHODS[self.name].source
+
+    @property
+    def n_points(self) -> int:
+        """How many perturbations of a text it trains on."""
+        if self.name == "adv" and self.how == "freelb":
+            return self.steps
+        return 1
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -219,6 +235,8 @@ class RunFlags:
     keep_false_negatives: bool
     robust: str
     batch_size: int
+    chunk_size: int
+    freeze_words: bool
     steps: int
     lr: float
     weight_decay: float
@@ -305,6 +323,10 @@ def parse(argv=None) -> argparse.Namespace:
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch-size", type=int, default=100, metavar="B",
         help="pairs a step (paper: 100), B - 1 negatives; accumulation adds none")
+    add("--chunk-size", type=int, default=0, metavar="C",
+        help="texts in memory at once: the same gradient, a third slower (GradCache); 0: all")
+    add("--freeze-words", action="store_true",
+        help="do not train the word embeddings, most of a small multilingual model's weights")
     add("--steps", type=int, default=150, metavar="N", help="optimiser steps")
     add("--lr", type=float, default=1e-3, help="peak, of AdamW (paper, XLM-R: 3e-5)")
     add("--weight-decay", type=float, default=1e-2, help="AdamW's (paper: 1e-2)")
@@ -336,6 +358,8 @@ def parse(argv=None) -> argparse.Namespace:
     for name in ("steps", "batch_size", "lr", "tau", "clip", "save_every", "log_every"):
         if not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+    if args.chunk_size < 0:
+        parser.error(f"--chunk-size {args.chunk_size}: must be at least 1, or 0 for all texts")
     if not 0 <= args.weight_decay < math.inf:
         parser.error(f"--weight-decay {args.weight_decay}: must be at least 0")
     for flag in ("train_langs", "test_langs", "attack_views"):
@@ -429,12 +453,6 @@ class EditCounts:
         self.edits += edits
         self.texts_of[lang] = self.texts_of.get(lang, 0) + 1
         self.edited_of[lang] = self.edited_of.get(lang, 0) + changed
-
-    def add_noise(self, noise, unit):
-        for of_text in noise:
-            norms = of_text.norm(dim=1)  # (t, D) -> (t,)
-            self.tokens += int((norms > 0).sum())
-            self.norm += float(norms.sum()) / unit
 
     def start_line(self):
         self.texts, self.edited, self.edits, self.tokens, self.norm = 0, 0, 0, 0, 0.0
@@ -586,13 +604,14 @@ def random_noise(encoder, token_rows, method, unit, rngs):
 
 
 def worst_noise(
-    encoder: Encoder, token_rows: list, method: Method, unit: float, row_loss: RowLoss, rngs: list
-) -> list[list[Tensor]]:
+    encoder: Encoder, token_rows: list, method: Method, unit: float, row_loss: RowLoss, rngs: list,
+    batch_rows: list[int],
+) -> list[list[Tensor]]:  # fmt: skip
     """adv: the noise in a ball that raises each text's loss the most.
 
     The search runs in eval mode, so that it draws no dropout, and with respect to the noise alone.
-    *Shapes*: -> points, each with one (t, D) tensor a text: one point of fgm and pgd, `steps` of
-    freelb (a random start, and steps - 1 moves uphill).
+    *Shapes*: batch_rows: which row of the batch each text is -> points, each with one (t, D) tensor
+    a text: one point of fgm and pgd, `steps` of freelb (a random start, steps - 1 moves uphill).
     """
     ball = Ball(method.epsilon * unit, method.norm, method.ball)
     if method.norm == "max":
@@ -600,14 +619,13 @@ def worst_noise(
         dim = encoder.model.get_input_embeddings().weight.shape[1]
         ball = replace(ball, radius=ball.radius / math.sqrt(dim))
     climb = Climb(method.steps, method.step_size)
-    n_points = method.steps if method.how == "freelb" else 1
-    points = [[None] * len(token_rows) for _ in range(n_points)]
+    points = [[None] * len(token_rows) for _ in range(method.n_points)]
     with xlt.eval_mode(encoder):
         for chunk in attacks.embedding_chunks(encoder, token_rows):
 
             def objective(embeddings, chunk=chunk):  # this chunk, also when the loop has moved on
                 v = encoder.from_embeddings(embeddings, chunk.batch)  # (b, T, D) -> (b, D)
-                return row_loss(v, chunk.rows)
+                return row_loss(v, [batch_rows[row] for row in chunk.rows])
 
             chunk_rngs = [rngs[row] for row in chunk.rows]
             search = objective, chunk.embeddings, chunk.places, ball
@@ -623,7 +641,93 @@ def worst_noise(
     return points
 
 
-# ---- one training step: views -> vectors -> losses -> backward -----------------------------------
+# ---- several processes: each encodes its part of a batch, all see all of its vectors -------------
+# Every process draws the same batches, edits and noise, and makes the same update: what travels is
+# the vectors, so that the loss is over the whole batch, and the gradient of the weights.
+
+
+def n_processes() -> int:
+    """How many torchrun has started; 1 without it."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return 1
+
+
+def process_number() -> int:
+    """Which of them this is; 0 writes and prints."""
+    if n_processes() > 1:
+        return dist.get_rank()
+    return 0
+
+
+def start_processes(device: str) -> None:
+    """Meet the other processes of torchrun, if it has started this one.
+
+    If one dies, torchrun ends them all; nobody waits a long time for another but while it evaluates.
+    *Errors*: ValueError for more processes than GPUs.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return
+    backend = "gloo"
+    if device == "cuda":
+        backend, number, gpus = "nccl", int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= gpus:
+            remedy = f"Take --nproc-per-node {gpus}, or --device cpu."
+            raise ValueError(
+                f"torchrun: process {number + 1} of this machine, {gpus} GPUs. {remedy}"
+            )
+        torch.cuda.set_device(number)
+    dist.init_process_group(backend, timeout=timedelta(days=7))
+
+
+def sum_over_processes(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over all processes."""
+    if n_processes() > 1:
+        dist.all_reduce(tensor)
+
+
+def from_first_process(value):
+    """The first process's value, in all of them; waits for it."""
+    values = [value]
+    if n_processes() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def sum_gradients(encoder: Encoder, ids: Tensor) -> None:
+    """Add up the gradients of all processes, in one message.
+
+    Of the word embeddings, most of the weights, only the rows of the step's token ids travel.
+    *Shapes*: ids (U,), each once, the same in all processes.
+    """
+    if n_processes() == 1:
+        return
+    words = encoder.word_table
+    parts = []  # one a weight
+    for weight in encoder.parameters():
+        grad = weight.grad
+        if grad is None:  # of a process that has had no text
+            grad = torch.zeros_like(weight)
+        parts.append(grad[ids] if weight is words else grad)
+    flat = torch.cat([part.flatten() for part in parts])
+    sum_over_processes(flat)
+    sums = flat.split([part.numel() for part in parts])
+    for weight, part, total in zip(encoder.parameters(), parts, sums, strict=True):
+        if weight is words and weight.requires_grad:
+            weight.grad[ids] = total.view_as(part)
+        elif weight.grad is not None or total.any():  # else a weight that nothing uses
+            weight.grad = total.view_as(part).clone()
+
+
+# ---- gradient caching: a batch of any size in the memory of a chunk ------------------------------
+#
+#     vectors = encode(chunks)                  without graph, or with it if nothing is cached
+#     loss(vectors).backward()                  -> d loss / d vectors, (B, D): small
+#     for each chunk: encode it with graph, vectors_of_chunk.backward(d loss / d vectors_of_chunk)
+#
+# The chain rule: the loss depends on a weight through the vectors alone. A chunk's dropout has a
+# seed of its own, so that the second encoding is the first one again. (Gao et al. 2021, GradCache)
 
 
 @dataclass
@@ -635,10 +739,110 @@ class View:
 
     tower: str  # "query" or "passage"
     rows: list[dict]  # B token rows
-    noise: list[Tensor] | None = None  # B tensors (t, D), added to the word embeddings
+    # B tensors (t, D), added to the word embeddings; None where another process encodes the text
+    noise: list[Tensor | None] | None = None
     method: Method | None = None  # None: clean
     point: int = 0  # which one of the method's points
     points: int = 1  # how many it has: several of FreeLB
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Texts of similar length, of all views, that are encoded together."""
+
+    places: list[int]  # number of the view * B + row of the batch
+    seed: int  # of its dropout
+    tokens: int  # with padding
+
+
+@dataclass
+class Encoded:
+    """Some views' vectors, on their way from the encoder to the loss and back."""
+
+    views: list[View]
+    chunks: list[Chunk]  # of this process
+    outputs: list[Tensor]  # (b, D), a chunk, with its graph; none if chunks are encoded twice
+    vectors: Tensor  # (V * B, D), of all processes, a leaf of the graph
+
+    def by_view(self) -> list[Tensor]:
+        """V times (B, D)."""
+        if not self.views:
+            return []
+        return list(self.vectors.chunk(len(self.views)))
+
+
+def plan_chunks(encoder: Encoder, views: list[View], seed: int, *stream) -> list[Chunk]:
+    """Cut the texts of all views into chunks, the same ones in every process."""
+    rows = [row for view in views for row in view.rows]  # V * B
+    lengths = [len(row["input_ids"]) for row in rows]
+    most = 8192
+    if n_processes() > 1:  # some for each, or they could not have about as much to do
+        most = min(most, math.ceil(sum(lengths) / (4 * n_processes())))
+    chunks = []
+    for number, places in enumerate(encoder.chunks(rows, most)):
+        tokens = len(places) * max(lengths[place] for place in places)
+        chunk_seed = xlt.derive_seed(seed, "dropout", *stream, number)
+        chunks.append(Chunk(places, chunk_seed, tokens))
+    return chunks
+
+
+def own_chunks(chunks: list[Chunk]) -> list[Chunk]:
+    """This process's chunks: the largest go first, each to the one that has least to do."""
+    loads = [0] * n_processes()
+    own = []
+    for chunk in sorted(chunks, key=lambda chunk: -chunk.tokens):
+        process = loads.index(min(loads))
+        loads[process] += chunk.tokens
+        if process == process_number():
+            own.append(chunk)
+    return own
+
+
+def encode_chunk(encoder: Encoder, views: list[View], chunk: Chunk) -> Tensor:
+    """The vectors (b, D) of one chunk's texts: the same ones however often it is called."""
+    batch_size = len(views[0].rows)
+    rows, noise = [], []
+    for place in chunk.places:
+        view, row = views[place // batch_size], place % batch_size
+        rows.append(view.rows[row])
+        noise.append(view.noise[row] if view.noise else None)
+    torch.manual_seed(chunk.seed)
+    if all(of_text is None for of_text in noise):
+        return encoder.encode_chunk(rows)
+    dim = encoder.word_table.shape[1]
+    for i, row in enumerate(rows):
+        if noise[i] is None:  # a clean text beside noisy ones
+            noise[i] = torch.zeros(len(row["input_ids"]), dim, device=encoder.device)
+    return encoder.encode_chunk(rows, noise)
+
+
+def encode_views(encoder: Encoder, views: list[View], chunks: list[Chunk]) -> Encoded:
+    """Encode this process's chunks, gather the vectors of all."""
+    outputs = []
+    with torch.set_grad_enabled(encoder.chunk_size == 0):
+        for chunk in chunks:
+            outputs.append(encode_chunk(encoder, views, chunk))  # (b, D)
+    size = encoder.model.config.hidden_size
+    vectors = torch.zeros(sum(len(view.rows) for view in views), size, device=encoder.device)
+    for chunk, output in zip(chunks, outputs, strict=True):
+        vectors[chunk.places] = output.detach()
+    sum_over_processes(vectors)  # zeros of the others and the rows of one
+    if encoder.chunk_size:
+        outputs = []
+    return Encoded(views, chunks, outputs, vectors.requires_grad_())
+
+
+def backward_views(encoder: Encoder, encoded: Encoded) -> None:
+    """From the gradient of the vectors to that of the weights, chunk by chunk."""
+    for number, chunk in enumerate(encoded.chunks):
+        if encoded.outputs:
+            output = encoded.outputs[number]
+        else:
+            output = encode_chunk(encoder, encoded.views, chunk)  # (b, D)
+        output.backward(encoded.vectors.grad[chunk.places])
+
+
+# ---- one training step: views -> vectors -> losses -> backward -----------------------------------
 
 
 @dataclass
@@ -653,37 +857,71 @@ class Losses:
 
 def clean_views(encoder, batch, perturber):
     """The passages and queries as they are, as far as a loss or a method looks at them."""
-    data, views = perturber.data, []
+    towers = []
     if perturber.robust.needs_clean_passages:
-        passages = [data.passages[position] for position in batch.passages]
-        views.append(View("passage", encoder.tokenize(passages, "passage")))
+        towers.append("passage")
     if perturber.robust.needs_clean_queries:
-        queries = [data.queries[position] for position in batch.queries]
-        views.append(View("query", encoder.tokenize(queries, "query")))
+        towers.append("query")
+    views = []
+    for tower in towers:
+        texts = [perturber.text(tower, position) for position in batch.positions(tower)]
+        views.append(View(tower, encoder.tokenize(texts, tower)))
     return views
 
 
-def perturbed_views(encoder, batch, perturber, step, row_losses):
-    """The queries (or both towers) once more for each method; FreeLB's once for each point."""
-    views, positions = [], {"query": batch.queries, "passage": batch.passages}
+def perturbed_views(encoder, batch, perturber, step):
+    """The queries (or both towers) once more for each method; FreeLB's once for each point.
+
+    Edited texts are complete, noise comes with `add_noise`.
+    """
+    views = []
     for method in perturber.robust.methods:
         for tower in method.towers:
-            if method.source != "embeddings":
-                texts = [edit_text(perturber, method, step, tower, i) for i in positions[tower]]
-                views.append(View(tower, encoder.tokenize(texts, tower), method=method))
-                continue
-            texts = [perturber.text(tower, i) for i in positions[tower]]
-            rows = encoder.tokenize(texts, tower)
-            rngs = [perturber.rng(method, step, tower, i) for i in positions[tower]]
-            if method.name == "rs-rp":
-                points = [random_noise(encoder, rows, method, perturber.unit, rngs)]
+            positions = batch.positions(tower)
+            if method.source == "embeddings":
+                texts = [perturber.text(tower, i) for i in positions]
             else:
-                row_loss = row_losses[tower]
-                points = worst_noise(encoder, rows, method, perturber.unit, row_loss, rngs)
-            for number, noise in enumerate(points):
-                perturber.counts.add_noise(noise, perturber.unit)
-                views.append(View(tower, rows, noise, method, number, len(points)))
+                texts = [edit_text(perturber, method, step, tower, i) for i in positions]
+            rows = encoder.tokenize(texts, tower)
+            for point in range(method.n_points):
+                views.append(View(tower, rows, None, method, point, method.n_points))
     return views
+
+
+def add_noise(encoder, batch, perturber, step, row_losses, views, chunks):
+    """Find the noise of those texts that this process encodes (in `chunks`), and count it."""
+    size = len(batch.queries)
+    counts = torch.zeros(2, device=encoder.device)  # tokens with noise, sum of its norms
+    places = sorted(place for chunk in chunks for place in chunk.places)
+    for method in perturber.robust.methods:
+        if method.source != "embeddings":
+            continue
+        for tower in method.towers:
+            points = []  # numbers of the views that are the method's points
+            for number, view in enumerate(views):
+                if view.method == method and view.tower == tower:
+                    points.append(number)
+            # A text's points are found together, whichever of them this process encodes
+            wanted = sorted({place % size for place in places if place // size in points})
+            token_rows = [views[points[0]].rows[row] for row in wanted]
+            positions = batch.positions(tower)
+            rngs = [perturber.rng(method, step, tower, positions[row]) for row in wanted]
+            if method.name == "rs-rp":
+                found = [random_noise(encoder, token_rows, method, perturber.unit, rngs)]
+            else:
+                climb = row_losses[tower], rngs, wanted
+                found = worst_noise(encoder, token_rows, method, perturber.unit, *climb)
+            for number, noise in zip(points, found, strict=True):
+                views[number].noise = [None] * size
+                for row, of_text in zip(wanted, noise, strict=True):
+                    views[number].noise[row] = of_text
+            for place in places:
+                if place // size in points:
+                    norms = views[place // size].noise[place % size].norm(dim=1)  # (t, D) -> (t,)
+                    counts += torch.stack([(norms > 0).sum(), norms.sum()])
+    sum_over_processes(counts)
+    perturber.counts.tokens += int(counts[0])
+    perturber.counts.norm += float(counts[1]) / perturber.unit
 
 
 def self_teaching(q2: Tensor, p2: Tensor, q: Tensor, p: Tensor, tau: float, mask=None) -> Tensor:
@@ -763,26 +1001,86 @@ def worst_case_losses(views, vectors, tau, mask):
     return row_losses
 
 
+@dataclass
+class StepReport:
+    """What there is to say about a step."""
+
+    losses: Losses
+    wrong_negatives: Tensor  # (B, B), also where --keep-false-negatives does not mask them
+    tokens: int  # of all views
+    padded_tokens: int  # with padding
+
+
 def training_step(
     encoder: Encoder, batch: Batch, flags: RunFlags, perturber: Perturber, step: int = 0
-) -> tuple[Losses, Tensor]:
-    """One batch: views -> vectors -> losses. The caller goes backward.
-
-    *Shapes*: -> losses, and the batch's false negatives (B, B), which run.json counts also where
-    --keep-false-negatives does not mask them.
-    """
+) -> StepReport:
+    """One batch: views -> vectors -> losses -> gradients, which lie in the weights' .grad."""
     wrong_negatives = false_negatives(batch.gold, batch.passage_group).to(encoder.device)
     mask = wrong_negatives
     if flags.keep_false_negatives:
         mask = None
     views = clean_views(encoder, batch, perturber)
-    vectors = [encoder(view.rows) for view in views]  # (B, D) each
-    # Robust training alone needs the next four lines; worst-case noise looks at the clean vectors
-    row_losses = worst_case_losses(views, vectors, flags.tau, mask)
-    perturbed = perturbed_views(encoder, batch, perturber, step, row_losses)
-    vectors += [encoder(view.rows, view.noise) for view in perturbed]
-    views += perturbed
-    return step_losses(views, vectors, perturber.robust, flags, mask), wrong_negatives
+    plan = plan_chunks(encoder, views, flags.seed, step, "clean")
+    clean = encode_views(encoder, views, own_chunks(plan))
+    # Robust training alone needs the next five lines; worst-case noise looks at the clean vectors
+    row_losses = worst_case_losses(clean.views, clean.by_view(), flags.tau, mask)
+    views = perturbed_views(encoder, batch, perturber, step)
+    perturbed_plan = plan_chunks(encoder, views, flags.seed, step, "perturbed")
+    own = own_chunks(perturbed_plan)
+    add_noise(encoder, batch, perturber, step, row_losses, views, own)
+    perturbed = encode_views(encoder, views, own)
+
+    all_views = clean.views + perturbed.views
+    vectors = clean.by_view() + perturbed.by_view()
+    losses = step_losses(all_views, vectors, perturber.robust, flags, mask)
+    losses.loss.backward()  # as far as the vectors
+    for encoded in (clean, perturbed):
+        backward_views(encoder, encoded)
+
+    lengths = [len(row["input_ids"]) for view in all_views for row in view.rows]
+    ids = {number for view in all_views for row in view.rows for number in row["input_ids"]}
+    sum_gradients(encoder, torch.tensor(sorted(ids), device=encoder.device))
+    padded = sum(chunk.tokens for chunk in plan + perturbed_plan)
+    return StepReport(losses, wrong_negatives, sum(lengths), padded)
+
+
+def make_optimizer(encoder: Encoder, flags: RunFlags) -> torch.optim.Optimizer:
+    """AdamW; and how the encoder is trained: chunks, words frozen or not, texts remembered."""
+    encoder.chunk_size, encoder.remembered = flags.chunk_size, {}
+    words = encoder.model.get_input_embeddings()
+    if flags.freeze_words:
+        words.weight.requires_grad_(False)
+    elif isinstance(words, torch.nn.Embedding):
+        # A chunk's gradient holds the rows of its own words, not a quarter of a million
+        words.sparse = True
+    zero_gradients(encoder)
+    return torch.optim.AdamW(
+        [weight for weight in encoder.parameters() if weight.requires_grad],
+        lr=flags.lr,
+        weight_decay=flags.weight_decay,
+        fused=True,
+    )
+
+
+def zero_gradients(encoder: Encoder) -> None:
+    """No gradients; the word embeddings have zeros, to which `backward` adds the rows of words."""
+    words = encoder.word_table
+    for weight in encoder.parameters():
+        if weight is words and weight.requires_grad and weight.grad is not None:
+            weight.grad.zero_()
+        elif weight is words and weight.requires_grad:
+            weight.grad = torch.zeros_like(weight)
+        else:
+            weight.grad = None
+
+
+def update(encoder: Encoder, optimizer: torch.optim.Optimizer, clip: float) -> Tensor:
+    """Clip the gradients, step, take them away. -> their norm; if it is not finite, no step."""
+    grad_norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), clip)
+    if grad_norm.isfinite():
+        optimizer.step()
+    zero_gradients(encoder)
+    return grad_norm
 
 
 # ---- state: nothing is lost ----------------------------------------------------------------------
@@ -809,14 +1107,18 @@ class BatchCounts:
 
 @dataclass
 class LoopState:
-    """Where a training loop is: with weights, optimizer and random state all that resuming needs.
+    """Where a training loop is: with weights and optimizer all that resuming needs.
 
-    Batches need no state: which one comes when is a function of the flags alone.
+    Batches, noise and dropout need no state: they are functions of the flags and the step alone.
     """
 
     step: int = 0
     log_bytes: int = 0  # of log.jsonl; what comes after will be written again
     seconds: float = 0.0
+    # Since the last line of the log, whose seconds are line_seconds
+    tokens: int = 0
+    padded_tokens: int = 0
+    line_seconds: float = 0.0
     batch_counts: BatchCounts = field(default_factory=BatchCounts)
     edit_counts: EditCounts = field(default_factory=EditCounts)
 
@@ -834,8 +1136,6 @@ def save_checkpoint(folder, encoder, optimizer, state, run_id=""):
         "loop": asdict(state),
         "texts_cut": dict(encoder.texts_cut),
         "texts_seen": dict(encoder.texts_seen),
-        "random": torch.get_rng_state(),  # dropout draws from these two
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     aside = folder / "state.pt.tmp"
     with xlt.writing(folder / "state.pt"):
@@ -880,9 +1180,6 @@ def load_checkpoint(folder, encoder, optimizer, run_id=""):
     optimizer.load_state_dict(content["optimizer"])
     encoder.texts_cut.update(content["texts_cut"])
     encoder.texts_seen.update(content["texts_seen"])
-    torch.set_rng_state(content["random"])
-    if content["random_cuda"]:
-        torch.cuda.set_rng_state_all(content["random_cuda"])
     state = LoopState(**content["loop"])
     state.batch_counts = BatchCounts(**content["loop"]["batch_counts"])
     state.edit_counts = EditCounts(**content["loop"]["edit_counts"])
@@ -917,7 +1214,7 @@ def prepare_folder(folder, manifest, resume, overwrite):
     if not resume:
         raise ValueError(f"{folder} is not complete. Continue it with --resume, or --overwrite it.")
     if (folder / "ckpt/state.pt").exists():
-        for name in ("threads", "versions"):
+        for name in ("threads", "processes", "versions"):
             if old[name] != manifest[name]:
                 change = f"{name} were {old[name]}, are {manifest[name]}"
                 print(f"{folder}: {change}; the last digits may differ", file=sys.stderr)
@@ -978,6 +1275,53 @@ def edit_columns(counts):
     return columns
 
 
+def speed_columns(state, seconds, flops_a_token, limit):
+    """How fast the last steps were; takes their counts away.
+
+    *Units*: padding: share of the tokens encoded that is padding; tokens_per_s without it; mfu: of
+    `limit`, what plain matrix products reach (FLOP/s), the share that training reaches with these
+    tokens; what worst-case noise encodes to find its way is not counted. peak_gb: of memory.
+    """
+    columns = {"padding": round(1 - state.tokens / state.padded_tokens, 3)}
+    rate = state.tokens / max(1e-9, seconds - state.line_seconds)
+    columns |= {"tokens_per_s": round(rate), "mfu": round(rate * flops_a_token / limit, 3)}
+    columns["peak_gb"] = round(peak_memory() / 1e9, 2)
+    state.tokens, state.padded_tokens, state.line_seconds = 0, 0, seconds
+    return columns
+
+
+def matrix_weights(encoder):
+    """How many weights a token is multiplied with: all but the embeddings, which are looked up."""
+    count = sum(weight.numel() for weight in encoder.parameters())
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Embedding):
+            count -= module.weight.numel()
+    return count
+
+
+def matmul_rate(device: str, precision: str) -> float:
+    """What plain matrix products reach on this device, in FLOP/s: the median of five."""
+    size = 1024 if device == "cpu" else 8192
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # item() waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def peak_memory():
+    """The most memory that this process has used so far: of the GPU if it uses one. In bytes."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def write_line(log, run, steps, line):
     """One line of the log: as JSON into the file, aligned on the screen, the same values."""
     with xlt.writing(log.name):
@@ -992,7 +1336,18 @@ def write_line(log, run, steps, line):
     for name in ("clean", "perturbed", "consistency", "edited", "edits", "norm"):
         if name in line:
             text += f"  {name} {line[name]:g}"
+    text += (
+        f"  tokens/s {line['tokens_per_s']}  padding {line['padding']:.2f}  mfu {line['mfu']:.2f}  "
+        f"peak {line['peak_gb']:.1f} GB"
+    )
     tqdm.write(text, file=sys.stderr)
+
+
+def open_log(path):
+    """log.jsonl, to be added to; of all processes but the first nobody reads it."""
+    if process_number() > 0:
+        return io.StringIO()
+    return open(path, "a", encoding="utf-8")
 
 
 def training_loop(
@@ -1003,16 +1358,14 @@ def training_loop(
 
     *Errors*: FloatingPointError for a loss that is not finite; the last checkpoint stays.
     """
-    optimizer = torch.optim.AdamW(
-        encoder.parameters(), lr=flags.lr, weight_decay=flags.weight_decay
-    )
-    torch.manual_seed(xlt.derive_seed(flags.seed, "dropout"))
+    optimizer = make_optimizer(encoder, flags)
     state = load_checkpoint(folder / "ckpt", encoder, optimizer, run_id)
     perturber.counts = state.edit_counts  # one object: what is counted stands in the checkpoints
     first_step, start = state.step, time.time() - state.seconds  # as if there had been no pause
+    flops_a_token, limit = 6 * matrix_weights(encoder), matmul_rate(flags.device, flags.precision)
     encoder.train()
     with (
-        open(folder / "log.jsonl", "a", encoding="utf-8") as log,
+        open_log(folder / "log.jsonl") as log,
         tqdm(total=flags.steps, initial=first_step, desc=folder.name, disable=None) as bar,
     ):
         # What was logged after the checkpoint comes once more. SUBTLE: a log that somebody cut or
@@ -1025,28 +1378,31 @@ def training_loop(
             lr = flags.lr * lr_factor(step - 1, flags.steps, flags.warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            losses, wrong_negatives = training_step(encoder, batch, flags, perturber, step)
-            losses.loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(encoder.parameters(), flags.clip)
+            report = training_step(encoder, batch, flags, perturber, step)
+            losses, grad_norm = report.losses, update(encoder, optimizer, flags.clip)
             if not (losses.loss.isfinite() and grad_norm.isfinite()):
                 raise FloatingPointError(
                     f"{folder}: the loss is {losses.loss.item()}, its gradient {grad_norm.item()}, "
                     f"at step {step}. The last checkpoint stays; try an --lr below {flags.lr:g}."
                 )
-            optimizer.step()
-            optimizer.zero_grad()
             state.step = step
-            state.batch_counts.add(batch, perturber.data, wrong_negatives)
+            state.tokens += report.tokens
+            state.padded_tokens += report.padded_tokens
+            state.batch_counts.add(batch, perturber.data, report.wrong_negatives)
             bar.update()
             if step % log_every == 0 or step == flags.steps:
                 line = log_line(step, batch.kind, losses, grad_norm.item(), lr)
                 line |= edit_columns(perturber.counts)
-                line["seconds"] = round(time.time() - start, 1)
-                write_line(log, folder.name, flags.steps, line)
+                seconds = time.time() - start
+                line["seconds"] = round(seconds, 1)
+                line |= speed_columns(state, seconds, flops_a_token, limit)
+                if process_number() == 0:
+                    write_line(log, folder.name, flags.steps, line)
                 perturber.counts.start_line()
             if step % save_every == 0 and step < flags.steps:
                 state.log_bytes, state.seconds = log.tell(), time.time() - start
-                save_checkpoint(folder / "ckpt", encoder, optimizer, state, run_id)
+                if process_number() == 0:
+                    save_checkpoint(folder / "ckpt", encoder, optimizer, state, run_id)
     state.seconds = time.time() - start
     return state
 
@@ -1071,11 +1427,14 @@ def train_run(folder, state, manifest, encoder, perturber, flags, args):
     alpha = 0.0 if flags.alpha is None else flags.alpha
     plan = xlt.batches(pairs, flags.batching, flags.batch_size, flags.steps, alpha, flags.seed)
     manifest["derived"] = derive(flags, pairs, encoder)
-    if state == "new":
+    if state == "new" and process_number() == 0:
         start_folder(folder, manifest)
+    from_first_process(None)  # the others wait: there may be an old checkpoint
     print(json.dumps({folder.name: manifest}, default=str), file=sys.stderr)
     every = args.log_every, args.save_every
     loop = training_loop(encoder, plan, flags, perturber, folder, *every, run_id)
+    if process_number() > 0:
+        return
     counts, edits = loop.batch_counts, loop.edit_counts
     edited = {lang: edits.edited_of[lang] / texts for lang, texts in edits.texts_of.items()}
     manifest |= {
@@ -1089,7 +1448,6 @@ def train_run(folder, state, manifest, encoder, perturber, flags, args):
     }
     xlt.save_encoder(encoder, folder / "model")
     xlt.write_record(folder / "run.json", manifest)
-    shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete: nothing to resume
     print(
         f"{folder.name}: {manifest['seconds_training']} s training, "
         f"{100 * manifest['false_negative_rate']:.1f} % of the rows held a false negative",
@@ -1098,7 +1456,7 @@ def train_run(folder, state, manifest, encoder, perturber, flags, args):
 
 
 def train_and_evaluate(flags, args, data, eval_data, options):
-    """Train one run unless it is complete, evaluate what is missing."""
+    """Train one run unless it is complete, evaluate what is missing (in the first process)."""
     folder = args.out / f"{flags.recipe}-seed{flags.seed}"
     if args.smoke:
         folder = args.out / f"{folder.name}-smoke"
@@ -1121,14 +1479,21 @@ def train_and_evaluate(flags, args, data, eval_data, options):
         "tables_sha256": xlt.content_hash(perturber.tables),
         "versions": xlt.versions(),
         "threads": torch.get_num_threads(),
+        "processes": n_processes(),
     }
-    with xlt.locked(folder):
-        state = prepare_folder(folder, manifest, args.resume, args.overwrite)
+    is_first = process_number() == 0
+    with xlt.locked(folder) if is_first else nullcontext():
+        state = None
+        if is_first:
+            state = prepare_folder(folder, manifest, args.resume, args.overwrite)
+        state = from_first_process(state)
         if state == "done":
             print(f"{folder}: complete, skipped (--overwrite starts over)", file=sys.stderr)
-            shutil.rmtree(folder / "ckpt", ignore_errors=True)  # if it was killed just before
         else:
             train_run(folder, state, manifest, encoder, perturber, flags, args)
+        if not is_first:
+            return None
+        shutil.rmtree(folder / "ckpt", ignore_errors=True)  # the run is complete
         return evaluate.evaluate_folder(folder, eval_data, options, folder, flags.device)
 
 
@@ -1151,6 +1516,64 @@ def table_options(args, runs, eval_data):
     return options
 
 
+def is_out_of_memory(error):
+    """Did torch or Python find no room? (There is no one kind of exception for it.)"""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "t allocate memory" in str(error)
+
+
+def memory_remedy(flags):
+    """Which flag to lower when memory is out, and by how much."""
+    if flags.chunk_size == 0:
+        size = max(1, min(32, flags.batch_size // 2))
+        return f"Add --chunk-size {size}: the same gradient with {size} texts in memory at once."
+    if flags.chunk_size > 1:
+        return f"Take --chunk-size {flags.chunk_size // 2} and not {flags.chunk_size}."
+    return "Take --freeze-words, a smaller --passage-length or a smaller model."
+
+
+def explain(error, flags):
+    """One line on what went wrong, and what to do."""
+    text = str(error).split("\n")[0] if is_out_of_memory(error) else str(error)
+    if is_out_of_memory(error):
+        text = f"out of memory ({text[:150]}). {memory_remedy(flags)}"
+    if n_processes() > 1 and not isinstance(error, ValueError):  # which all of them find
+        text = f"process {process_number()} of {n_processes()}: {text}"
+    return text
+
+
+def run_all(args, runs):
+    """Look whether everything is there, then train and evaluate run after run; print the table."""
+    threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    print(f"{threads}: loading {args.data}", file=sys.stderr, flush=True)
+    data = xlt.load_data(args.data, args.strict)
+    eval_data = xlt.load_data(args.eval_data, args.strict) if args.eval_data else data
+    for line in dict.fromkeys(data.left_out.lines() + eval_data.left_out.lines()):
+        print(line, file=sys.stderr)
+    # What a run will miss is said now, not hours later
+    pairs = TrainingPairs(data, args.train_langs)
+    evaluate.check_split(eval_data, args.eval_split, args.test_langs or [])
+    options = table_options(args, runs, eval_data)
+    for flags in runs:
+        if flags.seed == runs[0].seed:
+            make_perturber(flags, data)
+            xlt.batches(pairs, flags.batching, flags.batch_size, 1)
+    evaluated, seconds = [], []
+    for number, flags in enumerate(runs):
+        text = f"run {number + 1} of {len(runs)}: {flags.recipe}, seed {flags.seed}"
+        if seconds:  # of the last few: runs that were complete already took no time
+            left = statistics.median(seconds[-5:]) * (len(runs) - number)
+            text += f"; about {left / 60:.0f} min left"
+        print(text, file=sys.stderr, flush=True)
+        start = time.time()
+        evaluated.append(train_and_evaluate(flags, args, data, eval_data, options))
+        seconds.append(time.time() - start)
+    if process_number() == 0:
+        study.print_tables(evaluated)
+        print(f"done: {len(runs)} runs in {args.out}, {args.eval_split} of {eval_data.folder}")
+
+
 def main(argv=None) -> int:
     """Run everything that the flags ask for, print one table.
 
@@ -1164,37 +1587,18 @@ def main(argv=None) -> int:
     except ValueError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    print(f"{threads}: loading {args.data}", file=sys.stderr, flush=True)
-    evaluated, seconds = [], []
     try:
         evaluate.check_device(runs[0].device)
-        data = xlt.load_data(args.data, args.strict)
-        eval_data = xlt.load_data(args.eval_data, args.strict) if args.eval_data else data
-        for line in dict.fromkeys(data.left_out.lines() + eval_data.left_out.lines()):
-            print(line, file=sys.stderr)
-        # What a run will miss is said now, not hours later
-        pairs = TrainingPairs(data, args.train_langs)
-        evaluate.check_split(eval_data, args.eval_split, args.test_langs or [])
-        options = table_options(args, runs, eval_data)
-        for flags in runs:
-            if flags.seed == runs[0].seed:
-                make_perturber(flags, data)
-                xlt.batches(pairs, flags.batching, flags.batch_size, 1)
-        for number, flags in enumerate(runs):
-            text = f"run {number + 1} of {len(runs)}: {flags.recipe}, seed {flags.seed}"
-            if seconds:  # of the last few: runs that were complete already took no time
-                left = statistics.median(seconds[-5:]) * (len(runs) - number)
-                text += f"; about {left / 60:.0f} min left"
-            print(text, file=sys.stderr, flush=True)
-            start = time.time()
-            evaluated.append(train_and_evaluate(flags, args, data, eval_data, options))
-            seconds.append(time.time() - start)
-        study.print_tables(evaluated)
-    except (ValueError, FloatingPointError, OSError, RuntimeError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        start_processes(runs[0].device)
+        # One process speaks for all, but for what another one alone may find
+        with redirect_stderr(io.StringIO()) if process_number() > 0 else nullcontext():
+            run_all(args, runs)
+    except (ValueError, FloatingPointError, OSError, RuntimeError, MemoryError) as error:
+        if process_number() == 0 or not isinstance(error, (ValueError, FloatingPointError)):
+            print(f"train.py: {explain(error, runs[0])}", file=sys.stderr)
         return 1
-    print(f"done: {len(runs)} runs in {args.out}, {args.eval_split} of {eval_data.folder}")
+    if n_processes() > 1:
+        dist.destroy_process_group()
     return 0
 
 

@@ -507,27 +507,43 @@ USUAL = Settings()
 
 
 def length_chunks(
-    lengths: list[int], max_tokens: int = 8192, waste: float = 1.5, slack: int = 4
-) -> list[list]:
-    """Positions, shortest text first, in chunks of similar length, so that padding costs little.
+    lengths: list[int], max_tokens: int = 8192, max_texts: int = 0, overhead: int = 64
+) -> list[list[int]]:
+    """Positions, shortest text first, cut into chunks of similar length where that costs least.
 
-        length_chunks([3, 50, 4, 5]) -> [[0, 2, 3], [1]]
+        cost of a chunk = texts * longest + overhead
+        length_chunks([3, 50, 4, 5]) -> [[0, 2, 3], [1]]          15 + 50 + 2 * 64, in one 200 + 64
 
-    *Units*: in a chunk of several, texts * longest <= max_tokens and longest <= waste * shortest +
-    slack (so that very short texts share one). With waste 1 and slack 0 a chunk has one length.
+    *Units*: tokens; a chunk of several holds at most max_tokens, padding included, and at most
+    max_texts texts (0: any number). With overhead 0 a chunk has one length.
     """
-    chunks = []
-    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        fits = False
-        if chunks:
-            shortest = lengths[chunks[-1][0]]
-            tokens = (len(chunks[-1]) + 1) * lengths[i]
-            fits = tokens <= max_tokens and lengths[i] <= waste * shortest + slack
-        if fits:
-            chunks[-1].append(i)
-        else:
-            chunks.append([i])
-    return chunks
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    # A chunk may end where the next text is longer: its border is the number of texts before it
+    borders = [0]
+    for count in range(1, len(order) + 1):
+        if count == len(order) or lengths[order[count]] > lengths[order[count - 1]]:
+            borders.append(count)
+    cheapest = {0: 0}  # border -> least cost of all texts before it
+    start_of = {}  # border -> where the last chunk before it then starts
+    for number, end in enumerate(borders[1:], 1):
+        longest = lengths[order[end - 1]]
+        costs = []
+        for start in borders[:number]:
+            costs.append((cheapest[start] + (end - start) * longest + overhead, start))
+        cheapest[end], start_of[end] = min(costs)
+    chunks, end = [], len(order)
+    while end:
+        start = start_of[end]
+        most = max(1, max_tokens // max(1, lengths[order[end - 1]]))
+        if max_texts:
+            most = min(most, max_texts)
+        pieces = math.ceil((end - start) / most)  # of as many texts each, as far as that goes
+        for piece in reversed(range(pieces)):
+            first = start + (end - start) * piece // pieces
+            last = start + (end - start) * (piece + 1) // pieces
+            chunks.append(order[first:last])
+        end = start
+    return chunks[::-1]
 
 
 def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
@@ -568,6 +584,9 @@ class Encoder(nn.Module):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
         self.one_length = False  # chunks without padding, for a model that does not mask it (FNet)
+        self.chunk_size = 0  # texts of a chunk at most; 0: any number
+        # (tower, text) -> its token row, and whether it was cut; None: texts are not remembered
+        self.remembered = None
         # (tower, lang) -> how often a text was tokenized, and how often it lost its end by that
         self.texts_cut, self.texts_seen = Counter(), Counter()
 
@@ -578,8 +597,29 @@ class Encoder(nn.Module):
     def tokenize(self, texts: list[Text], tower: str) -> list[dict[str, list[int]]]:
         """Texts -> unpadded token rows with prefix and special tokens; truncation is counted.
 
-        With settings.context a passage is the pair (sentence, paragraph).
+        With settings.context a passage is the pair (sentence, paragraph). Training has them
+        remembered, so that an epoch tokenizes no text that the one before it had.
         """
+        known = self.remembered
+        if known is None:
+            known = {}
+        elif len(known) > 200_000:  # about half a GB
+            known.clear()
+        new_texts = [text for text in dict.fromkeys(texts) if (tower, text) not in known]
+        if new_texts:
+            for text, row in zip(new_texts, self._token_rows(new_texts, tower), strict=True):
+                known[tower, text] = row
+        rows = []
+        for text in texts:
+            row, is_cut = known[tower, text]
+            self.texts_seen[tower, text.lang] += 1
+            if is_cut:
+                self.texts_cut[tower, text.lang] += 1
+            rows.append(row)
+        return rows
+
+    def _token_rows(self, texts: list[Text], tower: str) -> list[tuple[dict[str, list[int]], bool]]:
+        """The token row of each text, and whether it lost its end."""
         prefix, limit = self.settings.passage_prefix, self.settings.passage_length
         if tower == "query":
             prefix, limit = self.settings.query_prefix, self.settings.query_length
@@ -590,16 +630,15 @@ class Encoder(nn.Module):
         self.tokenizer.model_max_length = 10**9  # no warnings: we cut and count by ourselves
         columns = self._call_tokenizer(sentences, paragraphs)
         rows = []
-        for i, text in enumerate(texts):
+        for i, sentence in enumerate(sentences):
             row = {name: column[i] for name, column in columns.items()}
-            if len(row["input_ids"]) > limit:
+            is_cut = len(row["input_ids"]) > limit
+            if is_cut:
                 paragraph = None
                 if paragraphs:
                     paragraph = paragraphs[i]
-                row = self._cut(sentences[i], paragraph, limit)
-                self.texts_cut[tower, text.lang] += 1
-            self.texts_seen[tower, text.lang] += 1
-            rows.append(row)
+                row = self._cut(sentence, paragraph, limit)
+            rows.append((row, is_cut))
         return rows
 
     def _call_tokenizer(self, sentences, paragraphs, **more) -> dict:
@@ -636,14 +675,27 @@ class Encoder(nn.Module):
         # SUBTLE: from the lengths; XLM-R pads with id 1, so `ids != 0` would not be a mask
         lengths = [len(row["input_ids"]) for row in rows]
         batch["attention_mask"] = [[1] * n + [0] * (longest - n) for n in lengths]
-        return {name: torch.tensor(lists, device=self.device) for name, lists in batch.items()}
+        tensors = {name: torch.tensor(lists) for name, lists in batch.items()}
+        if self.device.type == "cuda":  # copied while the GPU still computes what came before
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
 
     def chunks(self, rows: list[dict], max_tokens: int = 8192) -> list[list[int]]:
         """Positions of token rows in chunks (`length_chunks`), of one length each if need be."""
         lengths = [len(row["input_ids"]) for row in rows]
+        # What a chunk costs beside its tokens, in tokens: on two CPU cores 32 to 128 are best;
+        # OPEN: on a GPU, which waits for Python, not measured
+        overhead = 64
+        if self.device.type != "cpu":
+            overhead = 2048
         if self.one_length:
-            return length_chunks(lengths, max_tokens, waste=1.0, slack=0)
-        return length_chunks(lengths, max_tokens)
+            overhead = 0
+        return length_chunks(lengths, max_tokens, self.chunk_size, overhead)
+
+    @property
+    def word_table(self) -> nn.Parameter:
+        """The embedding of every token id, (V, D); in small multilingual models most weights."""
+        return self.model.get_input_embeddings().weight
 
     def word_embeddings(self, ids: Tensor) -> Tensor:
         """Token ids -> word embeddings, before positions are added: where noise enters.
@@ -666,6 +718,17 @@ class Encoder(nn.Module):
         pooled = pool_tokens(hidden.float(), batch["attention_mask"], self.settings.pooling)
         return F.normalize(pooled, dim=-1)  # (B, D)
 
+    def encode_chunk(self, rows: list[dict], noise: list[Tensor] | None = None) -> Tensor:
+        """Token rows, padded to the longest of them -> unit vectors (B, D), with gradient.
+
+        *Shapes*: noise holds one (t, D) tensor a row, t its tokens, added to the word embeddings.
+        """
+        batch = self.pad(rows)
+        embeddings = self.word_embeddings(batch["input_ids"])  # (B, T) -> (B, T, D)
+        if noise is not None:
+            embeddings = embeddings + pad_sequence(noise, batch_first=True)  # (B, T, D)
+        return self.from_embeddings(embeddings, batch)  # (B, D)
+
     def forward(
         self, rows: list[dict], noise: list[Tensor] | None = None, max_tokens: int = 8192
     ) -> Tensor:
@@ -677,12 +740,10 @@ class Encoder(nn.Module):
         """
         vectors, order = [], []
         for chunk in self.chunks(rows, max_tokens):
-            batch = self.pad([rows[i] for i in chunk])
-            embeddings = self.word_embeddings(batch["input_ids"])  # (b, T) -> (b, T, D)
+            noise_of_chunk = None
             if noise is not None:
-                padded = pad_sequence([noise[i] for i in chunk], batch_first=True)  # (b, T, D)
-                embeddings = embeddings + padded
-            vectors.append(self.from_embeddings(embeddings, batch))  # (b, D)
+                noise_of_chunk = [noise[i] for i in chunk]
+            vectors.append(self.encode_chunk([rows[i] for i in chunk], noise_of_chunk))  # (b, D)
             order += chunk
         back = torch.tensor(order, device=self.device).argsort()  # undoes the order
         return torch.cat(vectors)[back]  # (B, D), in the order of `rows`
@@ -797,6 +858,12 @@ class Batch:
     passages: list[int]  # B positions, each answers the query in the same place
     gold: Tensor  # (B, K) the groups that answer each query, padded with -1
     passage_group: Tensor  # (B,) each passage's group
+
+    def positions(self, tower: str) -> list[int]:
+        """Of the queries or of the passages."""
+        if tower == "query":
+            return self.queries
+        return self.passages
 
 
 class TrainingPairs:
