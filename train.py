@@ -888,6 +888,18 @@ def perturbed_views(encoder, batch, perturber, step):
     return views
 
 
+def noise_counts(noise, device="cpu"):
+    """How many tokens of some texts have noise, and the sum of its norms. (2,)
+
+    *Shapes*: noise: one (t, D) tensor a text.
+    """
+    counts = torch.zeros(2, device=device)
+    for of_text in noise:
+        norms = of_text.norm(dim=1)  # (t, D) -> (t,)
+        counts += torch.stack([(norms > 0).sum(), norms.sum()])
+    return counts
+
+
 def add_noise(encoder, batch, perturber, step, row_losses, views, chunks):
     """Find the noise of those texts that this process encodes (in `chunks`), and count it."""
     size = len(batch.queries)
@@ -915,10 +927,8 @@ def add_noise(encoder, batch, perturber, step, row_losses, views, chunks):
                 views[number].noise = [None] * size
                 for row, of_text in zip(wanted, noise, strict=True):
                     views[number].noise[row] = of_text
-            for place in places:
-                if place // size in points:
-                    norms = views[place // size].noise[place % size].norm(dim=1)  # (t, D) -> (t,)
-                    counts += torch.stack([(norms > 0).sum(), norms.sum()])
+            own = [place for place in places if place // size in points]
+            counts += noise_counts([views[i // size].noise[i % size] for i in own], encoder.device)
     sum_over_processes(counts)
     perturber.counts.tokens += int(counts[0])
     perturber.counts.norm += float(counts[1]) / perturber.unit
@@ -1362,7 +1372,8 @@ def training_loop(
     state = load_checkpoint(folder / "ckpt", encoder, optimizer, run_id)
     perturber.counts = state.edit_counts  # one object: what is counted stands in the checkpoints
     first_step, start = state.step, time.time() - state.seconds  # as if there had been no pause
-    flops_a_token, limit = 6 * matrix_weights(encoder), matmul_rate(flags.device, flags.precision)
+    flops_a_token = 6 * matrix_weights(encoder)  # 2 forward, 4 back
+    limit = n_processes() * matmul_rate(flags.device, flags.precision)
     encoder.train()
     with (
         open_log(folder / "log.jsonl") as log,

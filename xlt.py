@@ -1841,6 +1841,7 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     if "readme.md" not in {file.name.lower() for file in folder.iterdir()}:  # one's own stays
         version = versions()["transformers"]
         write_file(folder / "README.md", MODEL_README.format(version=version, **vars(settings)))
+    encoder._call_tokenizer("", None)  # or its file would say how it cut the last text
     encoder.tokenizer.model_max_length = settings.passage_length
     with writing(folder):
         try:

@@ -195,30 +195,59 @@ def test_states_in_half_precision_are_pooled_in_fp32(transparent):
 
 
 def test_texts_of_similar_length_share_a_chunk():
-    """Claim: shortest first, cut where the longest would be above 1.5 times the shortest plus 4.
+    """Claim: shortest first, cut where that costs least: texts * longest, and 64 a chunk.
 
-    Number: lengths 3, 50, 4, 5: 5 <= 1.5 * 3 + 4, 50 is not.
-    Catches: chunks in the order of the texts.
+    Number: lengths 3, 50, 4, 5: three texts of 5 and one of 50 cost 15 + 50 + 2 * 64 = 193, one
+    chunk 4 * 50 + 64 = 264. Catches: chunks in the order of the texts.
     """
     assert length_chunks([3, 50, 4, 5]) == [[0, 2, 3], [1]]
 
 
-def test_the_border_of_a_chunk_is_inclusive():
-    """Claim: the longest of a chunk is at most waste * shortest + 4.
+def test_padding_is_bought_up_to_the_price_of_a_chunk():
+    """Number: two texts of 10 and one of 20: 3 * 20 + 21 = 81 in one chunk, 20 + 20 + 2 * 21 = 82
+    in two; with an overhead of 19 it is 79 against 78.
 
-    Number: 1.5 * 10 + 4 = 19, so 19 still joins 10 and 20 does not.
-    Catches: a comparison with the chunk's longest text, with which lengths creep upwards.
+    Catches: an overhead that is counted once for all chunks, or not at all.
     """
-    assert length_chunks([20, 19, 10]) == [[2, 1], [0]]
+    assert length_chunks([20, 10, 10], overhead=21) == [[1, 2, 0]]
+    assert length_chunks([20, 10, 10], overhead=19) == [[1, 2], [0]]
+
+
+def cost_of(chunks, lengths, overhead):
+    """Tokens with padding, and the overhead of each chunk."""
+    return sum(len(c) * max(lengths[i] for i in c) + overhead for c in chunks)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_cuts_cost_less(seed):
+    """Number: all 2^6 ways to cut seven sorted texts. Catches: a cut that is the best for its chunk
+    and not for the whole, as when chunks are filled one after the other.
+    """
+    rng = random.Random(seed)
+    lengths = sorted(rng.randint(1, 60) for _ in range(7))
+    costs = []
+    for cuts in range(2**6):
+        chunks = [[0]]
+        for i in range(1, 7):
+            if cuts >> (i - 1) & 1:
+                chunks.append([])
+            chunks[-1].append(i)
+        costs.append(cost_of(chunks, lengths, 40))
+    assert cost_of(length_chunks(lengths, overhead=40), lengths, 40) == min(costs)
 
 
 def test_a_chunk_holds_at_most_so_many_tokens():
-    """Claim: rows times longest is at most max_tokens.
+    """Claim: rows times longest is at most max_tokens, and the pieces are about equal.
 
-    Number: five texts of 10 tokens, 20 a chunk: two, two and one.
+    Number: five texts of 10 tokens, 20 a chunk: one, two and two.
     Catches: max_tokens taken for a number of texts.
     """
-    assert length_chunks([10] * 5, max_tokens=20) == [[0, 1], [2, 3], [4]]
+    assert length_chunks([10] * 5, max_tokens=20) == [[0], [1, 2], [3, 4]]
+
+
+def test_a_chunk_holds_at_most_so_many_texts():
+    """Number: five texts, two a chunk. Catches: max_texts that holds for the last chunk alone."""
+    assert length_chunks([3, 4, 3, 4, 3], max_texts=2) == [[0], [2, 4], [1, 3]]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -1057,7 +1086,7 @@ def test_a_chunk_of_one_length_holds_equal_texts_alone():
     Number: 3 and 3 share one, 4 does not.
     Catches: the four tokens more that very short texts may have.
     """
-    assert length_chunks([3, 4, 3], waste=1.0, slack=0) == [[0, 2], [1]]
+    assert length_chunks([3, 4, 3], overhead=0) == [[0, 2], [1]]
 
 
 def test_a_model_with_a_decoder_is_refused(tmp_path):

@@ -548,7 +548,10 @@ def perturb(model, data, robust, positions, step=1):
     others = torch.randn(len(positions), 32, generator=xlt.generator(0))
     row_loss = train.RowLoss(others / others.norm(dim=1, keepdim=True), 0.05, None)
     row_losses = {"query": row_loss, "passage": row_loss}
-    return train.perturbed_views(model, batch, perturber, step, row_losses)
+    views = train.perturbed_views(model, batch, perturber, step)
+    chunks = train.plan_chunks(model, views, 0, step)
+    train.add_noise(model, batch, perturber, step, row_losses, views, chunks)
+    return views
 
 
 def by_text(views, positions, column):
@@ -798,5 +801,6 @@ def test_noise_is_counted_in_units_a_token_that_has_some():
     """
     counts = train.EditCounts()
     first, second = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[5.0, 12.0]])
-    counts.add_noise([first, second], unit=2.0)
+    assert train.noise_counts([first, second]).tolist() == [2, 18]
+    counts.tokens, counts.norm = 2, 18 / 2.0
     assert train.edit_columns(counts) == {"norm": 4.5}

@@ -302,10 +302,8 @@ class Scene:
 
     def step(self, number=1):
         """The losses of one step."""
-        losses, _ = train.training_step(
-            self.encoder, self.batch, self.flags, self.perturber, number
-        )
-        return losses
+        report = train.training_step(self.encoder, self.batch, self.flags, self.perturber, number)
+        return report.losses
 
 
 @pytest.fixture(scope="module")
@@ -431,10 +429,8 @@ def test_false_negatives_can_be_kept(scene, monkeypatch):
     stage = scene("none", "--keep-false-negatives")
     _, seen = watch_step(stage, monkeypatch)
     assert seen.mask is None
-    _, wrong_negatives = train.training_step(
-        stage.encoder, stage.batch, stage.flags, stage.perturber
-    )
-    assert wrong_negatives.any()
+    report = train.training_step(stage.encoder, stage.batch, stage.flags, stage.perturber)
+    assert report.wrong_negatives.any()
 
 
 BESIDE_CLEAN = ["rs-rp:weight=0.5", "rs-da:weight=0.5", "adv", "adv:how=freelb"]
@@ -442,16 +438,14 @@ BESIDE_CLEAN = ["rs-rp:weight=0.5", "rs-da:weight=0.5", "adv", "adv:how=freelb"]
 
 @pytest.mark.parametrize("robust", [*BESIDE_CLEAN, "typos+self-teaching"])
 def test_a_plain_and_a_robust_step_agree_on_the_clean_loss(scene, robust):
-    """Claim: to the last bit, with dropout, from one random state.
+    """Claim: to the last bit, with dropout.
 
-    So what robust training changes is the perturbed part alone. Catches: perturbed views that are
-    encoded first, after which other units are dropped in the clean ones.
+    So what robust training changes is the perturbed part alone. Catches: perturbed views that share
+    chunks with clean ones, of which other units are dropped then.
     """
     plain, stage = scene("none"), scene(robust)
     stage.encoder.train()
-    torch.manual_seed(5)
     expected = plain.step()
-    torch.manual_seed(5)
     losses = stage.step()
     assert torch.equal(losses.clean, expected.loss)
     assert not torch.equal(losses.loss, expected.loss)
@@ -535,8 +529,7 @@ def test_freelb_takes_the_mean_gradient_over_its_points(scene, monkeypatch, step
     graph is cut.
     """
     stage = freelb_scene(scene, steps=steps)
-    losses, seen = watch_step(stage, monkeypatch)
-    losses.loss.backward()
+    _, seen = watch_step(stage, monkeypatch)
     gradient = gradient_of(stage.encoder)
     stage.encoder.zero_grad()
     passages, *points = seen.views
@@ -706,7 +699,7 @@ def test_a_robust_run_logs_what_it_does(whole):
 def test_a_plain_run_logs_nothing_of_it(plain_run):
     """Claim: its lines have the columns of rung 4. Catches: zeros that mean nothing."""
     for line in log_lines(plain_run):
-        assert {*line} == {"step", "loss", "kind", "grad_norm", "lr"}
+        assert {*line} == {"step", "loss", "kind", "grad_norm", "lr", "padding"}
 
 
 def test_a_robust_run_trains_on_the_batches_of_a_plain_one(whole, plain_run):

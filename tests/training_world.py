@@ -102,11 +102,12 @@ def write_encoder(folder, dropout=0.1, positions=514):
 
 
 def log_lines(run):
-    """The lines of a run's log, without the seconds they took."""
+    """The lines of a run's log, without the seconds they took and what depends on the machine."""
     lines = []
     for text in (run / "log.jsonl").read_text().splitlines():
         line = json.loads(text)
-        del line["seconds"]
+        for name in ("seconds", "tokens_per_s", "mfu", "peak_gb"):
+            del line[name]
         lines.append(line)
     return lines
 
