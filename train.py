@@ -4,9 +4,11 @@
              method m its perturbed queries (edited texts, or noise on their word embeddings)
     vectors  q, p, q_m = encode(views)                      (B, D) each, in length-sorted chunks
     losses   (1 - sum w_m) InfoNCE(q, p) + sum [ w_m InfoNCE(q_m, p) + c KL(scores of q_m | of q) ]
-    backward, clip, AdamW                                   linear warm-up and decay
+    backward to the vectors, then chunk by chunk to the weights; each chunk may be encoded again for
+             that (--chunk-size), or by another process (torchrun)
+    clip, AdamW                                             linear warm-up and decay
 
-Where to look next: `training_step` is the first three lines above, `training_loop` the last;
+Where to look next: `training_step` is all but the last line above, `training_loop` the last;
 `edit_text`, `random_noise` and `worst_noise` are how a query is perturbed. xlt.py holds batches,
 encoder and loss, attacks.py the searches and word lists. study.py makes the table that is printed
 at the end.
@@ -18,9 +20,11 @@ both inputs of a classifier; here the query is perturbed, as the adversary does 
     python train.py                                         hybrid batches, bundled world, one seed
     python train.py --batching x-y hybrid --seed 0 1 2      six runs, one table with mean and spread
     python train.py --robust none rs-da rs-da+self-teaching adv:how=pgd,epsilon=0.1
+    torchrun --nproc-per-node 2 train.py --chunk-size 32    two processes share each batch
 
-Shapes: B pairs of a batch, b of a chunk, T tokens (t of one text), D embedding. A position is a
-place in the data set's list of queries or of passages; a tower is "query" or "passage".
+Shapes: B pairs of a batch, V views, b texts of a chunk, T tokens (t of one text), D embedding, U
+different token ids. A position is a place in the data set's list of queries or of passages; a tower
+is "query" or "passage".
 """
 
 import argparse
@@ -720,14 +724,7 @@ def sum_gradients(encoder: Encoder, ids: Tensor) -> None:
             weight.grad = total.view_as(part).clone()
 
 
-# ---- gradient caching: a batch of any size in the memory of a chunk ------------------------------
-#
-#     vectors = encode(chunks)                  without graph, or with it if nothing is cached
-#     loss(vectors).backward()                  -> d loss / d vectors, (B, D): small
-#     for each chunk: encode it with graph, vectors_of_chunk.backward(d loss / d vectors_of_chunk)
-#
-# The chain rule: the loss depends on a weight through the vectors alone. A chunk's dropout has a
-# seed of its own, so that the second encoding is the first one again. (Gao et al. 2021, GradCache)
+# ---- what a step encodes: views, cut into chunks, shared among processes -------------------------
 
 
 @dataclass
@@ -796,6 +793,16 @@ def own_chunks(chunks: list[Chunk]) -> list[Chunk]:
         if process == process_number():
             own.append(chunk)
     return own
+
+
+# ---- gradient caching: a batch of any size in the memory of a chunk ------------------------------
+#
+#     vectors = encode(chunks)                  without graph, or with it if nothing is cached
+#     loss(vectors).backward()                  -> d loss / d vectors, (B, D): small
+#     for each chunk: encode it with graph, vectors_of_chunk.backward(d loss / d vectors_of_chunk)
+#
+# The chain rule: the loss depends on a weight through the vectors alone. A chunk's dropout has a
+# seed of its own, so that the second encoding is the first one again. (Gao et al. 2021, GradCache)
 
 
 def encode_chunk(encoder: Encoder, views: list[View], chunk: Chunk) -> Tensor:
