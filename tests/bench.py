@@ -1,18 +1,18 @@
 """How fast this project is, and beside whom: one table of ratios, each measured in one run.
 
-    python tests/bench.py --json bench.json        # all rows but the long ones, medians of five
-    python tests/bench.py --rows train-fp32 "metrics*" --model /path/to/multilingual-e5-small
-    python tests/bench.py --all                    # also those that take many minutes
+    python tests/bench.py --json bench.json     # all rows but the long ones, medians of five turns
+    python tests/bench.py --rows train-fp32 "metrics*" --model DIR      # DIR: multilingual-e5-small
+    python tests/bench.py --all                 # also those that take many minutes
 
     ratio = ours / theirs of one quantity, in turns: ours, theirs, ours, theirs, ...
 
 A row is a function with two sides; its docstring says what is timed on each and what is not.
-Where to look next: `our_step` and `their_step` are what the training rows compare, ROWS lists all
-rows with their goals, `main` measures them.
-Left out on purpose: quality (study.py), loading, and a peer that is not installed, whose row is
-open and says how to install it. A missed goal is a result: the exit code is 0.
-Where the data or the encoder are not there, texts have the lengths of XQuAD-R (LENGTHS, below) and
-weights are random: neither changes what a step has to compute.
+Where to look next: `our_step` and `their_step` are what the training rows compare, ROWS has all
+rows and goals. A goal that is missed is a result (exit code 0); a row whose two sides do different
+things, or that breaks, has failed (1).
+Left out on purpose: quality (study.py), and loading. A peer that is not installed leaves its row
+open, which says how to install it. Without XQuAD-R the texts are random words, as many as its texts
+have tokens; without an encoder the weights are random. A step computes as much either way.
 """
 
 import argparse
@@ -21,11 +21,14 @@ import importlib
 import itertools
 import os
 import platform
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -53,7 +56,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # ---- lengths and sizes ---------------------------------------------------------------------------
 
 # Tokens of a text with its prefix and the special ones, tokenizer of multilingual-e5-small: so many
-# percent of the texts have at most so many. Sentences are the passages of MLQA-R, 7 languages.
+# percent of the texts have at most so many. Sentences: passages of MLQA-R, up to 3,000 a language
 PERCENT = [0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.9, 100]
 XQUAD_QUERY = [8, 11, 13, 15, 16, 18, 19, 20, 22, 23, 25, 29, 32, 39, 48, 84]
 XQUAD_PASSAGE = [5, 11, 18, 22, 27, 32, 36, 41, 46, 52, 61, 74, 88, 135, 232, 256]  # cut at 256
@@ -70,25 +73,28 @@ class Sizes:
     """How large the work of a row is."""
 
     batch: int = 64
-    layers: int = 6  # of the encoder of random weights
-    width: int = 384
-    pairs: int = 2048  # texts to draw batches from
-    product: int = 2048  # rows and columns of the matrices that say what the machine can do
+    gpu_batch: int = 256
     cached_batch: int = 128
     large_batch: int = 4096
+    robust_batch: int = 100
     chunk: int = 32
+    layers: int = 6  # of the encoder of random weights
+    width: int = 384
+    pairs: int = 2048  # synthetic ones, to draw batches from
+    product: int = 2048  # rows and columns of the matrices that say what a machine can do
+    gpu_product: int = 8192
     questions: int = 1190  # each in 11 languages, as XQuAD-R
     passages: int = 13014
-    ranked: int = 1000  # queries of the rows against pytrec_eval and ranx, and their candidates
+    ranked: int = 1000  # queries against pytrec_eval and ranx, and candidates of each
     searched: int = 1_000_000
     attacked: int = 40
-    robust_batch: int = 100
-    steps: int = 8  # of each process
+    steps: int = 8  # of one process
 
 
 SMOKE = Sizes(
-    batch=8, layers=1, width=48, pairs=128, product=128, cached_batch=16, large_batch=64, chunk=8,
-    questions=20, passages=220, ranked=50, searched=50_000, attacked=4, robust_batch=16, steps=2,
+    batch=8, gpu_batch=8, cached_batch=16, large_batch=64, robust_batch=16, chunk=8, layers=1,
+    width=48, pairs=128, product=128, gpu_product=128, questions=20, passages=220, ranked=50,
+    searched=50_000, attacked=4, steps=2,
 )  # fmt: skip
 
 
@@ -98,12 +104,12 @@ class Bench:
 
     sizes: Sizes
     repeats: int
-    model: Path  # a folder that load_encoder and SentenceTransformer both open
+    model: Path  # a folder that load_encoder and SentenceTransformer open alike
     data: Path | None  # XQuAD-R as a data folder
     smoke: bool
 
 
-# ---- results -------------------------------------------------------------------------------------
+# ---- turns, results, peers -----------------------------------------------------------------------
 
 
 class Open(Exception):
@@ -112,50 +118,25 @@ class Open(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """One quantity on both sides, one value a turn."""
+    """One quantity of both sides, one value a turn."""
 
     unit: str
     ours: list[float]
     theirs: list[float]
     note: str = ""
 
-    @property
-    def ratios(self) -> list[float]:
-        """Of each turn: what slows the machine down for a minute slows both sides."""
-        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
 
+@dataclass
+class Turns:
+    """Seconds of both sides, one value a turn, and what they gave in the last one."""
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: how it is measured, and what is hoped for."""
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    our_value: object = None
+    their_value: object = None
 
-    name: str
-    measure: object  # function of Bench and the settings -> Result
-    settings: dict = field(default_factory=dict)
-    goal: float | None = None
-    sign: str = ">="
-    floor: float | None = None  # less than the goal, and still enough
-    is_long: bool = False  # only when named, or with --all
-
-    def reached(self, ratio: float) -> str:
-        """What became of the goal, in a word."""
-        if self.goal is None:
-            return ""
-        if self.sign == "<=":
-            return "yes" if ratio <= self.goal else "no"
-        if ratio >= self.goal:
-            return "yes"
-        if self.floor is not None and ratio >= self.floor:
-            return "almost"
-        return "no"
-
-    @property
-    def goal_text(self) -> str:
-        if self.goal is None:
-            return ""
-        if self.floor is not None:
-            return f"{self.sign} {self.goal:g} (at least {self.floor:g})"
-        return f"{self.sign} {self.goal:g}"
+    def rates(self, amount: float, note: str = "", unit: str = "queries/s") -> Result:
+        return Result(unit, rates(amount, self.ours), rates(amount, self.theirs), note)
 
 
 def peer(module: str):
@@ -164,30 +145,30 @@ def peer(module: str):
         return importlib.import_module(module)
     except (ImportError, LookupError) as error:  # LookupError: nltk's data are missing
         reason = " ".join(str(error).split())[:80]
-        raise Open(f"{module}: {reason}. pip install {PEERS[module]}") from None
+        raise Open(f"{module}: {reason}; pip install {PEERS[module]}") from None
 
 
-def seconds_of(function, turn: int) -> float:
-    """The time of one call, with what it has left to do on a GPU."""
+def timed(function: Callable, turn: int) -> tuple[float, object]:
+    """Seconds of one call, with what it leaves a GPU to do, and its value."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
-    function(turn)
+    value = function(turn)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, value
 
 
-def take_turns(ours, theirs, repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds of both sides, turn about; the first turn warms up and does not count."""
-    seconds_ours, seconds_theirs = [], []
+def take_turns(ours: Callable, theirs: Callable, repeats: int) -> Turns:
+    """Time both sides, turn about; turn 0 warms up and does not count."""
+    turns = Turns()
     for turn in range(repeats + 1):
-        first = seconds_of(ours, turn)
-        second = seconds_of(theirs, turn)
+        our_seconds, turns.our_value = timed(ours, turn)
+        their_seconds, turns.their_value = timed(theirs, turn)
         if turn > 0:
-            seconds_ours.append(first)
-            seconds_theirs.append(second)
-    return seconds_ours, seconds_theirs
+            turns.ours.append(our_seconds)
+            turns.theirs.append(their_seconds)
+    return turns
 
 
 def rates(amount: float, seconds: list[float]) -> list[float]:
@@ -195,34 +176,38 @@ def rates(amount: float, seconds: list[float]) -> list[float]:
     return [amount / s for s in seconds]
 
 
-def product_of(size: int, precision: str, device: str = "cpu"):
-    """A function that multiplies two square matrices, and the operations that it takes."""
+def ratios(result: Result) -> list[float]:
+    """Of each turn: what slows the machine down for a minute slows both sides."""
+    return [ours / theirs for ours, theirs in zip(result.ours, result.theirs, strict=True)]
+
+
+def square_matrices(size: int, precision: str, device="cpu") -> tuple[Tensor, Tensor]:
+    """What says how fast a machine multiplies: their product takes 2 size^3 operations."""
     left = torch.randn(size, size, device=device, dtype=DTYPES[precision])
-    right = torch.randn(size, size, device=device, dtype=DTYPES[precision])
-
-    def multiply(turn):
-        return left @ right  # (N, N) @ (N, N) -> (N, N)
-
-    return multiply, 2 * size**3
+    return left, torch.randn(size, size, device=device, dtype=DTYPES[precision])
 
 
-def peak_memory() -> int:
-    """Bytes that this process had at most. Linux alone.
+def multiply_five_times(left, right, turn):
+    """One product alone is short, and noisy. (N, N) @ (N, N) -> (N, N)"""
+    for _ in range(5):
+        left @ right
 
-    SUBTLE: not getrusage's ru_maxrss, which a process inherits from the one that started it.
+
+def memory_bytes(name: str) -> int:
+    """VmRSS (now) or VmHWM (peak) of this process, from Linux's /proc.
+
+    SUBTLE: not getrusage's ru_maxrss, which begins at that of the process that started this one.
     """
-    return status_bytes("VmHWM")
-
-
-def status_bytes(name):
-    """One line of Linux's /proc/self/status, e.g. "VmRSS:   1234 kB"."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise Open("memory is read from Linux's /proc/self/status")
+    for line in status.read_text(encoding="utf-8").splitlines():  # "VmRSS:    1234 kB"
         if line.startswith(name + ":"):
             return 1024 * int(line.split()[1])
     raise Open(f"/proc/self/status has no {name}")
 
 
-# ---- what is trained: one encoder, one list of batches -------------------------------------------
+# ---- what is trained: an encoder, texts, a batch for each turn -----------------------------------
 
 
 @dataclass
@@ -236,17 +221,20 @@ class Scene:
     optimizer: torch.optim.Optimizer | None
     batches: list[xlt.Batch]
 
-    def batch(self, turn: int) -> xlt.Batch:
-        return self.batches[turn % len(self.batches)]
+    def texts(self, turn: int) -> tuple[list[xlt.Text], list[xlt.Text]]:
+        """Queries and passages of a batch."""
+        batch = self.batches[turn]
+        queries = [self.data.queries[i] for i in batch.queries]
+        return queries, [self.data.passages[i] for i in batch.passages]
 
 
-def save_random_model(folder: Path, layers: int, width: int, rows: int | None = None) -> None:
+def save_random_model(folder: Path, layers: int, width: int, words: int | None = None) -> None:
     """An encoder of XLM-R's shape and random weights, 12 heads, with the bundled tokenizer."""
     from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaModel
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data/tiny_xlmr")
     config = XLMRobertaConfig(
-        vocab_size=rows or len(tokenizer),
+        vocab_size=words or len(tokenizer),
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=12,
@@ -257,74 +245,70 @@ def save_random_model(folder: Path, layers: int, width: int, rows: int | None = 
     torch.manual_seed(0)
     model = XLMRobertaModel(config, add_pooling_layer=False)
     folder.mkdir(parents=True)
-    xlt.save_encoder(xlt.Encoder(model, tokenizer), folder)
+    xlt.save_encoder(xlt.Encoder(model, tokenizer, xlt.Settings(query_length=256)), folder)
 
 
-def short_words(tokenizer) -> list[str]:
-    """A thousand words of one token each, so that the length of a text can be chosen."""
+def single_words(tokenizer, most: int = 1000) -> list[str]:
+    """Words of one token each, so that the length of a text can be chosen."""
     words = []
     for token in sorted(tokenizer.get_vocab()):
         word = token[1:]
-        if token[0] != "▁" or not (word.isascii() and word.isalpha()):
-            continue
-        if len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1:
+        is_word = token[0] == "▁" and word.isascii() and word.isalpha()
+        if is_word and len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1:
             words.append(word)
-        if len(words) == 1000:
-            break
+            if len(words) == most:
+                break
     return words
 
 
-def lengths_like(quantiles, n: int) -> np.ndarray:
+def lengths_like(quantiles: list[int], n: int) -> np.ndarray:
     """n lengths with these quantiles: n = 2 takes those at 25 and at 75 percent."""
-    at = 100 * (np.arange(n) + 0.5) / n
-    return np.interp(at, PERCENT, quantiles).round().astype(int)
+    percent = 100 * (np.arange(n) + 0.5) / n
+    return np.interp(percent, PERCENT, quantiles).round().astype(int)
 
 
-def make_texts(encoder, tower, quantiles, n):
-    """Texts of random words with chosen numbers of tokens, in random order."""
-    prefix = encoder.settings.query_prefix if tower == "query" else encoder.settings.passage_prefix
-    words, rng = short_words(encoder.tokenizer), xlt.generator(0, "bench", tower)
-    around = len(encoder.tokenizer(prefix + words[0])["input_ids"]) - 1
+def random_texts(encoder, tower: str, quantiles, n: int) -> list[xlt.Text]:
+    """n texts of random words with chosen numbers of tokens, in random order."""
+    words, rng = single_words(encoder.tokenizer), xlt.generator(0, "bench", tower)
+    one_word = encoder.tokenize([xlt.Text("", "en", words[0], "")], tower)[0]
+    around = len(one_word["input_ids"]) - 1  # prefix and special tokens
     lengths, texts = lengths_like(quantiles, n), []
-    for i in torch.randperm(n, generator=rng).tolist():
-        count = max(1, int(lengths[i]) - around)
+    for i, place in enumerate(torch.randperm(n, generator=rng).tolist()):
+        count = max(1, int(lengths[place]) - around)
         chosen = torch.randint(len(words), (count,), generator=rng).tolist()
         text = " ".join(words[word] for word in chosen)
-        texts.append(xlt.Text(f"{tower}{len(texts)}", "en", text, f"g{len(texts)}"))
+        texts.append(xlt.Text(f"{tower}{i}", "en", text, f"g{i}"))
     return texts
 
 
-def synthetic_data(encoder, lengths: str, n: int) -> xlt.DataSet:
+def random_data(encoder: xlt.Encoder, lengths: str, n: int) -> xlt.DataSet:
     """n pairs whose texts are as long as LENGTHS says."""
     of_queries, of_passages = LENGTHS[lengths]
-    queries = make_texts(encoder, "query", of_queries, n)
-    passages = make_texts(encoder, "passage", of_passages, n)
-    qrels = {"test": {i: {i: 1.0} for i in range(n)}}
-    return xlt.DataSet(ROOT, queries, passages, qrels)
+    queries = random_texts(encoder, "query", of_queries, n)
+    passages = random_texts(encoder, "passage", of_passages, n)
+    return xlt.DataSet(ROOT, queries, passages, {"test": {i: {i: 1.0} for i in range(n)}})
 
 
 def draw_batches(data: xlt.DataSet, size: int, n: int) -> list[xlt.Batch]:
     """n batches of pairs, no two passages of a group in one: there is nothing to mask."""
     pairs = [(query, p) for query, relevant in data.qrels["test"].items() for p in relevant]
-    groups = {passage.group for passage in data.passages}
+    groups = {data.passages[p].group for _, p in pairs}
     if len(groups) < size:
-        raise ValueError(f"{data.folder}: {len(groups)} groups of passages, the batch has {size}.")
-    order = torch.randperm(len(pairs), generator=xlt.generator(0, "bench"))
-    stream, batches = itertools.cycle(order.tolist()), []
+        raise ValueError(f"{data.folder}: {len(groups)} groups of passages for a batch of {size}.")
+    order = torch.randperm(len(pairs), generator=xlt.generator(0, "bench")).tolist()
+    stream, batches, own = itertools.cycle(order), [], torch.arange(size)
     for _ in range(n):
         chosen = {}  # group -> pair
         while len(chosen) < size:
-            pair = pairs[next(stream)]
-            chosen.setdefault(data.passages[pair[1]].group, pair)
-        queries = [query for query, _ in chosen.values()]
-        passages = [passage for _, passage in chosen.values()]
-        own = torch.arange(size)
-        batches.append(xlt.Batch("mixed", queries, passages, own[:, None], own))
+            query, passage = pairs[next(stream)]
+            chosen.setdefault(data.passages[passage].group, (query, passage))
+        queries, passages = zip(*chosen.values(), strict=True)
+        batches.append(xlt.Batch("mixed", list(queries), list(passages), own[:, None], own))
     return batches
 
 
 def training_flags(**changes) -> train.RunFlags:
-    """train.py's own flags but for the changes; a row is open until train.py has them."""
+    """train.py's usual flags but for the changes; a row is open as long as train.py has them not."""
     flags = train.single_runs(train.parse([]))[0]
     for name in changes:
         if not hasattr(flags, name):
@@ -332,25 +316,19 @@ def training_flags(**changes) -> train.RunFlags:
     return replace(flags, **({"lr": 3e-5} | changes))
 
 
-def make_optimizer(parameters, flags):
+def make_optimizer(parameters, flags) -> torch.optim.Optimizer:
     """AdamW for both sides, as training_loop makes it."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return torch.optim.AdamW(trained, lr=flags.lr, weight_decay=flags.weight_decay)
 
 
-def open_scene(
-    bench: Bench, precision: str, lengths: str, size: int, device="cpu", frozen=False
-) -> Scene:
-    """The encoder in train mode and a batch for each turn: XQuAD-R's where it is there."""
-    # Both towers are cut at one length, as sentence-transformers does it
-    encoder = xlt.load_encoder(
-        bench.model, device, precision, query_length=256, passage_length=256
-    ).train()
-    encoder.model.get_input_embeddings().weight.requires_grad_(not frozen)
-    if lengths == "xquad" and bench.data is not None and size < 1000:
+def open_scene(bench: Bench, precision: str, lengths: str, size: int, device="cpu") -> Scene:
+    """The encoder in train mode, and a batch a turn: of XQuAD-R where it is there and is meant."""
+    encoder = xlt.load_encoder(bench.model, device, precision).train()
+    if lengths == "xquad" and bench.data is not None:
         data = xlt.load_data(bench.data)
     else:
-        data = synthetic_data(encoder, lengths, max(size, bench.sizes.pairs))
+        data = random_data(encoder, lengths, max(size, bench.sizes.pairs))
     flags = training_flags(precision=precision, batch_size=size)
     perturber = train.Perturber(train.parse_robust("none"), 0, data, 1.0)
     optimizer = make_optimizer(encoder.parameters(), flags)
@@ -358,25 +336,25 @@ def open_scene(
     return Scene(encoder, data, flags, perturber, optimizer, batches)
 
 
-def our_gradient(scene: Scene, batch: xlt.Batch) -> float:
-    """Our forward and backward pass, with tokenization -> the loss."""
-    losses, _ = train.training_step(scene.encoder, batch, scene.flags, scene.perturber, 0)
-    if not hasattr(train, "update"):  # SWITCH: goes, as soon as training_step goes backward itself
+def our_gradient(scene: Scene, turn: int) -> float:
+    """Tokenization, forward and backward pass of ours -> the loss."""
+    batch = scene.batches[turn]
+    losses, _ = train.training_step(scene.encoder, batch, scene.flags, scene.perturber, turn)
+    if not hasattr(train, "update"):  # SWITCH: goes when training_step goes backward by itself
         losses.loss.backward()
-    return float(losses.loss)
+    return float(losses.loss.detach())
 
 
-def our_step(scene: Scene, batch: xlt.Batch) -> float:
-    """One whole training step of ours -> the loss."""
-    loss = our_gradient(scene, batch)
+def our_step(scene: Scene, turn: int) -> None:
+    """One whole training step of ours."""
+    our_gradient(scene, turn)
     if hasattr(train, "update"):
         train.update(scene.encoder, scene.optimizer, scene.flags.clip)
-        return loss
-    # SWITCH: with train.update in train.py, the lines from here on go
+        return
+    # SWITCH: with train.update in train.py what follows goes, and the question above
     torch.nn.utils.clip_grad_norm_(scene.encoder.parameters(), scene.flags.clip)
     scene.optimizer.step()
     scene.optimizer.zero_grad()
-    return loss
 
 
 # ---- the same step of sentence-transformers ------------------------------------------------------
@@ -386,98 +364,88 @@ def our_step(scene: Scene, batch: xlt.Batch) -> float:
 class Library:
     """The same model, opened by sentence-transformers, and what its training step takes."""
 
-    model: object
-    loss: object
+    scene: Scene
+    model: torch.nn.Module
+    loss: torch.nn.Module
     optimizer: torch.optim.Optimizer
     precision: str
 
 
 def open_library(bench: Bench, scene: Scene) -> Library:
     """SentenceTransformer with MultipleNegativesRankingLoss, scale 1 / tau."""
-    peer("sentence_transformers")
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     model = SentenceTransformer(str(bench.model), device=str(scene.encoder.device)).train()
-    model.max_seq_length = scene.encoder.settings.passage_length
     loss = MultipleNegativesRankingLoss(model, scale=1 / scene.flags.tau)
     optimizer = make_optimizer(model.parameters(), scene.flags)
-    return Library(model, loss, optimizer, scene.encoder.precision)
+    return Library(scene, model, loss, optimizer, scene.encoder.precision)
 
 
-def their_gradient(library: Library, scene: Scene, batch: xlt.Batch) -> float:
-    """Their forward and backward pass, with tokenization, as their Trainer does it -> the loss."""
-    settings, device = scene.encoder.settings, scene.encoder.device
-    queries = [scene.data.queries[i].text for i in batch.queries]
-    passages = [scene.data.passages[i].text for i in batch.passages]
-    columns = [
-        library.model.preprocess(queries, prompt=settings.query_prefix),
-        library.model.preprocess(passages, prompt=settings.passage_prefix),
-    ]
-    for column in columns:
+def their_gradient(library: Library, turn: int) -> float:
+    """Tokenization, forward and backward pass, as their Trainer goes through them -> the loss."""
+    settings, device = library.scene.encoder.settings, library.scene.encoder.device
+    queries, passages = library.scene.texts(turn)
+    prompts = {settings.query_prefix: queries, settings.passage_prefix: passages}
+    columns = []
+    for prompt, texts in prompts.items():
+        column = library.model.preprocess([text.text for text in texts], prompt=prompt)
         for name, value in column.items():
             if isinstance(value, Tensor):
                 column[name] = value.to(device)
+        columns.append(column)
     with torch.autocast(device.type, torch.bfloat16, enabled=library.precision == "bf16"):
         loss = library.loss(columns, None)
     loss.backward()
-    return float(loss)
+    return float(loss.detach())
 
 
-def their_step(library: Library, scene: Scene, batch: xlt.Batch) -> float:
-    """One whole training step of theirs -> the loss."""
-    loss = their_gradient(library, scene, batch)
-    torch.nn.utils.clip_grad_norm_(library.model.parameters(), scene.flags.clip)
+def their_step(library: Library, turn: int) -> None:
+    """One whole training step of theirs."""
+    their_gradient(library, turn)
+    torch.nn.utils.clip_grad_norm_(library.model.parameters(), library.scene.flags.clip)
     library.optimizer.step()
     library.optimizer.zero_grad()
-    return loss
 
 
-def gradients(model) -> dict[str, Tensor]:
-    """Name of a parameter -> its gradient."""
-    named = model.named_parameters()
-    return {name: p.grad for name, p in named if p.grad is not None}
+def largest_difference(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
+    """Largest relative difference of a parameter's gradient: |ours - theirs| / |theirs|.
 
-
-def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """The largest relative difference of a parameter's gradient: |ours - theirs| / |theirs|.
-
-    Left out is a parameter with less than 1e-4 of the norm of all: the keys' bias, which softmax
-    does not feel, has rounding alone for a gradient.
+    Left out are those below 1e-4 of the norm of all: softmax does not feel the keys' bias, whose
+    gradient is rounding alone.
+    *Errors*: ValueError for a parameter that only one side trains.
     """
-    if ours.keys() != theirs.keys():
-        names = sorted(ours.keys() ^ theirs.keys())
-        raise ValueError(f"only one side has a gradient of {names[:3]}: different things.")
-    total = torch.stack([grad.norm() for grad in theirs.values()]).norm()
+    our_grads = {name: p.grad for name, p in ours.named_parameters() if p.grad is not None}
+    their_grads = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    if our_grads.keys() != their_grads.keys():
+        names = sorted(our_grads.keys() ^ their_grads.keys())
+        raise ValueError(f"only one side has a gradient of {', '.join(names[:3])}.")
+    total = torch.stack([grad.norm() for grad in their_grads.values()]).norm()
     largest = 0.0
-    for name, grad in theirs.items():
+    for name, grad in their_grads.items():
         if grad.norm() >= 1e-4 * total:
-            largest = max(largest, float((ours[name] - grad).norm() / grad.norm()))
+            largest = max(largest, float((our_grads[name] - grad).norm() / grad.norm()))
     return largest
 
 
-def check_same(scene: Scene, library: Library) -> str:
-    """Refuse to compare two steps with different losses or gradients (fp32, no dropout).
+def check_same(library: Library) -> str:
+    """Refuse two steps with different losses or gradients (fp32, no dropout). -> note
 
     *Errors*: ValueError, which fails the row.
     """
-    batch, precision = scene.batch(0), scene.encoder.precision
-    scene.encoder.precision, library.precision = "fp32", "fp32"
-    scene.encoder.eval()
-    library.model.eval()
-    ours, theirs = our_gradient(scene, batch), their_gradient(library, scene, batch)
-    difference = largest_difference(
-        gradients(scene.encoder.model), gradients(library.model[0].auto_model)
-    )
-    scene.encoder.zero_grad()
-    library.model.zero_grad()
-    scene.encoder.precision, library.precision = precision, precision
-    scene.encoder.train()
-    library.model.train()
-    text = f"loss {ours:.5f} and {theirs:.5f}, gradients differ by {difference:.0e}"
+    encoder, model, precision = library.scene.encoder, library.model, library.precision
+    encoder.eval()
+    model.eval()
+    encoder.precision = library.precision = "fp32"
+    ours, theirs = our_gradient(library.scene, 0), their_gradient(library, 0)
+    difference = largest_difference(encoder.model, model[0].auto_model)
+    encoder.precision = library.precision = precision
+    encoder.train().zero_grad()
+    model.train().zero_grad()
+    note = f"losses {ours:.6f} and {theirs:.6f}, gradients differ by {difference:.1e}"
     if not (abs(ours - theirs) < 1e-4 * abs(theirs) and difference < 1e-4):
-        raise ValueError(f"{text}: the ratio would compare two things.")
-    return text
+        raise ValueError(f"{note}: the ratio would compare two things.")
+    return note
 
 
 # ---- rows: a training step -----------------------------------------------------------------------
@@ -487,166 +455,129 @@ def time_training(bench: Bench, precision: str, lengths: str) -> Result:
     """Training pairs a second.
 
     Timed on both sides, on the same batches: tokenization, forward and backward pass in train mode
-    (dropout on), clipping, AdamW, zero_grad. Not timed: reading and drawing the batches. Both have
-    the same weights, prefixes, tau and mean pooling, and before the clock runs the same loss and
-    gradient. bf16 is autocast; ours computes scores and loss in fp32, theirs under autocast.
+    (dropout on), clipping, AdamW, zero_grad. Not timed: drawing the batches. Both have the same
+    weights, prefixes, tau and mean pooling, and show the same loss and gradient before the clock
+    runs. bf16 is autocast; ours computes scores and loss in fp32, theirs under autocast.
     """
-    scene = open_scene(bench, precision, lengths, bench.sizes.batch)
-    return compare_training(bench, scene)
+    peer("sentence_transformers")
+    return compare_steps(bench, open_scene(bench, precision, lengths, bench.sizes.batch))
 
 
-def compare_training(bench, scene):
-    """Both steps in turns."""
+def compare_steps(bench, scene):
+    """Our step and theirs in turns."""
     library = open_library(bench, scene)
-    note = check_same(scene, library)
-
-    def ours(turn):
-        our_step(scene, scene.batch(turn))
-
-    def theirs(turn):
-        their_step(library, scene, scene.batch(turn))
-
-    seconds = take_turns(ours, theirs, bench.repeats)
-    size = scene.flags.batch_size
-    return Result("pairs/s", rates(size, seconds[0]), rates(size, seconds[1]), note)
+    note = check_same(library)
+    turns = take_turns(partial(our_step, scene), partial(their_step, library), bench.repeats)
+    return turns.rates(scene.flags.batch_size, note, "pairs/s")
 
 
-def real_tokens(scene: Scene, batch: xlt.Batch) -> int:
-    """Tokens of a batch without padding, both towers."""
-    queries = [scene.data.queries[i] for i in batch.queries]
-    passages = [scene.data.passages[i] for i in batch.passages]
-    rows = scene.encoder.tokenize(queries, "query") + scene.encoder.tokenize(passages, "passage")
-    return sum(len(row["input_ids"]) for row in rows)
-
-
-def model_operations(parameters: int, tokens: int) -> int:
-    """What a step has to compute: 2 for a weight and token forward, 4 backward."""
+def step_operations(parameters: int, tokens: int) -> int:
+    """What a step has to compute: 2 for a weight and a token forward, 4 backward."""
     return 6 * parameters * tokens
 
 
-def time_share(bench: Bench, precision: str, frozen: bool, lengths="xquad") -> Result:
-    """Share of the machine's rate at matrix multiplication that our whole step reaches.
+def time_share(bench: Bench, precision: str, frozen: bool) -> Result:
+    """Share of the machine's rate of matrix multiplication that our whole step reaches.
 
-    Ours: 6 x (parameters without embeddings) x (real tokens) / seconds of `our_step`, all of it
-    timed as in train-*. Theirs: one product of 2048 x 2048 matrices in the same precision.
-    Not counted as work, so that the share is an understatement: attention's products, embeddings,
-    AdamW. frozen: the word embeddings are not trained.
+    Ours: 6 x (parameters without embeddings) x (real tokens) / seconds of all of `our_step`.
+    Theirs: plain products of 2048 x 2048 in the same precision. Attention's own products and the
+    embeddings are no work here, but take time. frozen: word embeddings are not trained.
     """
-    scene = open_scene(bench, precision, lengths, bench.sizes.batch, frozen=frozen)
-    return compare_share(bench, scene)
+    scene = open_scene(bench, precision, "xquad", bench.sizes.batch)
+    if frozen:
+        scene.encoder.model.get_input_embeddings().requires_grad_(False)
+        scene.optimizer = make_optimizer(scene.encoder.parameters(), scene.flags)
+    return compare_with_product(bench, scene, bench.sizes.product)
 
 
-def compare_share(bench, scene):
-    """Our step and the plain product in turns."""
-    device = scene.encoder.device
-    multiply, operations = product_of(bench.sizes.product, scene.encoder.precision, str(device))
+def compare_with_product(bench, scene, size):
+    """Our step and plain products in turns."""
     parameters = 0
     for name, parameter in scene.encoder.model.named_parameters():
         if not name.startswith("embeddings."):
             parameters += parameter.numel()
-
-    def ours(turn):
-        our_step(scene, scene.batch(turn))
-
-    def five_products(turn):  # one alone is short, and noisy
-        for _ in range(5):
-            multiply(turn)
-
-    seconds, limits = take_turns(ours, five_products, bench.repeats)
-    done = []
-    for turn, s in enumerate(seconds, 1):
-        done.append(model_operations(parameters, real_tokens(scene, scene.batch(turn))) / s / 1e9)
-    limit = rates(5 * operations / 1e9, limits)
-    return Result("GFLOP/s", done, limit, f"{parameters / 1e6:.1f} million parameters")
-
-
-# ---- rows: gradient caching ----------------------------------------------------------------------
-
-
-def with_caching(scene: Scene, chunk: int) -> Scene:
-    """The same scene, its gradient cached in chunks of so many texts."""
-    flags = training_flags(batch_size=scene.flags.batch_size, chunk_size=chunk)
-    return replace(scene, flags=flags)
+    matrices = square_matrices(size, scene.encoder.precision, scene.encoder.device)
+    products = partial(multiply_five_times, *matrices)
+    turns = take_turns(partial(our_step, scene), products, bench.repeats)
+    ours = []
+    for turn, seconds in enumerate(turns.ours, 1):
+        queries, passages = scene.texts(turn)
+        rows = scene.encoder.tokenize(queries, "query")
+        rows += scene.encoder.tokenize(passages, "passage")
+        tokens = sum(len(row["input_ids"]) for row in rows)
+        ours.append(step_operations(parameters, tokens) / 1e9 / seconds)
+    theirs = rates(5 * 2 * size**3 / 1e9, turns.theirs)
+    return Result("GFLOP/s", ours, theirs, f"{parameters / 1e6:.2f} million parameters")
 
 
 def time_caching(bench: Bench) -> Result:
     """Seconds of a step with gradient caching, over those of a plain one on the same batch.
 
-    Both sides are `our_step`, all of it, on one encoder. Not timed: nothing is left out.
+    Both sides: all of `our_step`, one encoder.
     """
+    chunked = training_flags(batch_size=bench.sizes.cached_batch, chunk_size=bench.sizes.chunk)
     plain = open_scene(bench, "fp32", "xquad", bench.sizes.cached_batch)
-    cached = with_caching(plain, bench.sizes.chunk)
-
-    def ours(turn):
-        our_step(cached, cached.batch(turn))
-
-    def theirs(turn):
-        our_step(plain, plain.batch(turn))
-
-    return Result("s", *take_turns(ours, theirs, bench.repeats))
+    cached = replace(plain, flags=chunked)
+    turns = take_turns(partial(our_step, cached), partial(our_step, plain), bench.repeats)
+    return Result("s", turns.ours, turns.theirs)
 
 
 def measure_caching_memory(bench: Bench) -> Result:
-    """Peak memory of one step of a large batch, over that of a small one with the same chunks.
+    """Peak memory of one cached step of a large batch, over that of a small one, equal chunks.
 
     Each in a process of its own, from its start: Python, weights, AdamW, one `our_step`. Texts are
-    synthetic on both sides (XQuAD-R has too few for 4096). Measured once: it does not scatter.
+    synthetic (XQuAD-R has too few for 4096). Once: it does not scatter.
     """
-    training_flags(chunk_size=bench.sizes.chunk)
     sizes = bench.sizes
-    large = run_worker(bench, "memory", sizes.large_batch, sizes.chunk)
-    small = run_worker(bench, "memory", sizes.cached_batch, sizes.chunk)
+    training_flags(chunk_size=sizes.chunk)  # open, if there are none
+    large = run_worker(bench, "memory", sizes.large_batch)
+    small = run_worker(bench, "memory", sizes.cached_batch)
     return Result("MB", [large], [small], f"batch {sizes.large_batch} and {sizes.cached_batch}")
 
 
-def memory_worker(bench, size, chunk):
-    """Megabytes that one step needs at most."""
+def memory_worker(bench, size):
+    """Megabytes that one cached step needs at most."""
     scene = open_scene(replace(bench, repeats=0, data=None), "fp32", "xquad", size)
-    scene = with_caching(scene, chunk)
-    our_step(scene, scene.batch(0))
-    return peak_memory() / 1e6
+    scene.flags = training_flags(batch_size=size, chunk_size=bench.sizes.chunk)
+    our_step(scene, 0)
+    return memory_bytes("VmHWM") / 1e6
 
 
 # ---- rows: metrics -------------------------------------------------------------------------------
 
 
-@dataclass
-class Vectors:
-    """Queries and passages of 11 languages as unit vectors; one passage a language is relevant."""
+def hand_made_pools(p: Tensor, borders: list[int], relevant: Tensor, lang: Tensor) -> attacks.Pools:
+    """Pools of languages l00, l01, ...; every relevance is 1. p (P + 1, D), relevant (Q, R)"""
+    langs = [f"l{i:02}" for i in range(len(borders) - 1)]
+    nothing, left_out = torch.zeros(len(lang), 0), torch.full((len(lang),), len(p) - 1)
+    gains = torch.ones(relevant.shape)
+    return attacks.Pools(p, langs, borders, relevant, gains, lang, nothing, left_out)
 
-    q: Tensor  # (Q, D)
-    query_langs: np.ndarray  # (Q,)
-    pools: attacks.Pools
 
-
-def make_vectors(questions: int, passages: int, dim: int = 384, n_langs: int = 11) -> Vectors:
-    """Vectors of a meaning and noise: question i is answered by passage i of each language."""
+def make_vectors(
+    questions: int, passages: int, dim=384, n_langs=11
+) -> tuple[Tensor, attacks.Pools]:
+    """Unit vectors of a meaning and noise; a question is answered once in each language."""
     rng = xlt.generator(0, "bench", "vectors")
     meanings = torch.randn(questions, dim, generator=rng)
-    langs = [f"l{i:02}" for i in range(n_langs)]
-    counts = [len(range(i, passages, n_langs)) for i in range(n_langs)]  # passages of a language
-    borders = [0, *itertools.accumulate(counts)]
+    borders = [passages * i // n_langs for i in range(n_langs + 1)]
     parts, relevant = [], []
-    for start, count in zip(borders, counts, strict=False):
-        answered = torch.arange(count) % questions  # (P,) of this language
-        parts.append(meanings[answered] + 2 * torch.randn(count, dim, generator=rng))
+    for start, end in itertools.pairwise(borders):
+        count = end - start
+        parts.append(meanings[torch.arange(count) % questions])
         relevant.append(start + torch.arange(questions) % count)
-    noise = torch.randn(n_langs * questions, dim, generator=rng)
-    q = F.normalize(meanings.repeat(n_langs, 1) + 2 * noise, dim=1)  # (Q, D), by language
-    p = F.pad(F.normalize(torch.cat(parts), dim=1), (0, 0, 0, 1))  # (P + 1, D)
+    p = torch.cat(parts) + 2 * torch.randn(passages, dim, generator=rng)
+    q = meanings.repeat(n_langs, 1) + 2 * torch.randn(n_langs * questions, dim, generator=rng)
+    padded = F.pad(F.normalize(p, dim=1), (0, 0, 0, 1))  # (P, D) -> (P + 1, D)
     rows = torch.stack(relevant, dim=1).repeat(n_langs, 1)  # (Q, 11)
-    numbers = torch.arange(n_langs).repeat_interleave(questions)  # (Q,)
-    left_out = torch.full((len(q),), passages)
-    missing = torch.zeros(len(q), 0)
-    gains = torch.ones(rows.shape)
-    pools = attacks.Pools(p, langs, borders, rows, gains, numbers, missing, left_out)
-    return Vectors(q, np.array(langs)[numbers.numpy()], pools)
+    lang = torch.arange(n_langs).repeat_interleave(questions)  # (Q,)
+    return F.normalize(q, dim=1), hand_made_pools(padded, borders, rows, lang)
 
 
-def rank_ours(vectors: Vectors, views=evaluate.VIEWS) -> evaluate.Ranked:
+def rank_ours(q: Tensor, pools: attacks.Pools, turn=0, views=evaluate.VIEWS) -> evaluate.Ranked:
     """All metrics of all cells, from vectors."""
-    cells = evaluate.make_cells(vectors.query_langs, vectors.pools.langs, views)
-    return evaluate.rank_cells(vectors.q, vectors.pools, cells)
+    query_langs = np.array(pools.langs)[pools.query_lang.numpy()]
+    return evaluate.rank_cells(q, pools, evaluate.make_cells(query_langs, pools.langs, views))
 
 
 class GivenVectors:
@@ -660,208 +591,162 @@ class GivenVectors:
 
 
 def time_metrics(bench: Bench) -> Result:
-    """Queries a second, from vectors to metrics, 13,090 queries and 13,014 passages.
+    """Queries a second, from vectors to metrics: 13,090 queries, 13,014 passages, D = 384.
 
-    Ours: cells, scores and all metrics of three views (own language, each other one, all), over
-    the whole ranking. Theirs: compute_metrices of InformationRetrievalEvaluator, scores and metrics
-    of the best 100 in the pool of all alone, with its usual cutoffs and ties by id.
-    Not timed: encoding, and ids. Before, R@10, MRR@10 and nDCG@10 of the pool must agree.
+    Ours: cells, scores and all metrics in three views (own language, each other one, all), over
+    whole rankings. Theirs: compute_metrices of InformationRetrievalEvaluator, scores and metrics of
+    the best 100 in the pool of all alone, with its usual cutoffs. Not timed: encoding, making ids.
+    R@10, MRR@10 and nDCG@10 of the pool must agree to 1e-4.
     """
     peer("sentence_transformers")
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
     from sentence_transformers.util import dot_score
 
-    vectors = make_vectors(bench.sizes.questions, bench.sizes.passages)
-    p = vectors.pools.p[:-1]
-    ids_of_queries = {f"q{i}": "" for i in range(len(vectors.q))}
-    ids_of_passages = {f"p{i}": "" for i in range(len(p))}
+    q, pools = make_vectors(bench.sizes.questions, bench.sizes.passages)
     relevant = {}
-    for i, rows in enumerate(vectors.pools.relevant.tolist()):
+    for i, rows in enumerate(pools.relevant.tolist()):
         relevant[f"q{i}"] = {f"p{row}" for row in rows}
+    passages = {f"p{row}": "" for row in range(len(pools.p) - 1)}
     evaluator = InformationRetrievalEvaluator(
-        ids_of_queries, ids_of_passages, relevant, score_functions={"dot": dot_score}
+        dict.fromkeys(relevant, ""), passages, relevant, score_functions={"dot": dot_score}
     )
-    values = {}
-
-    def ours(turn):
-        values["ours"] = rank_ours(vectors)
 
     def theirs(turn):
-        model = GivenVectors(vectors.q)
-        values["theirs"] = evaluator.compute_metrices(model, corpus_embeddings=p)["dot"]
+        return evaluator.compute_metrices(GivenVectors(q), corpus_embeddings=pools.p[:-1])["dot"]
 
-    seconds = take_turns(ours, theirs, bench.repeats)
-    note = check_metrics(values["ours"], values["theirs"])
-    n = len(vectors.q)
-    return Result("queries/s", rates(n, seconds[0]), rates(n, seconds[1]), note)
-
-
-def check_metrics(ranked, theirs):
-    """Refuse to compare rankings that differ."""
-    parts = []
+    turns = take_turns(partial(rank_ours, q, pools), theirs, bench.repeats)
+    our_means, their_means = {}, {}
     for metric, name in (("R@10", "recall@k"), ("MRR@10", "mrr@k"), ("nDCG@10", "ndcg@k")):
-        columns = [values[metric] for (_, lang), values in ranked.items() if lang == "*"]
-        value = float(np.concatenate(columns).mean())
-        if not abs(value - theirs[name][10]) < 1e-4:
-            raise ValueError(f"{metric} is {value:.5f} and {theirs[name][10]:.5f}.")
-        parts.append(f"{metric} {value:.3f}")
-    return "both: " + ", ".join(parts)
+        cells = [pools_values[metric] for (_, lang), pools_values in turns.our_value.items()
+                 if lang == "*"]  # fmt: skip
+        our_means[metric] = np.concatenate(cells).mean()
+        their_means[metric] = turns.their_value[name][10]
+    return turns.rates(len(q), check_means(our_means, their_means, 1e-4))
+
+
+def check_means(ours: dict, theirs: dict, tolerance: float) -> str:
+    """Refuse rankings whose metrics differ. -> note"""
+    for metric, value in ours.items():
+        if not abs(value - theirs[metric]) < tolerance:
+            raise ValueError(f"{metric} is {value:.7f} and {theirs[metric]:.7f}: different things.")
+    return ", ".join(f"{metric} {value:.4f}" for metric, value in ours.items())
 
 
 def time_metrics_product(bench: Bench) -> Result:
-    """Seconds of all our metrics as in the row metrics, over those of one fp32 product.
+    """Seconds of our side of the row metrics, over those of one fp32 product of its scores.
 
-    Theirs: q @ p.T once, (13,090, 384) by (384, 13,014), and nothing else.
+    Theirs: (13,090, 384) @ (384, 13,014), and nothing else.
     """
-    vectors = make_vectors(bench.sizes.questions, bench.sizes.passages)
-    p = vectors.pools.p[:-1]
+    q, pools = make_vectors(bench.sizes.questions, bench.sizes.passages)
 
-    def ours(turn):
-        rank_ours(vectors)
+    def product(turn):
+        return q @ pools.p[:-1].T  # (Q, D) @ (D, P) -> (Q, P)
 
-    def theirs(turn):
-        vectors.q @ p.T  # (Q, D) @ (D, P) -> (Q, P)
-
-    return Result("s", *take_turns(ours, theirs, bench.repeats))
+    turns = take_turns(partial(rank_ours, q, pools), product, bench.repeats)
+    return Result("s", turns.ours, turns.theirs)
 
 
-@dataclass
-class Rankings:
-    """Scores of the same candidates for everybody; relevance is 1 to 3, one passage is missing."""
-
-    scores: Tensor  # (Q, P) distinct whole numbers
-    relevant: Tensor  # (Q, 11) columns
-    gains: Tensor  # (Q, 11)
-    lost: Tensor  # (Q, 1) gain of a relevant passage that nobody has found
+LOST = 2.0  # relevance of one more passage, which nobody has found
 
 
-def make_rankings(n: int) -> Rankings:
-    """n queries with n candidates each; relevant ones tend to the front."""
+def make_rankings(n: int) -> tuple[Tensor, Tensor]:
+    """Distinct scores (n, n) and gains 1 to 3 of the first eleven columns, which tend to be high."""
     rng = xlt.generator(0, "bench", "rankings")
     noise = torch.rand(n, n, generator=rng)
     noise[:, :11] += torch.rand(n, 1, generator=rng) / 2
-    scores = noise.argsort(1).argsort(1).float()  # (Q, P): its place from behind
-    gains = torch.randint(1, 4, (n, 11), generator=rng).float()
-    relevant = torch.arange(11).expand(n, 11)
-    return Rankings(scores, relevant, gains, torch.full((n, 1), 2.0))
+    scores = noise.argsort(1).argsort(1).float()  # whole numbers: the place from behind
+    return scores, torch.randint(1, 4, (n, 11), generator=rng).float()
 
 
-def measure_ours(rankings: Rankings) -> dict[str, float]:
-    """Means of our metrics, from scores."""
-    ranks, gains = evaluate.relevant_ranks(rankings.scores, rankings.relevant, rankings.gains)
-    ranks, gains = F.pad(ranks, (0, 1)), torch.cat([gains, rankings.lost], dim=1)  # (Q, 12)
+def measure_ours(scores: Tensor, gains: Tensor, turn: int) -> dict[str, float]:
+    """Means of four metrics, from scores (all eight are computed)."""
+    relevant = torch.arange(gains.shape[1]).expand(gains.shape)  # (Q, 11)
+    ranks, gains = evaluate.relevant_ranks(scores, relevant, gains)
+    ranks, gains = F.pad(ranks, (0, 1)), F.pad(gains, (0, 1), value=LOST)  # (Q, 12)
     values = evaluate.measure(ranks.numpy(), gains.numpy())
-    return {metric: float(values[metric].mean()) for metric in ("mAP", "R@10", "MRR@10", "nDCG@10")}
+    return {metric: values[metric].mean() for metric in ("mAP", "R@10", "MRR@10", "nDCG@10")}
 
 
 def time_pytrec(bench: Bench) -> Result:
-    """Queries a second, from scores to mAP, R@10, MRR@10, nDCG@10; 1,000 x the best 1,000.
+    """Queries a second from scores to mAP, R@10, MRR@10, nDCG@10: 1,000 queries, the best 1,000.
 
-    Ours: relevant_ranks and measure, on tensors; all eight metrics. Theirs: scores to the
-    dictionary of dictionaries that pytrec_eval takes, its evaluate, means. Not timed: strings of
-    ids, and pytrec_eval's qrels, read once. Values must agree to 1e-6. Conventions: trec_eval does
-    not cut recip_rank, which is cut here at 10; among ties it goes by id, ours is pessimistic
-    (there are none here); gains in nDCG are linear in both.
+    Ours: relevant_ranks and measure. Theirs: scores to the dictionaries that pytrec_eval takes, its
+    evaluate, means. Not timed: ids, its qrels. Values must agree to 1e-6. Conventions: trec_eval
+    does not cut recip_rank, which is cut here; among ties it goes by id, ours is pessimistic (there
+    are none here). Gains of nDCG are linear in both.
     """
     pytrec_eval = peer("pytrec_eval")
-    rankings = make_rankings(bench.sizes.ranked)
-    names = [f"p{i}" for i in range(rankings.scores.shape[1])]
-    qrels = {}
-    for i, gains in enumerate(rankings.gains.int().tolist()):
-        qrels[f"q{i}"] = dict(zip(names, gains, strict=False)) | {"lost": 2}
-    evaluator = pytrec_eval.RelevanceEvaluator(
-        qrels, {"map", "recall.10", "recip_rank", "ndcg_cut.10"}
-    )
-    values = {}
-
-    def ours(turn):
-        values["ours"] = measure_ours(rankings)
+    scores, gains = make_rankings(bench.sizes.ranked)
+    names, qrels = [f"p{i}" for i in range(len(scores))], {}
+    for i, of_query in enumerate(gains.int().tolist()):
+        qrels[f"q{i}"] = {"lost": int(LOST)} | dict(zip(names, of_query, strict=False))
+    metrics = {"map", "recall.10", "recip_rank", "ndcg_cut.10"}
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, metrics)
 
     def theirs(turn):
         run = {}
-        for i, scores in enumerate(rankings.scores.tolist()):
-            run[f"q{i}"] = dict(zip(names, scores, strict=True))
-        of_queries = evaluator.evaluate(run).values()
-        first = np.array([of_query["recip_rank"] for of_query in of_queries])
-        values["theirs"] = {
-            "mAP": np.mean([of_query["map"] for of_query in of_queries]),
-            "R@10": np.mean([of_query["recall_10"] for of_query in of_queries]),
-            "MRR@10": np.where(first >= 0.1, first, 0.0).mean(),  # cut at rank 10
-            "nDCG@10": np.mean([of_query["ndcg_cut_10"] for of_query in of_queries]),
-        }
+        for i, of_query in enumerate(scores.tolist()):
+            run[f"q{i}"] = dict(zip(names, of_query, strict=True))
+        values = evaluator.evaluate(run).values()
+        first = np.array([value["recip_rank"] for value in values])
+        means = {"MRR@10": np.where(first >= 0.1, first, 0.0).mean()}  # cut at rank 10
+        for metric, name in (("mAP", "map"), ("R@10", "recall_10"), ("nDCG@10", "ndcg_cut_10")):
+            means[metric] = np.mean([value[name] for value in values])
+        return means
 
-    return compare_measures(bench, ours, theirs, values)
+    turns = take_turns(partial(measure_ours, scores, gains), theirs, bench.repeats)
+    return turns.rates(len(scores), check_means(turns.our_value, turns.their_value, 1e-6))
 
 
 def time_ranx(bench: Bench) -> Result:
-    """Queries a second, as metrics-pytrec, against ranx and its compiled functions.
+    """As the row metrics-pytrec, beside ranx and its compiled functions.
 
-    Theirs: the scores sorted and stacked to the arrays that ranx takes (faster than its
-    dictionaries), its evaluate. Not timed: its compilation (in the turn that warms up), its qrels.
-    Conventions: none differs; ranx's mrr@10 is cut, its ndcg has linear gains.
+    Theirs: the scores sorted and stacked to the arrays that ranx takes (its dictionaries are
+    slower), its evaluate. Not timed: compilation (in the turn that warms up), its qrels.
+    Conventions: none differs; its mrr@10 is cut, its gains are linear.
     """
     ranx = peer("ranx")
-    rankings = make_rankings(bench.sizes.ranked)
-    n = len(rankings.scores)
-    columns = F.pad(rankings.relevant, (0, 1), value=n)  # (Q, 12): n is the one that is lost
-    gains = torch.cat([rankings.gains, rankings.lost], dim=1)  # (Q, 12)
-    order = gains.argsort(dim=1, descending=True)  # ranx wants the largest gain first
-    qrels = torch.stack([columns.gather(1, order), gains.gather(1, order)], dim=2)  # (Q, 12, 2)
-    qrels, scores = qrels.double().numpy(), rankings.scores.double().numpy()
+    scores, gains = make_rankings(bench.sizes.ranked)
+    columns = torch.arange(12).expand(len(gains), 12).clone()
+    columns[:, 11] = len(scores)  # no candidate has this number
+    all_gains, order = F.pad(gains, (0, 1), value=LOST).sort(dim=1, descending=True)  # (Q, 12)
+    qrels = torch.stack([columns.gather(1, order), all_gains], dim=2).double().numpy()
     names = {"mAP": "map", "R@10": "recall@10", "MRR@10": "mrr@10", "nDCG@10": "ndcg@10"}
-    values = {}
-
-    def ours(turn):
-        values["ours"] = measure_ours(rankings)
 
     def theirs(turn):
-        ranking = np.argsort(-scores, axis=1)  # (Q, P) columns, best first
-        sorted_scores = np.take_along_axis(scores, ranking, axis=1)
-        run = np.stack([ranking.astype(float), sorted_scores], axis=2)  # (Q, P, 2)
+        sorted_scores, ranking = scores.sort(dim=1, descending=True)  # (Q, P)
+        run = torch.stack([ranking, sorted_scores], dim=2).double().numpy()  # (Q, P, 2)
         means = ranx.evaluate(qrels, run, list(names.values()))
-        values["theirs"] = {metric: means[name] for metric, name in names.items()}
+        return {metric: means[name] for metric, name in names.items()}
 
-    return compare_measures(bench, ours, theirs, values)
-
-
-def compare_measures(bench, ours, theirs, values):
-    """Both sides in turns, and their means to 1e-6."""
-    seconds = take_turns(ours, theirs, bench.repeats)
-    for metric, value in values["ours"].items():
-        other = values["theirs"][metric]
-        if not abs(value - other) < 1e-6:
-            raise ValueError(f"{metric} is {value:.7f} and {other:.7f}.")
-    n = bench.sizes.ranked
-    note = ", ".join(f"{metric} {value:.4f}" for metric, value in values["ours"].items())
-    return Result("queries/s", rates(n, seconds[0]), rates(n, seconds[1]), note)
+    turns = take_turns(partial(measure_ours, scores, gains), theirs, bench.repeats)
+    return turns.rates(len(scores), check_means(turns.our_value, turns.their_value, 1e-6))
 
 
 def measure_search_memory(bench: Bench) -> Result:
-    """Gigabytes beyond the vectors while 1,000 queries are ranked in a million passages, D = 384.
+    """Gigabytes beside the vectors while 1,000 queries are ranked in a million passages, D = 384.
 
     Ours: the peak during rank_cells, pool of all, in a process of its own, minus what it held
-    before (vectors, libraries). Theirs: half a gigabyte, which is allowed. Measured once.
+    before (vectors, libraries). Theirs: the half gigabyte that is allowed. Once.
     """
-    used = run_worker(bench, "search", bench.sizes.searched, bench.sizes.ranked)
+    used = run_worker(bench, "search", bench.sizes.searched)
     return Result("GB", [used], [0.5], f"{bench.sizes.searched} passages")
 
 
-def search_worker(bench, passages, queries):
-    """Gigabytes that a search needs beside its vectors."""
+def search_worker(bench, passages):
+    """Gigabytes that ranking needs beside the vectors."""
     p = torch.randn(passages + 1, 384)
     for block in p.split(10_000):
         block /= block.norm(dim=1, keepdim=True)  # in place: no second copy
     p[-1] = 0
-    rows = torch.arange(queries)
-    relevant, numbers = rows[:, None], torch.zeros(queries, dtype=torch.long)
-    gains, missing = torch.ones(queries, 1), torch.zeros(queries, 0)
-    left_out = torch.full((queries,), passages)
-    pools = attacks.Pools(p, ["en"], [0, passages], relevant, gains, numbers, missing, left_out)
-    vectors = Vectors(p[:queries].clone(), np.array(["en"] * queries), pools)
+    queries = bench.sizes.ranked
+    lang = torch.zeros(queries, dtype=torch.long)
+    pools = hand_made_pools(p, [0, passages], torch.arange(queries)[:, None], lang)
+    q = p[:queries].clone()
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins here
-    before = status_bytes("VmRSS")
-    rank_ours(vectors, ["pool"])
-    return (peak_memory() - before) / 1e9
+    before = memory_bytes("VmRSS")
+    rank_ours(q, pools, views=["pool"])
+    return (memory_bytes("VmHWM") - before) / 1e9
 
 
 # ---- rows: an attack's candidates ----------------------------------------------------------------
@@ -875,14 +760,10 @@ class Siege:
     pools: attacks.Pools
     items: list[attacks.AttackedQuery]
     texts: list[list[str]]  # of each query: itself, and each of its single replacements
-    tables: dict
-
-    @property
-    def count(self) -> int:
-        return sum(len(texts_of_item) for texts_of_item in self.texts)
+    tables: attacks.Tables
 
 
-def candidates(item) -> list[str]:
+def candidates(item: attacks.AttackedQuery) -> list[str]:
     """The query and each of its single replacements, each once."""
     texts = [item.source.text]
     for slot in item.slots:
@@ -904,7 +785,7 @@ def make_siege(n: int) -> Siege:
     return Siege(encoder, pools, items, [candidates(item) for item in items], tables)
 
 
-def score_ours(siege: Siege) -> Tensor:
+def score_ours(siege: Siege, turn: int) -> Tensor:
     """All candidates of all queries as one step of a search -> margins in the pool of all."""
     score = attacks.Scorer(siege.encoder, siege.pools)  # a new one: nothing is scored yet
     pairs = []
@@ -947,7 +828,7 @@ class Padded:
         return torch.stack([other.amax(1), relevant.amax(1)], 1)
 
 
-def score_padded(model: Padded, siege: Siege) -> Tensor:
+def score_padded(siege: Siege, model: Padded, turn: int) -> Tensor:
     """The candidates of one query after the other -> margins in the pool of all."""
     margins = []
     for item, texts_of_item in zip(siege.items, siege.texts, strict=True):
@@ -958,37 +839,29 @@ def score_padded(model: Padded, siege: Siege) -> Tensor:
 
 
 def time_attack(bench: Bench) -> Result:
-    """Candidates that a greedy attack scores a second, against one query at a time, padded.
+    """Candidates that a greedy attack scores a second, beside one query at a time, padded.
 
     Ours: attacks.Scorer, all queries at once, each distinct text once, sorted by length. Theirs, as
     TextAttack and OpenAttack do it: one query after the other, its candidates one batch padded to
-    512 tokens (what TextAttack takes for XLM-R). Same bundled model, queries and passages, and the
-    same margins. Not timed: loading, encoding the passages, looking words up.
+    512 tokens (what TextAttack takes for XLM-R). Bundled model and world; the margins must agree.
+    Not timed: encoding the passages, looking words up.
     """
     siege = make_siege(bench.sizes.attacked)
-    model, margins = Padded(siege), {}
-
-    def ours(turn):
-        margins["ours"] = score_ours(siege)
-
-    def theirs(turn):
-        margins["theirs"] = score_padded(model, siege)
-
-    seconds = take_turns(ours, theirs, bench.repeats)
-    gap = float((margins["ours"] - margins["theirs"]).abs().max())
+    padded = partial(score_padded, siege, Padded(siege))
+    turns = take_turns(partial(score_ours, siege), padded, bench.repeats)
+    gap = float((turns.our_value - turns.their_value).abs().max())
     if not gap < 1e-4:
         raise ValueError(f"the two ways differ by {gap:.1e} in a margin: different things.")
-    ours_rate, theirs_rate = rates(siege.count, seconds[0]), rates(siege.count, seconds[1])
-    return Result("scores/s", ours_rate, theirs_rate, f"margins agree to {gap:.0e}")
+    return turns.rates(len(turns.our_value), f"margins agree to {gap:.0e}", "scores/s")
 
 
 def time_textattack(bench: Bench) -> Result:
-    """As the row attack, against TextAttack itself on the same queries.
+    """As the row attack, beside TextAttack itself on the same queries.
 
-    Theirs: its greedy search (leave-one-out, then the best replacement) over our word table, with
+    Theirs: its greedy search (leave-one-out, then the best replacement) over our word lists, with
     the padded model, whose (best other, best relevant) it sees as two classes. It stops when a
     query is broken, skips one that is wrong from the start, and finds its own words: it scores
-    other candidates than ours, and only the rate compares. Timed with its own search around them.
+    other candidates than ours, and only the rate compares. Its searching is timed, ours is not.
     """
     textattack = peer("textattack")
     constraints = importlib.import_module("textattack.constraints.pre_transformation")
@@ -1005,9 +878,6 @@ def time_textattack(bench: Bench) -> Result:
     search = textattack.search_methods.GreedyWordSwapWIR(wir_method="delete")
     attack = textattack.Attack(goal, [constraints.RepeatModification()], swap, search)
 
-    def ours(turn):
-        score_ours(siege)
-
     def theirs(turn):
         model.scored = 0
         for item in siege.items:
@@ -1016,8 +886,9 @@ def time_textattack(bench: Bench) -> Result:
             attack.clear_cache()  # the same text has another score for another query
             attack.attack(item.source.text, 1)
 
-    seconds = take_turns(ours, theirs, bench.repeats)
-    return Result("scores/s", rates(siege.count, seconds[0]), rates(model.scored, seconds[1]))
+    turns = take_turns(partial(score_ours, siege), theirs, bench.repeats)
+    ours = rates(len(turns.our_value), turns.ours)
+    return Result("scores/s", ours, rates(model.scored, turns.theirs))
 
 
 # ---- rows: what a robust step costs --------------------------------------------------------------
@@ -1032,43 +903,23 @@ METHODS = (
 def time_robust(bench: Bench, method: str) -> Result:
     """Seconds of a robust step, forward and back, over those of a plain one on the same batch.
 
-    Both: hybrid batches of 100 pairs, bundled world and encoder, tokenization and edits included;
-    clipping and AdamW are not. The same for every method. Replaceable words are looked up in all
-    of a batch before, as in a run after its first epoch.
+    Both: hybrid batches of 100 pairs, bundled world and encoder; tokenization and edits are timed,
+    clipping and AdamW are not, nor the looking up of words: a run has done it once for each text.
     """
-    flags = replace(training_flags(), batch_size=bench.sizes.robust_batch)
+    flags = training_flags(batch_size=bench.sizes.robust_batch)
+    robust_flags = replace(flags, robust=method)
     data = xlt.load_data(ROOT / "data/minifacts")
     encoder = xlt.load_encoder(ROOT / "data/tiny_xlmr").train()
     pairs = xlt.TrainingPairs(data, flags.train_langs)
     batches = list(xlt.batches(pairs, "hybrid", flags.batch_size, bench.repeats + 1))
     perturber = train.make_perturber(flags, data, encoder)
     plain = Scene(encoder, data, flags, perturber, None, batches)
-    robust_flags = replace(flags, robust=method)
     perturber = train.make_perturber(robust_flags, data, encoder)
     robust = replace(plain, flags=robust_flags, perturber=perturber)
-    for method_of_run in perturber.robust.methods:
-        for batch in batches:
-            look_up(perturber, method_of_run, batch)
-
-    def ours(turn):
-        encoder.zero_grad()
-        our_gradient(robust, batches[turn])
-
-    def theirs(turn):
-        encoder.zero_grad()
-        our_gradient(plain, batches[turn])
-
-    return Result("s", *take_turns(ours, theirs, bench.repeats))
-
-
-def look_up(perturber, method, batch):
-    """Find the replaceable words of a batch, once."""
-    if method.source in ("", "embeddings"):
-        return
-    positions = {"query": batch.queries, "passage": batch.passages}
-    for tower in method.towers:
-        for position in positions[tower]:
-            perturber.slots(method.source, tower, position)
+    for turn in range(len(batches)):
+        our_gradient(robust, turn)  # looks the words up
+    turns = take_turns(partial(our_gradient, robust), partial(our_gradient, plain), bench.repeats)
+    return Result("s", turns.ours, turns.theirs)
 
 
 # ---- rows: two processes -------------------------------------------------------------------------
@@ -1077,109 +928,66 @@ def look_up(perturber, method, batch):
 def time_processes(bench: Bench) -> Result:
     """Steps a second of two processes of one thread, over one process of two threads.
 
-    The same batch, by halves or whole; torchrun and gloo, as on two GPUs. Timed in the processes:
-    their steps after the first. Not timed: their start. One launch each a turn.
+    The same batches, shared or whole; torchrun and gloo, as on two GPUs. Timed, in the processes:
+    whole steps but the first, medians. Not timed: their start. A launch of each is a turn.
     """
     ours, theirs = [], []
     for _ in range(bench.repeats):
         ours.append(run_worker(bench, "steps", bench.sizes.batch, processes=2))
-        theirs.append(run_worker(bench, "steps", bench.sizes.batch, processes=1))
-    return Result("steps/s", ours, theirs, "STAND-IN for the distributed step, see SWITCH")
+        theirs.append(run_worker(bench, "steps", bench.sizes.batch))
+    return Result("steps/s", ours, theirs, "a stand-in for the distributed step, see SWITCH")
 
 
 def steps_worker(bench, size):
-    """Steps a second of this process and the others together (median)."""
-    is_distributed = "RANK" in os.environ
-    if is_distributed:
+    """Steps a second, of this process or of all together; None but in the first process."""
+    step, rank = our_step, 0
+    if "RANK" in os.environ:  # torchrun's
         torch.distributed.init_process_group("gloo")
+        step, rank = distributed_step, torch.distributed.get_rank()
     scene = open_scene(replace(bench, repeats=bench.sizes.steps), "fp32", "xquad", size)
-    seconds = []
-    for batch in scene.batches:
-        start = time.perf_counter()
-        if is_distributed:
-            distributed_step(scene, batch)
-        else:
-            our_step(scene, batch)
-        seconds.append(time.perf_counter() - start)
-    rate = 1 / median(seconds[1:])  # the first warms up
-    if is_distributed:
-        rank = torch.distributed.get_rank()
-        torch.distributed.destroy_process_group()
-        if rank > 0:
-            return None
-    return rate
+    seconds = [timed(partial(step, scene), turn)[0] for turn in range(len(scene.batches))]
+    return None if rank > 0 else 1 / median(seconds[1:])
 
 
-def distributed_step(scene: Scene, batch: xlt.Batch) -> None:
-    """SWITCH: here the worker calls train.py's distributed step on the whole batch.
+def distributed_step(scene: Scene, turn: int) -> None:
+    """SWITCH: here a process calls train.py's distributed step, on the whole batch.
 
-    Until then a stand-in: each process takes its share with its own negatives alone, and gradients
-    are averaged. It costs what the real one costs, but for gathering the vectors.
+    Until then a stand-in: each process takes its share, with its own negatives alone, and gradients
+    are averaged. It costs what the real one does, but for gathering the vectors.
     """
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    own = slice(rank, None, world)
-    share = xlt.Batch(
-        batch.kind, batch.queries[own], batch.passages[own], batch.gold[own],
-        batch.passage_group[own],
-    )  # fmt: skip
-    our_gradient(scene, share)
+    batch, own = scene.batches[turn], slice(rank, None, world)
+    texts, groups = (batch.queries[own], batch.passages[own]), batch.passage_group[own]
+    share = xlt.Batch(batch.kind, *texts, batch.gold[own], groups)
+    our_gradient(replace(scene, batches=[share]), 0)
     for parameter in scene.encoder.parameters():
         if parameter.grad is not None:
             torch.distributed.all_reduce(parameter.grad)
             parameter.grad /= world
+    torch.nn.utils.clip_grad_norm_(scene.encoder.parameters(), scene.flags.clip)
     scene.optimizer.step()
     scene.optimizer.zero_grad()
 
 
-# ---- rows: a GPU ---------------------------------------------------------------------------------
+WORKERS = {"memory": memory_worker, "search": search_worker, "steps": steps_worker}
 
 
-def open_gpu_scene(bench: Bench, folder: Path) -> tuple[Bench, Scene]:
-    """XLM-R-base's shape with random weights on the GPU, batches of 256."""
-    if not torch.cuda.is_available():
-        raise Open("no GPU here")
-    save_random_model(folder / "base", layers=12, width=768, rows=250_002)
-    bench = replace(bench, model=folder / "base", data=None)
-    size = bench.sizes.batch if bench.smoke else 256
-    return bench, open_scene(bench, "bf16", "gpu", size, "cuda")
-
-
-def time_gpu_training(bench: Bench) -> Result:
-    """As train-bf16, on a GPU: XLM-R-base's shape, 256 pairs, lengths of XQuAD-R cut at 32 / 160."""
-    with tempfile.TemporaryDirectory() as folder:
-        return compare_training(*open_gpu_scene(bench, Path(folder)))
-
-
-def time_gpu_share(bench: Bench) -> Result:
-    """As share-bf16, on a GPU, with what gpu-train trains: model FLOP utilisation."""
-    with tempfile.TemporaryDirectory() as folder:
-        gpu_bench, scene = open_gpu_scene(bench, Path(folder))
-        if not bench.smoke:  # 2048 is too small for a GPU to show what it can do
-            gpu_bench = replace(gpu_bench, sizes=replace(bench.sizes, product=8192))
-        return compare_share(gpu_bench, scene)
-
-
-# ---- workers: rows that need a process of their own ----------------------------------------------
-
-
-def worker_line(bench, name, numbers, processes):
-    """The command of a worker, and its environment."""
+def run_worker(bench: Bench, name: str, number: int, processes: int = 1) -> float:
+    """Run one of WORKERS in a process of its own, or in several that share its threads."""
     command = [sys.executable]
     if processes > 1:
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command += ["--master-port", "0"]  # any that is free
-    command += [__file__, "--worker", name, *map(str, numbers), "--model", str(bench.model)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+        command += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    command += [__file__, "--worker", name, str(number), "--model", str(bench.model)]
     if bench.data is not None:
         command += ["--data", str(bench.data)]
     if bench.smoke:
         command.append("--smoke")
     threads = max(1, torch.get_num_threads() // processes)
-    return command, os.environ | {"OMP_NUM_THREADS": str(threads)}
-
-
-def run_worker(bench: Bench, name: str, *numbers: int, processes: int = 1) -> float:
-    """Run one of WORKERS in a process of its own, or in several -> its number."""
-    command, environment = worker_line(bench, name, numbers, processes)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -1187,9 +995,51 @@ def run_worker(bench: Bench, name: str, *numbers: int, processes: int = 1) -> fl
     return float(done.stdout.split()[-1])
 
 
-WORKERS = {"memory": memory_worker, "search": search_worker, "steps": steps_worker}
+# ---- rows: a GPU ---------------------------------------------------------------------------------
+
+
+def open_gpu_scene(bench: Bench, folder: Path) -> tuple[Bench, Scene]:
+    """XLM-R-base's shape with random weights on the GPU, lengths of XQuAD-R cut at 32 and 160."""
+    if not torch.cuda.is_available():
+        raise Open("no GPU here")
+    save_random_model(folder / "base", layers=12, width=768, words=250_002)
+    bench = replace(bench, model=folder / "base")
+    return bench, open_scene(bench, "bf16", "gpu", bench.sizes.gpu_batch, "cuda")
+
+
+def time_gpu_training(bench: Bench) -> Result:
+    """As the row train-bf16: XLM-R-base's shape, batches of 256 pairs."""
+    with tempfile.TemporaryDirectory() as folder:
+        gpu_bench, scene = open_gpu_scene(bench, Path(folder))
+        peer("sentence_transformers")
+        return compare_steps(gpu_bench, scene)
+
+
+def time_gpu_share(bench: Bench) -> Result:
+    """As the row share-bf16, of the row gpu-train's step: model FLOP utilisation, real tokens.
+
+    Theirs: products of 8192 x 8192, as 2048 is too small for a GPU to show what it can do.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        gpu_bench, scene = open_gpu_scene(bench, Path(folder))
+        return compare_with_product(gpu_bench, scene, bench.sizes.gpu_product)
+
 
 # ---- all rows ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: how it is measured, and what is hoped for."""
+
+    name: str
+    measure: Callable  # (bench, **settings) -> Result
+    settings: dict = field(default_factory=dict)
+    goal: float | None = None
+    sign: str = ">="
+    floor: float | None = None  # less than the goal, and enough
+    is_long: bool = False  # only when named, or with --all
+
 
 # fmt: off
 ROWS = [
@@ -1223,70 +1073,71 @@ def choose_rows(patterns: list[str], all_rows: bool) -> list[Row]:
 
     *Errors*: ValueError for a pattern that names none.
     """
+    names = [row.name for row in ROWS]
+    chosen = set()
+    for pattern in patterns:
+        named = fnmatch.filter(names, pattern)
+        if not named:
+            raise ValueError(f"--rows {pattern}: no such row. Take of {', '.join(names)}.")
+        chosen.update(named)
     if not patterns:
         return [row for row in ROWS if all_rows or not row.is_long]
-    for pattern in patterns:
-        if not fnmatch.filter([row.name for row in ROWS], pattern):
-            names = ", ".join(row.name for row in ROWS)
-            raise ValueError(f"--rows {pattern}: there is no such row. Take of {names}.")
-    chosen = []
-    for row in ROWS:
-        if any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns):
-            chosen.append(row)
-    return chosen
+    return [row for row in ROWS if row.name in chosen]
+
+
+def verdict(row: Row, ratio: float) -> str:
+    """What became of the goal, in a word."""
+    if row.goal is None:
+        return ""
+    if row.sign == "<=":
+        return "yes" if ratio <= row.goal else "no"
+    if ratio >= row.goal:
+        return "yes"
+    if row.floor is not None and ratio >= row.floor:
+        return "almost"
+    return "no"
 
 
 def measure_row(row: Row, bench: Bench) -> dict:
     """The row's record for --json; its status is measured, open or failed."""
-    record = {"name": row.name, "status": "measured", "goal": row.goal_text}
+    goal = {"goal": row.goal, "sign": row.sign, "floor": row.floor}
+    record = {"row": row.name, "status": "measured", **goal}
     try:
         result = row.measure(bench, **row.settings)
     except Open as reason:
         return record | {"status": "open", "note": str(reason)}
-    except Exception as error:  # one row that fails must not cost the others
+    except Exception as error:  # noqa: BLE001  (a row that breaks must not cost the others)
         return record | {"status": "failed", "note": f"{type(error).__name__}: {error}"}
-    ratios = sorted(result.ratios)
-    ratio = median(ratios)
-    summary = {
-        "ratio": ratio,
-        "least": ratios[0],
-        "most": ratios[-1],
-        "n": len(ratios),
-        "reached": row.reached(ratio),
-    }
-    return record | summary | asdict(result)
+    values = sorted(ratios(result))
+    record |= {"ratio": median(values), "least": values[0], "most": values[-1], "n": len(values)}
+    return record | {"reached": verdict(row, record["ratio"])} | asdict(result)
 
 
 def table_cells(record: dict) -> list[str]:
     """One line of the table."""
+    goal = ""
+    if record["goal"] is not None:
+        goal = f"{record['sign']} {record['goal']:g}"
+    if record["floor"] is not None:
+        goal += f" (at least {record['floor']:g})"
     if record["status"] != "measured":
-        return [record["name"], "", "", "", record["goal"], f"{record['status']}: {record['note']}"]
-    ours, theirs = median(record["ours"]), median(record["theirs"])
+        return [record["row"], "", "", "", goal, f"{record['status']}: {record['note']}"]
+    sides = [f"{median(record[side]):.4g} {record['unit']}" for side in ("ours", "theirs")]
     span = f"{record['least']:.2f} to {record['most']:.2f}, {record['n']}"
-    return [
-        record["name"],
-        f"{ours:.4g} {record['unit']}",
-        f"{theirs:.4g} {record['unit']}",
-        f"{record['ratio']:.2f} ({span})",
-        record["goal"],
-        record["reached"],
-    ]
+    return [record["row"], *sides, f"{record['ratio']:.2f} ({span})", goal, record["reached"]]
 
 
-def describe_machine(bench: Bench) -> dict:
-    """What every number depends on."""
-    machine = {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "model": str(bench.model),
-        "texts": str(bench.data or "synthetic, of XQuAD-R's lengths"),
-    }
+def describe_machine(bench: Bench, model: Path | None) -> dict:
+    """What every number depends on, as --json holds it."""
+    machine = {"machine": platform.machine(), "cores": os.cpu_count()}
+    machine |= {"threads": torch.get_num_threads(), "model": str(model or "random weights")}
+    machine["texts"] = str(bench.data or "random words, XQuAD-R's lengths")
+    size = bench.sizes.product
     for precision in DTYPES:
-        multiply, operations = product_of(bench.sizes.product, precision)
-        seconds, _ = take_turns(multiply, multiply, bench.repeats)
-        machine[f"product {precision}, GFLOP/s"] = round(operations / median(seconds) / 1e9, 1)
+        products = partial(multiply_five_times, *square_matrices(size, precision))
+        seconds = take_turns(products, products, bench.repeats).ours
+        rate = 5 * 2 * size**3 / 1e9 / median(seconds)
+        machine[f"GFLOP/s of a {precision} product"] = round(rate, 1)
     return machine | xlt.versions()
 
 
@@ -1304,16 +1155,20 @@ def parse(argv=None):
     add("--all", action="store_true", help="also the rows that take many minutes")
     add("--repeats", type=int, default=5, metavar="N", help="turns a row, at least 1; 5 to report")
     add("--json", type=Path, metavar="FILE", help="write the records")
-    add("--model", type=Path, help="Hugging Face folder (default: data/e5_small, if it is "
-        "there, else random weights of 6 layers x 384)")
-    add("--data", type=Path, help="XQuAD-R as a data folder (default: data/xquad_r, if its "
-        "corpus.jsonl is there, else synthetic texts)")
+    add("--model", type=Path, metavar="DIR", help="Hugging Face folder (default: data/e5_small, if "
+        "it is there, else random weights, 6 layers x 384)")
+    add("--data", type=Path, metavar="DIR", help="XQuAD-R as a data folder (default: data/xquad_r, "
+        "if its corpus.jsonl is there, else random words)")
     add("--smoke", action="store_true", help="tiny, one turn: does every row run?")
-    add("--worker", nargs="+", help=argparse.SUPPRESS)  # run_worker's
+    add("--worker", nargs=2, help=argparse.SUPPRESS)  # of run_worker: name, number
     # fmt: on
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: at least 1")
+    if args.data is None and (ROOT / "data/xquad_r/corpus.jsonl").exists():
+        args.data = ROOT / "data/xquad_r"
+    if args.model is None and (ROOT / "data/e5_small").exists():
+        args.model = ROOT / "data/e5_small"
     try:
         args.rows = choose_rows(args.rows, args.all)
     except ValueError as error:
@@ -1322,44 +1177,41 @@ def parse(argv=None):
 
 
 def open_bench(args, folder: Path) -> Bench:
-    """Choose model and data, and write the model so that both sides open the same folder."""
-    sizes, repeats = Sizes(), args.repeats
+    """Write the model so that both sides open one folder, and cut both towers at 256 tokens."""
+    sizes, repeats, model = Sizes(), args.repeats, folder / "model"
     if args.smoke:
         sizes, repeats = SMOKE, 1
-    data, model = args.data, args.model
-    if data is None and (ROOT / "data/xquad_r/corpus.jsonl").exists():
-        data = ROOT / "data/xquad_r"
-    if model is None and (ROOT / "data/e5_small").exists():
-        model = ROOT / "data/e5_small"
-    if model is None:
-        model = folder / "random"
+    if args.worker:  # its --model is the folder that is made here
+        model = args.model
+    elif args.model is None:
         save_random_model(model, sizes.layers, sizes.width)
-    elif not args.worker:
-        source, model = model, folder / "model"
+    else:
         model.mkdir()
-        xlt.save_encoder(xlt.load_encoder(source), model)
-    return Bench(sizes, repeats, model, data, args.smoke)
+        encoder = xlt.load_encoder(args.model, query_length=256, passage_length=256)
+        xlt.save_encoder(encoder, model)
+    return Bench(sizes, repeats, model, args.data, args.smoke)
 
 
 def main(argv=None) -> int:
     """Measure and print. Exit 0 done, whatever the goals; 1 a row failed; 2 usage."""
-    args = parse(argv)
+    args, records = parse(argv), []
     with tempfile.TemporaryDirectory() as folder:
         try:
             bench = open_bench(args, Path(folder))
-            if args.worker:
-                name, *numbers = args.worker
-                print(WORKERS[name](bench, *map(int, numbers)))
-                return 0
-            machine = describe_machine(bench)
         except (ValueError, OSError) as error:
             print(f"bench.py: {error}", file=sys.stderr)
             return 1
-        print(", ".join(f"{name} {value}" for name, value in machine.items()))
-        records = []
+        if args.worker:
+            value = WORKERS[args.worker[0]](bench, int(args.worker[1]))
+            if value is not None:
+                print(value)
+            return 0
+        machine = describe_machine(bench, args.model)
         for row in args.rows:
             records.append(measure_row(row, bench))
-            print(" | ".join(table_cells(records[-1])), file=sys.stderr, flush=True)
+            line = " | ".join([*table_cells(records[-1]), records[-1]["note"]])
+            print(line, file=sys.stderr, flush=True)
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
     head = ["row", "ours", "theirs", "ratio (least to most, n)", "goal", "reached?"]
     print(evaluate.markdown_table([head, *map(table_cells, records)]))
     if args.json:
