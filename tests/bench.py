@@ -248,7 +248,7 @@ def save_random_model(folder: Path, layers: int, width: int, words: int | None =
     xlt.save_encoder(xlt.Encoder(model, tokenizer, xlt.Settings(query_length=256)), folder)
 
 
-def single_words(tokenizer, most: int = 1000) -> list[str]:
+def single_words(tokenizer, most: int = 200) -> list[str]:
     """Words of one token each, so that the length of a text can be chosen."""
     words = []
     for token in sorted(tokenizer.get_vocab()):
@@ -800,7 +800,7 @@ class Padded:
     def __init__(self, siege: Siege, length: int = 512):
         self.encoder, self.pools, self.p = siege.encoder, siege.pools, siege.pools.p[:-1]
         self.length = min(length, xlt.room_for_tokens(siege.encoder.model))
-        self.scored = 0
+        self.model, self.scored = siege.encoder.model, 0  # TextAttack asks a model for its .model
         self.relevant = None  # (P,) of bool, of the query under attack
 
     def aim(self, item):
