@@ -517,6 +517,7 @@ def time_caching(bench: Bench) -> Result:
     """
     chunked = training_flags(batch_size=bench.sizes.cached_batch, chunk_size=bench.sizes.chunk)
     plain = open_scene(bench, "fp32", "xquad", bench.sizes.cached_batch)
+    plain.flags = replace(chunked, chunk_size=0)
     cached = replace(plain, flags=chunked)
     turns = take_turns(partial(our_step, cached), partial(our_step, plain), bench.repeats)
     return Result("s", turns.ours, turns.theirs)
@@ -1131,6 +1132,8 @@ def describe_machine(bench: Bench, model: Path | None) -> dict:
     """What every number depends on, as --json holds it."""
     machine = {"machine": platform.machine(), "cores": os.cpu_count()}
     machine |= {"threads": torch.get_num_threads(), "model": str(model or "random weights")}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
     machine["texts"] = str(bench.data or "random words, XQuAD-R's lengths")
     size = bench.sizes.product
     for precision in DTYPES:
