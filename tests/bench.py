@@ -618,8 +618,10 @@ def time_metrics(bench: Bench) -> Result:
     turns = take_turns(partial(rank_ours, q, pools), theirs, bench.repeats)
     our_means, their_means = {}, {}
     for metric, name in (("R@10", "recall@k"), ("MRR@10", "mrr@k"), ("nDCG@10", "ndcg@k")):
-        cells = [pools_values[metric] for (_, lang), pools_values in turns.our_value.items()
-                 if lang == "*"]  # fmt: skip
+        cells = []
+        for (_, passage_lang), values in turns.our_value.items():
+            if passage_lang == "*":
+                cells.append(values[metric])
         our_means[metric] = np.concatenate(cells).mean()
         their_means[metric] = turns.their_value[name][10]
     return turns.rates(len(q), check_means(our_means, their_means, 1e-4))
