@@ -218,7 +218,7 @@ class Scene:
     data: xlt.DataSet
     flags: train.RunFlags
     perturber: train.Perturber
-    optimizer: torch.optim.Optimizer | None
+    optimizer: torch.optim.Optimizer
     batches: list[xlt.Batch]
 
     def texts(self, turn: int) -> tuple[list[xlt.Text], list[xlt.Text]]:
@@ -308,18 +308,9 @@ def draw_batches(data: xlt.DataSet, size: int, n: int) -> list[xlt.Batch]:
 
 
 def training_flags(**changes) -> train.RunFlags:
-    """train.py's usual flags but for the changes; a row is open as long as train.py has them not."""
+    """train.py's usual flags but for the changes."""
     flags = train.single_runs(train.parse([]))[0]
-    for name in changes:
-        if not hasattr(flags, name):
-            raise Open(f"train.py has no {name}")
     return replace(flags, **({"lr": 3e-5} | changes))
-
-
-def make_optimizer(parameters, flags) -> torch.optim.Optimizer:
-    """AdamW for both sides, as training_loop makes it."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=flags.lr, weight_decay=flags.weight_decay)
 
 
 def open_scene(bench: Bench, precision: str, lengths: str, size: int, device="cpu") -> Scene:
@@ -331,30 +322,23 @@ def open_scene(bench: Bench, precision: str, lengths: str, size: int, device="cp
         data = random_data(encoder, lengths, max(size, bench.sizes.pairs))
     flags = training_flags(precision=precision, batch_size=size)
     perturber = train.Perturber(train.parse_robust("none"), 0, data, 1.0)
-    optimizer = make_optimizer(encoder.parameters(), flags)
+    optimizer = train.make_optimizer(encoder, flags)
     batches = draw_batches(data, size, bench.repeats + 1)
     return Scene(encoder, data, flags, perturber, optimizer, batches)
 
 
 def our_gradient(scene: Scene, turn: int) -> float:
     """Tokenization, forward and backward pass of ours -> the loss."""
+    scene.encoder.chunk_size = scene.flags.chunk_size
     batch = scene.batches[turn]
-    losses, _ = train.training_step(scene.encoder, batch, scene.flags, scene.perturber, turn)
-    if not hasattr(train, "update"):  # SWITCH: goes when training_step goes backward by itself
-        losses.loss.backward()
-    return float(losses.loss.detach())
+    report = train.training_step(scene.encoder, batch, scene.flags, scene.perturber, turn)
+    return report.losses.loss.item()
 
 
 def our_step(scene: Scene, turn: int) -> None:
     """One whole training step of ours."""
     our_gradient(scene, turn)
-    if hasattr(train, "update"):
-        train.update(scene.encoder, scene.optimizer, scene.flags.clip)
-        return
-    # SWITCH: with train.update in train.py what follows goes, and the question above
-    torch.nn.utils.clip_grad_norm_(scene.encoder.parameters(), scene.flags.clip)
-    scene.optimizer.step()
-    scene.optimizer.zero_grad()
+    train.update(scene.encoder, scene.optimizer, scene.flags.clip)
 
 
 # ---- the same step of sentence-transformers ------------------------------------------------------
@@ -378,7 +362,8 @@ def open_library(bench: Bench, scene: Scene) -> Library:
 
     model = SentenceTransformer(str(bench.model), device=str(scene.encoder.device)).train()
     loss = MultipleNegativesRankingLoss(model, scale=1 / scene.flags.tau)
-    optimizer = make_optimizer(model.parameters(), scene.flags)
+    flags = scene.flags
+    optimizer = torch.optim.AdamW(model.parameters(), lr=flags.lr, weight_decay=flags.weight_decay)
     return Library(scene, model, loss, optimizer, scene.encoder.precision)
 
 
@@ -440,7 +425,7 @@ def check_same(library: Library) -> str:
     ours, theirs = our_gradient(library.scene, 0), their_gradient(library, 0)
     difference = largest_difference(encoder.model, model[0].auto_model)
     encoder.precision = library.precision = precision
-    encoder.train().zero_grad()
+    train.zero_gradients(encoder.train())
     model.train().zero_grad()
     note = f"losses {ours:.6f} and {theirs:.6f}, gradients differ by {difference:.1e}"
     if not (abs(ours - theirs) < 1e-4 * abs(theirs) and difference < 1e-4):
@@ -485,8 +470,8 @@ def time_share(bench: Bench, precision: str, frozen: bool) -> Result:
     """
     scene = open_scene(bench, precision, "xquad", bench.sizes.batch)
     if frozen:
-        scene.encoder.model.get_input_embeddings().requires_grad_(False)
-        scene.optimizer = make_optimizer(scene.encoder.parameters(), scene.flags)
+        scene.flags = replace(scene.flags, freeze_words=True)
+        scene.optimizer = train.make_optimizer(scene.encoder, scene.flags)
     return compare_with_product(bench, scene, bench.sizes.product)
 
 
@@ -530,7 +515,6 @@ def measure_caching_memory(bench: Bench) -> Result:
     synthetic (XQuAD-R has too few for 4096). Once: it does not scatter.
     """
     sizes = bench.sizes
-    training_flags(chunk_size=sizes.chunk)  # open, if there are none
     large = run_worker(bench, "memory", sizes.large_batch)
     small = run_worker(bench, "memory", sizes.cached_batch)
     return Result("MB", [large], [small], f"batch {sizes.large_batch} and {sizes.cached_batch}")
@@ -916,7 +900,7 @@ def time_robust(bench: Bench, method: str) -> Result:
     pairs = xlt.TrainingPairs(data, flags.train_langs)
     batches = list(xlt.batches(pairs, "hybrid", flags.batch_size, bench.repeats + 1))
     perturber = train.make_perturber(flags, data, encoder)
-    plain = Scene(encoder, data, flags, perturber, None, batches)
+    plain = Scene(encoder, data, flags, perturber, train.make_optimizer(encoder, flags), batches)
     perturber = train.make_perturber(robust_flags, data, encoder)
     robust = replace(plain, flags=robust_flags, perturber=perturber)
     for turn in range(len(batches)):
@@ -938,38 +922,17 @@ def time_processes(bench: Bench) -> Result:
     for _ in range(bench.repeats):
         ours.append(run_worker(bench, "steps", bench.sizes.batch, processes=2))
         theirs.append(run_worker(bench, "steps", bench.sizes.batch))
-    return Result("steps/s", ours, theirs, "a stand-in for the distributed step, see SWITCH")
+    return Result("steps/s", ours, theirs)
 
 
 def steps_worker(bench, size):
     """Steps a second, of this process or of all together; None but in the first process."""
-    step, rank = our_step, 0
-    if "RANK" in os.environ:  # torchrun's
-        torch.distributed.init_process_group("gloo")
-        step, rank = distributed_step, torch.distributed.get_rank()
+    train.start_processes("cpu")
     scene = open_scene(replace(bench, repeats=bench.sizes.steps), "fp32", "xquad", size)
-    seconds = [timed(partial(step, scene), turn)[0] for turn in range(len(scene.batches))]
-    return None if rank > 0 else 1 / median(seconds[1:])
-
-
-def distributed_step(scene: Scene, turn: int) -> None:
-    """SWITCH: here a process calls train.py's distributed step, on the whole batch.
-
-    Until then a stand-in: each process takes its share, with its own negatives alone, and gradients
-    are averaged. It costs what the real one does, but for gathering the vectors.
-    """
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    batch, own = scene.batches[turn], slice(rank, None, world)
-    texts, groups = (batch.queries[own], batch.passages[own]), batch.passage_group[own]
-    share = xlt.Batch(batch.kind, *texts, batch.gold[own], groups)
-    our_gradient(replace(scene, batches=[share]), 0)
-    for parameter in scene.encoder.parameters():
-        if parameter.grad is not None:
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= world
-    torch.nn.utils.clip_grad_norm_(scene.encoder.parameters(), scene.flags.clip)
-    scene.optimizer.step()
-    scene.optimizer.zero_grad()
+    seconds = [timed(partial(our_step, scene), turn)[0] for turn in range(len(scene.batches))]
+    if train.process_number() > 0:
+        return None
+    return 1 / median(seconds[1:])
 
 
 WORKERS = {"memory": memory_worker, "search": search_worker, "steps": steps_worker}
