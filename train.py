@@ -667,7 +667,7 @@ def process_number() -> int:
 def start_processes(device: str) -> None:
     """Meet the other processes of torchrun, if it has started this one.
 
-    If one dies, torchrun ends them all; nobody waits a long time for another but while it evaluates.
+    If one dies, torchrun ends them all; nobody waits long for another but while it evaluates.
     *Errors*: ValueError for more processes than GPUs.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
