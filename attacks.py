@@ -61,6 +61,7 @@ UNSPACED = re.compile(
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 CAPITAL_NOUNS = {"de", "lb"}  # German and Luxembourgish
+MOST_SCORES = 2**26  # at once: 256 MB
 DOTLESS = {"tr", "az"}  # Turkish and Azerbaijani: the capital of their i is İ, that of ı is I
 
 Words = Collection[str]  # as `lower` writes them; a table will do
@@ -979,11 +980,11 @@ def find_best_in_block(pools, v, rows):
 
 
 def find_best(pools, v, rows):
-    """The best passages for each text, in blocks of texts: at most 2**26 scores (256 MB) at once.
+    """The best passages for each text; as many texts at once as MOST_SCORES allows, 1024 at most.
 
     *Shapes*: v (C, D) the texts' vectors, rows (C,) the queries in whose place they stand.
     """
-    size = max(1, min(1024, 2**26 // len(pools.p)))
+    size = max(1, min(1024, MOST_SCORES // len(pools.p)))
     blocks = []
     for v_block, row_block in zip(v.split(size), rows.split(size), strict=True):
         blocks.append(find_best_in_block(pools, v_block, row_block))

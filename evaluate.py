@@ -52,6 +52,7 @@ from xlt import (
     Encoder,
     Help,
     Settings,
+    VectorStore,
     all_langs,
     check_known,
     encoder_hashes,
@@ -88,8 +89,10 @@ ORIGIN = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "varia
 # Keys of metrics.json that results must share to stand in one file
 IDENTITY = (
     "model_sha256", "tokenizer_sha256", "config_sha256", "data_sha256", "split", "settings",
-    "langs", "limit", "no_self_hits",
+    "langs", "limit", "no_self_hits", "precision",
 )  # fmt: skip
+# What files do not say that were written when there was no choice yet
+BEFORE = {"precision": "fp32"}
 HERE = Path(__file__).parent
 
 
@@ -473,10 +476,12 @@ def encode_split(
     views=VIEWS,
     limit: int = 0,
     self_hits: bool = True,
+    store: VectorStore | None = None,
 ) -> Split:
     """Encode a split's queries (of the first `limit` groups by name, 0: all) and passages; rank.
 
-    Without `self_hits`, a passage that has a query's id is no candidate for that query.
+    Without `self_hits`, a passage that has a query's id is no candidate for that query. What the
+    store has is read, not encoded.
     *Errors*: ValueError for a split or a language that the data has not, or vectors not finite.
     """
     check_split(data, split, langs)
@@ -489,8 +494,8 @@ def encode_split(
     passages.sort(key=lambda i: data.passages[i].lang)  # stable
     if not queries or not passages:
         raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")
-    q = encoder.encode([data.queries[i] for i in queries], "query", "queries")
-    p = encoder.encode([data.passages[i] for i in passages], "passage", "passages")
+    q = encoder.encode([data.queries[i] for i in queries], "query", "queries", store)
+    p = encoder.encode([data.passages[i] for i in passages], "passage", "passages", store)
     pools = attacks.make_pools(p, data, queries, passages, split, self_hits)
     query_langs = np.array([data.queries[i].lang for i in queries])
     cells = make_cells(query_langs, pools.langs, views)
@@ -715,6 +720,8 @@ class Options:
     attack_out: Path | None = None
     trec: Path | None = None
     no_self_hits: bool = False
+    precision: str = "fp32"  # of the encoder's forward pass
+    cache: Path | None = None  # folder of the vectors of passages and clean queries
 
     def condition(self, attack: Attack) -> Condition:
         settings = tuple(attack.settings.items())
@@ -963,6 +970,7 @@ def describe_frozen(encoder, data, adversary, attack, view):
     hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(encoder)}
     about = {"view": view, "split": options.split, "table": adversary.hash_of(attack)}
     about |= {"langs": sorted(options.langs or all_langs(data)), "limit": options.limit}
+    about["precision"] = encoder.precision
     return options.condition(attack).fields() | about | hashes
 
 
@@ -983,7 +991,7 @@ def check_frozen(encoder, data, adversary):
             text = f"{folder}: there are files that are no attacked queries"
             if not (folder / "attack.json").exists():
                 raise ValueError(f"{text}. Give another --attack-out.")
-            old = read_record(folder / "attack.json", "Give another --attack-out.")
+            old = BEFORE | read_record(folder / "attack.json", "Give another --attack-out.")
             for key, value in describe_frozen(encoder, data, adversary, attack, view).items():
                 if old.get(key) != value:
                     text = f"{folder}: holds queries of another {key} ({old.get(key)})"
@@ -1123,6 +1131,7 @@ def identity(encoder, data, options):
         "langs": sorted(options.langs or all_langs(data)),
         "limit": options.limit,
         "no_self_hits": options.no_self_hits,
+        "precision": encoder.precision,
     }
 
 
@@ -1142,8 +1151,12 @@ def evaluate(
     langs = options.langs or all_langs(data)
     if options.trec:
         check_whole_relevances(data, options.split)
+    store = None
+    if options.cache:
+        store = VectorStore(options.cache, encoder)
+    self_hits = not options.no_self_hits
     split = encode_split(
-        encoder, data, options.split, langs, options.views, options.limit, not options.no_self_hits
+        encoder, data, options.split, langs, options.views, options.limit, self_hits, store
     )
     if options.trec:
         write_trec(options.trec, split)
@@ -1194,9 +1207,9 @@ class Evaluated:
 def read_metrics(path: Path) -> dict:
     """A metrics.json, as it was written.
 
-    *Errors*: ValueError for a file that is damaged, or of an older evaluate.py.
+    *Errors*: ValueError for a file that is damaged, or of a much older evaluate.py.
     """
-    return read_record(path, "Delete it and evaluate once more.")
+    return BEFORE | read_record(path, "Delete it and evaluate once more.")
 
 
 def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
@@ -1460,15 +1473,18 @@ def evaluate_folder(
     """Evaluate one model or run; write metrics.json and metrics.npz into the folder `out`, if any.
 
     What is there already, of the same weights and data, is not computed again (but for --trec,
-    --show and --attack-out, which want something written). `changes`: settings of the encoder.
+    --show and --attack-out, which want something written). Vectors are kept in options.cache, or
+    in `out`/vectors. `changes`: settings of the encoder.
     *Errors*: ValueError for a run that is not complete, or was made with other data.
     """
     model = open_model(path)
+    if out and not options.cache:
+        options = replace(options, cache=out / "vectors")
     is_run_data = Path(model.run_data).resolve() == data.folder.resolve()
     if model.run and is_run_data and model.run_data_sha256 != data.sha256:
         again = "Train it anew (--overwrite)."
         raise ValueError(f"{path}: made with another version of {model.run_data}. {again}")
-    encoder = load_encoder(model.weights, device, **changes)
+    encoder = load_encoder(model.weights, device, options.precision, **changes)
     if model.sha256 and model.sha256 != weights_hash(encoder):
         text = "not the weights that this run ended with"
         raise ValueError(f"{model.weights}: {text}. Bring them back, or train anew (--overwrite).")
@@ -1522,6 +1538,12 @@ def parse(argv=None) -> argparse.Namespace:
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
+    add("--precision", choices=["fp32", "bf16"], default="fp32",
+        help="of the forward pass; bf16 by autocast. Vectors, scores and statistics are fp32")
+    add("--cache", type=output_folder, metavar="DIR",
+        help="keep vectors of passages and clean queries here, so that another attack encodes no "
+        "passage again and a killed encoding goes on; may be deleted at any time (default: the "
+        "folder vectors in --out or in the run; without both, none)")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
     add("--out", type=output_folder,
@@ -1626,6 +1648,27 @@ def check_device(name: str) -> None:
         raise ValueError(f"--device {name}: not there ({reason}). Take auto or cpu.") from None
 
 
+def check_precision(device: str, precision: str) -> None:
+    """Refuse, before the work, half precision that the device has not.
+
+    *Errors*: ValueError with the reason.
+    """
+    if precision == "fp32":
+        return
+    kind, reason = torch.device(device).type, ""
+    if kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        reason = "GPUs have it from compute capability 8.0 on"
+    else:
+        try:
+            with torch.autocast(kind, torch.bfloat16):
+                if not torch.is_autocast_enabled(kind):
+                    reason = "torch has no autocast there"
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0][:150]
+    if reason:
+        raise ValueError(f"--precision {precision}: {device} has none ({reason}). Take fp32.")
+
+
 def main(argv=None) -> int:
     """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
@@ -1633,6 +1676,7 @@ def main(argv=None) -> int:
     changes, evaluated = changes_of(args), []
     try:
         check_device(pick_device(args.device))
+        check_precision(pick_device(args.device), args.precision)
         options, data = options_of(args), load_data(args.data, args.strict)
         for line in data.left_out.lines():
             print(line, file=sys.stderr)

@@ -51,14 +51,14 @@ class FakeEncoder:
 
     def __init__(self, vectors):
         self.vectors = vectors  # (tower, id) -> D numbers
-        self.settings = Settings()
+        self.settings, self.precision, self.device = Settings(), "fp32", torch.device("cpu")
         self.tokenizer = SimpleNamespace(unk_token_id=None)  # nothing is unknown to it
         self.texts_cut, self.texts_seen = Counter(), Counter()
         self.model = nn.Linear(1, 1)  # weights whose hash names the model
         nn.init.ones_(self.model.weight)
         nn.init.ones_(self.model.bias)
 
-    def encode(self, texts, tower, bar=""):
+    def encode(self, texts, tower, bar="", store=None):
         rows = [self.vectors[tower, text.id] for text in texts]
         return torch.tensor(rows, dtype=torch.float32)
 
@@ -1055,6 +1055,7 @@ IDENTITY = {
     "langs": ["en"],
     "limit": 0,
     "no_self_hits": False,
+    "precision": "fp32",
 }
 
 
@@ -1394,6 +1395,13 @@ def test_flags_change_the_settings_of_the_encoder(folder):
         ("MODEL --data FOLDER --attacks greedy --table en=a en_US=b", 1, "b: a is of 'en', too"),
         ("MODEL --data FOLDER --query-length 1", 2, "--query-length 1: at least 2 tokens"),
         ("MODEL --data FOLDER --query-length 7", 1, "prefix and special tokens take 7"),
+        ("MODEL --data FOLDER --device cuda:99", 1, "--device cuda:99: not there ("),
+        (
+            "MODEL --data FOLDER --device meta --precision bf16",
+            1,
+            "--precision bf16: meta has none",
+        ),
+        ("MODEL --data FOLDER --precision fp16", 2, "invalid choice: 'fp16'"),
         ("MODEL --data FOLDER --pooling max", 2, "invalid choice: 'max'"),
         ("", 2, "required"),
     ],
