@@ -1067,10 +1067,10 @@ def check_whole_relevances(data, split):
                 raise ValueError(f"--trec: {relevance:g} is the score of {pair}; {remedy}.")
 
 
-def score_rows(q, p, most=2**25):
+def score_rows(q, p, most=2**24):
     """Yield the scores of one query after the other, (P,), computed for a few queries at once.
 
-    `most` scores are in memory: 128 MB.
+    In memory are at most `most` scores, 64 MB, and those of the block before.
     """
     for q_block in q.split(max(1, min(512, most // len(p)))):
         scores = torch.empty(len(q_block), len(p))  # (b, P)

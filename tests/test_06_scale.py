@@ -222,21 +222,23 @@ def test_search_in_blocks_agrees_with_a_full_sort(blocks):
     assert min(checked.values()) > 50, checked
 
 
-def test_cells_alone_are_ranked_as_all_of_them_together():
-    """Claim: bit for bit. Number: every cell of five worlds.
+@pytest.mark.parametrize("views", [["mono"], ["cross"], ["pool"], ["mono", "pool"]])
+def test_some_views_are_ranked_as_they_are_among_all(views):
+    """Claim: bit for bit. Number: five worlds.
 
-    Catches: counts of the pool that are those of the languages ranked so far.
+    Catches: counts of the pool that are those of the languages of the other cells.
     """
     for seed in range(5):
         toy = Toy(seed)
         cells, together = toy.ranked()
-        for cell in cells:
-            alone = rank_cells(torch.tensor(toy.q).float(), toy.pools(), [cell])
-            for metric, column in alone[cell.langs].items():
+        asked = [cell for cell in cells if cell.view in views]
+        some = rank_cells(torch.tensor(toy.q).float(), toy.pools(), asked)
+        for cell in asked:
+            for metric, column in some[cell.langs].items():
                 np.testing.assert_array_equal(column, together[cell.langs][metric])
 
 
-@pytest.mark.parametrize("most", [1, 30, 2**25])
+@pytest.mark.parametrize("most", [1, 30, 2**24])
 def test_the_scores_of_trec_files_are_those_of_nested_loops(most):
     """Number: whole numbers: exact. 1, 2 or all 9 queries at a time. Catches: rows exchanged."""
     toy = Toy(3)
@@ -278,10 +280,16 @@ def test_margins_do_not_depend_on_how_many_texts_are_scored_at_once(monkeypatch)
     assert torch.equal(together.nan_to_num(9), in_blocks.nan_to_num(9))
 
 
-MEMORY = """
-import resource, sys
+MEMORY = '''\
+import sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import numpy as np, torch, attacks, evaluate
+
+def peak():
+    """In kB. Not ru_maxrss, which a child inherits from the process that started it."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
 Q, P, D = 1000, 200_000, 32
 generator = torch.Generator().manual_seed(0)
 p, q = torch.randn(P + 1, D, generator=generator), torch.randn(Q, D, generator=generator)
@@ -291,7 +299,7 @@ gains, missing = torch.ones(Q, 3), torch.zeros(Q, 0)
 pools = attacks.Pools(p, ["de", "en"], [0, P - 9, P], relevant, gains, german, missing, none)
 cells = evaluate.make_cells(np.array(["de"] * Q), pools.langs)
 torch.mm(q, p[:1000].T), torch.mm(q.double(), p[:1000].double().T)  # what the library needs
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 if sys.argv[2] == "rank":
     evaluate.rank_cells(q, pools, cells)
 elif sys.argv[2] == "lir":
@@ -301,13 +309,14 @@ elif sys.argv[2] == "margins":
 else:
     for scores in evaluate.score_rows(q[:300], p[:-1]):
         evaluate.best_first(scores, np.arange(P), 1000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
+print(peak() - before)
+'''
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak stands in /proc")
 @pytest.mark.parametrize(
-    ("part", "most"), [("rank", 150), ("lir", 150), ("margins", 400), ("trec", 250)]
+    ("part", "most"), [("rank", 150), ("lir", 150), ("margins", 400), ("trec", 200)]
 )
 def test_memory_does_not_grow_with_queries_times_passages(part, most):
     """Number: the scores of 1,000 queries and 200,000 passages are 763 MB (300 queries, trec: 229);
@@ -317,8 +326,7 @@ def test_memory_does_not_grow_with_queries_times_passages(part, most):
     """
     command = [sys.executable, "-c", MEMORY, str(ROOT), part]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
-    assert int(done.stdout) * unit / 2**20 < most
+    assert int(done.stdout) / 1024 < most
 
 
 # ---- vectors on disk -----------------------------------------------------------------------------
@@ -398,7 +406,7 @@ def test_a_folder_for_vectors_can_be_shared(folder, encoder, forwards):
 def test_vectors_are_read_as_they_were(tmp_path, encoder, forwards):
     """Claim: bit for bit, and truncated texts are counted as before. Number: 50 texts.
 
-    Catches: numbers rounded to half precision on disk; texts in the order of their lengths.
+    Catches: numbers rounded to half precision on disk; counts of what was encoded alone.
     """
     encoder.settings = Settings(query_length=8)
     plain = encoder.encode(texts_of(50), "query")
@@ -579,7 +587,9 @@ def test_half_precision_that_is_not_there_is_refused(monkeypatch):
     check_precision("cpu", "bf16")
     check_precision("meta", "fp32")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
-    with pytest.raises(ValueError, match="--precision bf16: cuda has none .* Take fp32."):
+    with pytest.raises(
+        ValueError, match="--precision bf16: cuda has none .GPUs have it .* Take fp32."
+    ):
         check_precision("cuda", "bf16")
     with pytest.raises(ValueError, match="--precision bf16: meta has none .* Take fp32."):
         check_precision("meta", "bf16")
