@@ -343,6 +343,7 @@ def count_others(
     The memory is that of a block of scores, however many passages there are.
     *Shapes*: q (b, D), rows (b,) their rows in pools; all in one language.
     """
+    q = q.double()  # here and not in every block of passages
     relevant = pools.relevant[rows]  # (b, R)
     hits = relevant_scores(q, relevant, pools.p)
     lang_of = torch.bucketize(relevant, torch.tensor(pools.borders), right=True) - 1  # (b, R)
@@ -393,7 +394,7 @@ def rank_cells(
     pools: Pools,
     cells: list[Cell],
     label: str = "clean",
-    query_block: int = 512,
+    query_block: int = 2048,
     passage_block: int = 2048,
 ) -> Ranked:
     """Rank every cell; `label` says what the queries went through.

@@ -34,7 +34,7 @@ from xlt import (
 
 NAN = float("nan")
 MODEL = ROOT / "data/tiny_xlmr"
-BLOCKS = [(1, 1), (3, 3), (7, 7), (1, 7), (512, 2048)]  # queries, passages
+BLOCKS = [(1, 1), (3, 3), (7, 7), (1, 7), (2048, 2048)]  # queries, passages
 
 
 # ---- exact search in blocks ----------------------------------------------------------------------
