@@ -61,6 +61,7 @@ UNSPACED = re.compile(
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 CAPITAL_NOUNS = {"de", "lb"}  # German and Luxembourgish
+MOST_SCORES = 2**26  # at once: 256 MB
 DOTLESS = {"tr", "az"}  # Turkish and Azerbaijani: the capital of their i is İ, that of ı is I
 
 Words = Collection[str]  # as `lower` writes them; a table will do
@@ -934,7 +935,9 @@ def make_pools(
     number = {lang: i for i, lang in enumerate(langs)}
     query_langs = [data.queries[query].lang for query in queries]
     query_lang = torch.tensor([number.get(lang, -1) for lang in query_langs])  # (Q,)
-    padded_p = F.pad(p[order], (0, 0, 0, 1))  # (P, D) -> (P + 1, D)
+    padded_p = p.new_zeros(len(p) + 1, p.shape[1])  # (P + 1, D)
+    # Written there at once: p[order] would be one more copy of all
+    torch.index_select(p, 0, torch.tensor(order), out=padded_p[:-1])
     padded_lost = pad_sequence(lost, batch_first=True)  # (Q, M)
     own = torch.tensor(left_out)  # (Q,)
     return Pools(padded_p, langs, borders, relevant, gains, query_lang, padded_lost, own)
@@ -950,11 +953,8 @@ class Best:
     other_row: Tensor  # (C, L + 1)
 
 
-def find_best(pools, v, rows):
-    """The best passages for each text.
-
-    *Shapes*: v (C, D) the texts' vectors, rows (C,) the queries in whose place they stand.
-    """
+def find_best_in_block(pools, v, rows):
+    """`find_best` of so few texts that their scores (C, P + 1) fit into memory."""
     scores = v @ pools.p.to(v.device).T  # (C, D) @ (D, P + 1) -> (C, P + 1)
     relevant = pools.relevant[rows].to(v.device)  # (C, R)
     relevant_scores = scores.gather(1, relevant)  # (C, P + 1) -> (C, R)
@@ -979,6 +979,23 @@ def find_best(pools, v, rows):
     return best
 
 
+def find_best(pools, v, rows):
+    """The best passages for each text; as many texts at once as MOST_SCORES allows, 1024 at most.
+
+    *Shapes*: v (C, D) the texts' vectors, rows (C,) the queries in whose place they stand.
+    """
+    size = max(1, min(1024, MOST_SCORES // len(pools.p)))
+    blocks = []
+    for v_block, row_block in zip(v.split(size), rows.split(size), strict=True):
+        blocks.append(find_best_in_block(pools, v_block, row_block))
+    return Best(
+        torch.cat([best.relevant_score for best in blocks]),
+        torch.cat([best.relevant_row for best in blocks]),
+        torch.cat([best.other_score for best in blocks]),
+        torch.cat([best.other_row for best in blocks]),
+    )
+
+
 @torch.no_grad()
 def margins(pools: Pools, v: Tensor, rows: Tensor) -> Tensor:
     """Best relevant minus best other score, in each language's pool and in the pool of all.
@@ -987,11 +1004,8 @@ def margins(pools: Pools, v: Tensor, rows: Tensor) -> Tensor:
     *Units*: cosine, -2 to 2, rounded to 1e-6 so that the shape of a batch decides nothing;
     NaN where nothing is relevant or nothing else is there.
     """
-    blocks = []
-    for v_block, row_block in zip(v.split(1024), rows.split(1024), strict=True):
-        best = find_best(pools, v_block, row_block)
-        blocks.append((best.relevant_score - best.other_score).cpu())
-    exact = torch.cat(blocks)  # (C, L + 1)
+    best = find_best(pools, v, rows)
+    exact = (best.relevant_score - best.other_score).cpu()  # (C, L + 1)
     exact[~exact.isfinite()] = math.nan
     return (exact * 1e6).round() / 1e6
 

@@ -9,14 +9,15 @@ language, for every pair of languages) and `pool` (candidates in all languages a
 qrels list every translation of an answer). A cell is the queries of one language against one such
 set of candidates; it gives one record, clean and under each attack. An attack replaces the vectors
 of the queries, in each view by itself; passages stay.
-Where to look next: `relevant_ranks` is all of the evaluation, `make_record` is what metrics.json
-holds, `attack_split` is an attack from words to records. study.py compares many metrics.json.
+Where to look next: `count_others` is the search, exact and in blocks, `relevant_ranks` makes ranks
+of it, `make_record` is what metrics.json holds, `attack_split` is an attack from words to records.
+study.py compares many metrics.json.
 Left out on purpose: approximate search, full rankings in memory, a metrics library.
 Differs from common practice: non-relevant passages win every tie; scores are summed in fp64 and
 rounded to fp32, so that neither a constant scorer nor another block size can change a metric.
 
 Shapes: Q queries, P passages, R relevant passages of a query (padded), D embedding, L languages,
-n queries of a cell, b of a block of them.
+n queries of a cell, b of a block of them, m passages of a block.
 """
 
 import argparse
@@ -41,6 +42,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 import attacks
 from attacks import Attack, Pools
@@ -50,6 +52,7 @@ from xlt import (
     Encoder,
     Help,
     Settings,
+    VectorStore,
     all_langs,
     check_known,
     encoder_hashes,
@@ -86,45 +89,42 @@ ORIGIN = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "varia
 # Keys of metrics.json that results must share to stand in one file
 IDENTITY = (
     "model_sha256", "tokenizer_sha256", "config_sha256", "data_sha256", "split", "settings",
-    "langs", "limit", "no_self_hits",
+    "langs", "limit", "no_self_hits", "precision",
 )  # fmt: skip
+# What files do not say that were written when there was no choice yet
+BEFORE = {"precision": "fp32"}
 HERE = Path(__file__).parent
 
 
 # ---- ranks and metrics ---------------------------------------------------------------------------
 
 
-def relevant_ranks(scores: Tensor, relevant: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranks of each query's relevant passages, best first, without sorting the passages.
+def exact_scores(q: Tensor, p: Tensor) -> Tensor:
+    """Scores, summed in fp64 and rounded to fp32. (n, D), (m, D) -> (n, m)"""
+    # SUBTLE: an fp32 product depends on the shape of the block; fp64, rounded, does not
+    return (q.double() @ p.double().T).float()
 
-        rank_k = k + #{non-relevant passages that score >= the k-th best relevant one}
 
-        scores [.9, .7, .7, .2, .5], relevant 1 and 4 -> ranks 3 and 4
+def relevant_ranks(hits: Tensor, above: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks of each query's relevant passages, best first.
+
+        scores [.9, .7, .7, .2, .5], relevant 1 and 4: hits .7 and .5, above 2 and 2 -> ranks 3, 4
 
     (the .7 of passage 2, which is not relevant, goes before that of passage 1).
-    *Shapes*: scores (Q, P), relevant (Q, R) positions padded with -1, gains (Q, R) -> ranks (Q, R)
-    from 1, padded with 0, and the gains in the same order. The padding comes last.
+    *Shapes*: hits (Q, R) scores of the relevant passages, padded with -inf; above (Q, R) how many
+    others score at least as high; gains (Q, R) -> ranks (Q, R) from 1, padded with 0, and the gains
+    in the same order. The padding comes last.
     *Source*: trec_eval's ranks, but pessimistic among ties, where a constant scorer could gain.
     """
-    real = relevant >= 0
-    hits = scores.gather(1, relevant.clamp(min=0))  # (Q, P) -> (Q, R)
-    hits = hits.masked_fill(~real, -math.inf)  # the padding, which has pointed at passage 0
     # By score; the sorts are stable, so among equal scores the smaller gain comes first, which is
     # pessimistic for nDCG as well
     by_gain = torch.argsort(gains, dim=1, stable=True)
     by_score = torch.argsort(hits.gather(1, by_gain), dim=1, descending=True, stable=True)
     order = by_gain.gather(1, by_score)  # (Q, R)
-    hits = hits.gather(1, order)
-    real = real.gather(1, order)
-    gains = gains.gather(1, order)
-    ranks = torch.zeros_like(order)
-    numpy_scores = scores.numpy()  # counting with torch takes 6 times as long
-    for i in range(hits.shape[1]):  # k = i + 1
-        least = hits[:, i : i + 1]  # (Q, 1)
-        above = np.count_nonzero(numpy_scores >= least.numpy(), axis=1)  # (Q, P) -> (Q,)
-        relevant_above = ((hits >= least) & real).sum(1)  # (Q, R) -> (Q,)
-        ranks[:, i] = i + 1 + torch.from_numpy(above) - relevant_above
-    return ranks.masked_fill(~real, 0), gains.masked_fill(~real, 0)
+    padding = hits.gather(1, order) == -math.inf
+    k = torch.arange(1, hits.shape[1] + 1)  # (R,)
+    ranks = k + above.gather(1, order)
+    return ranks.masked_fill(padding, 0), gains.gather(1, order).masked_fill(padding, 0)
 
 
 def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
@@ -166,24 +166,31 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def language_bias(scores: Tensor, relevant: Tensor, passage_lang: Tensor, query_lang: int) -> dict:
+def language_bias(
+    hits: Tensor, is_own: Tensor, above: Tensor, own_best: Tensor, foreign_best: Tensor
+) -> dict[str, np.ndarray]:
     """How the queries' own language fares in the pool of all: share of the top ten, foreign rank.
 
-    *Shapes*: scores (Q, P), relevant (Q, R) padded with -1, passage_lang (P,) numbers of languages,
-    query_lang the number of the queries' one (-1: no passage has it) -> (Q,) each.
+    *Shapes*: hits (Q, R) scores of the relevant passages, padded with -inf; is_own (Q, R) which of
+    them are in the query's language; above (Q, R) how many others score at least as high; own_best
+    (Q, 10) the best scores of others in the query's language, foreign_best (Q, 10) in another one,
+    padded with -inf -> (Q,) each.
     *Units*: own_share@10 in [0, 1]. A ranking without bias has the language's share of the pool;
-    one that puts all eleven translations first has 1/11. foreign_rank: rank of the first relevant
-    passage in another language, NaN without any.
+    one that puts all eleven translations first has 1/11. At a tie the own language comes first.
+    foreign_rank: rank of the first relevant passage in another language, NaN without any.
     """
-    top = scores.topk(min(10, scores.shape[1]), dim=1).indices  # (Q, 10)
-    share = (passage_lang[top] == query_lang).double().mean(1)  # (Q, 10) -> (Q,)
-    columns = relevant.clamp(min=0)
-    foreign = (relevant >= 0) & (passage_lang[columns] != query_lang)  # (P,) -> (Q, R)
-    foreign_scores = scores.gather(1, columns).masked_fill(~foreign, -math.inf)  # (Q, R)
-    least = foreign_scores.amax(1, keepdim=True)  # (Q, 1)
-    rank = 1 + (scores >= least).sum(1) - (foreign_scores >= least).sum(1)
-    rank = rank.double().masked_fill(~foreign.any(1), math.nan)
-    return {"own_share@10": share.numpy(), "foreign_rank": rank.numpy()}
+    own_hits = hits.masked_fill(~is_own, -math.inf)
+    foreign_hits = hits.masked_fill(is_own, -math.inf)
+    scores = torch.cat([own_best, own_hits, foreign_best, foreign_hits], dim=1)  # (Q, 20 + 2 R)
+    top = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :10]  # (Q, 10)
+    is_candidate = scores.gather(1, top) > -math.inf
+    own_columns = own_best.shape[1] + own_hits.shape[1]
+    own_in_top = is_candidate & (top < own_columns)
+    share = own_in_top.sum(1).double() / is_candidate.sum(1)  # (Q, 10) -> (Q,)
+    least, column = foreign_hits.max(1, keepdim=True)  # (Q, 1)
+    rank = 1 + above.gather(1, column) + (own_hits >= least).sum(1, keepdim=True)
+    rank = rank.double().masked_fill(least == -math.inf, math.nan)
+    return {"own_share@10": share.numpy(), "foreign_rank": rank[:, 0].numpy()}
 
 
 @lru_cache  # thousands of queries have a few numbers of passages
@@ -209,7 +216,7 @@ def chance(passages: int, relevant: int) -> dict[str, float]:
     }
 
 
-# ---- a split, encoded once -----------------------------------------------------------------------
+# ---- cells: which queries meet which passages ----------------------------------------------------
 
 
 # (query language, passage language) -> metric -> (n,) values of the queries of this cell
@@ -228,29 +235,6 @@ class Cell:
     @property
     def langs(self):
         return self.query_lang, self.passage_lang
-
-
-@dataclass
-class Split:
-    """One split of a data set, encoded once: what clean ranking and every attack share."""
-
-    encoder: Encoder
-    data: DataSet
-    name: str
-    queries: list[int]  # Q positions in data.queries
-    passages: list[int]  # P positions in data.passages, sorted by language
-    q: Tensor  # (Q, D)
-    # pools.p (P + 1, D): the passages' vectors, and a row of 0 that the padding of pools.relevant,
-    # which is P, points at
-    pools: Pools
-    views: Sequence[str]
-    cells: list[Cell]  # of these views; one may have none (cross, where there is one language)
-    clean: Ranked  # before any attack
-
-    def query_column(self, name):
-        """One field of every query, e.g. "lang". (Q,)"""
-        texts = [self.data.queries[i] for i in self.queries]
-        return np.array([getattr(text, name) for text in texts])
 
 
 def make_cells(query_langs, passage_langs, views=VIEWS):
@@ -300,47 +284,177 @@ def missing_gains(pools, cell):
     return torch.zeros(len(cell.rows), 0)
 
 
-def rank_cell(q: Tensor, pools: Pools, cell: Cell, block: int = 512) -> dict[str, np.ndarray]:
-    """Metrics of a cell's queries against its candidates.
+# ---- exact search: one pass over the passages, in blocks -----------------------------------------
 
-    *Shapes*: q (Q, D) all queries of the split -> metric -> (n,).
+
+@dataclass
+class Counts:
+    """What the ranks and the language bias of b queries in one language follow from.
+
+    The others are the candidates that are not relevant.
     """
-    start, end = pools.start_end(cell.passage_lang)
-    candidates = pools.p[start:end].double().T  # (D, P)
-    columns, gains = relevant_columns(pools, cell)
+
+    hits: Tensor  # (b, R) scores of the relevant passages, -inf for the padding
+    lang: Tensor  # (b, R) number of their language in pools.langs; L for the padding
+    above_in_lang: Tensor  # (b, R) others of that language that score at least as high
+    above_in_pool: Tensor  # (b, R) others of all languages
+    own_best: Tensor  # (b, 10) best scores of others in the query's language, padded with -inf
+    foreign_best: Tensor  # (b, 10) of those in other languages
+
+
+def relevant_scores(q, relevant, p):
+    """Scores of the relevant passages, -inf for the padding. (b, D), (b, R), (P + 1, D) -> (b, R)
+
+    Column by column: few queries have as many relevant passages as the one that has most.
+    """
+    scores = torch.full(relevant.shape, -math.inf)
+    for k in range(relevant.shape[1]):
+        rows = (relevant[:, k] < len(p) - 1).nonzero()[:, 0]  # queries with k + 1 of them
+        passages = p[relevant[rows, k]]  # (n, D)
+        scores[rows, k] = (q[rows].double() * passages.double()).sum(1).float()
+    return scores
+
+
+def other_scores(q, p, first, no_others):
+    """Scores of the passages p, which are those from row `first` on; -inf for no_others among them.
+
+    *Shapes*: q (b, D), p (m, D), no_others (b, N) rows of pools.p -> (b, m).
+    """
+    scores = exact_scores(q, p)
+    columns = no_others - first
+    query, place = torch.nonzero((columns >= 0) & (columns < len(p)), as_tuple=True)
+    scores[query, columns[query, place]] = -math.inf
+    return scores
+
+
+def best_ten(best, sorted_scores):
+    """The ten best of the scores so far and new ones. (b, 10), (b, m) -> (b, 10)"""
+    return torch.cat([best, sorted_scores[:, -10:]], dim=1).topk(10, dim=1).values
+
+
+def count_others(
+    q: Tensor, pools: Pools, rows: np.ndarray, langs: list[str], block: int = 2048
+) -> Counts:
+    """Count the others above each relevant passage, in one pass over the passages of `langs`.
+
+        counts in a block: sort its scores, then search each relevant passage's place by bisection
+        counts in a language, in the pool: the sums over their blocks
+
+    The memory is that of a block of scores, however many passages there are.
+    *Shapes*: q (b, D), rows (b,) their rows in pools; all in one language.
+    """
+    q = q.double()  # here and not in every block of passages
+    relevant = pools.relevant[rows]  # (b, R)
+    hits = relevant_scores(q, relevant, pools.p)
+    lang_of = torch.bucketize(relevant, torch.tensor(pools.borders), right=True) - 1  # (b, R)
+    zeros, nothing = torch.zeros_like(relevant), torch.full((len(rows), 10), -math.inf)
+    counts = Counts(hits, lang_of, zeros, zeros.clone(), nothing, nothing)
+    no_others = torch.cat([relevant, pools.left_out[rows, None]], dim=1)  # (b, R + 1)
+    query_lang = int(pools.query_lang[rows[0]])
+    for lang in langs:
+        number, (start, end) = pools.langs.index(lang), pools.start_end(lang)
+        in_lang = lang_of == number
+        for first in range(start, end, block):
+            passages = pools.p[first : min(first + block, end)]  # (m, D)
+            scores = other_scores(q, passages, first, no_others)  # (b, m)
+            scores.numpy().sort(axis=1)  # in place; torch's sort takes ten times as long
+            above = len(passages) - torch.searchsorted(scores, hits)  # (b, R): scores >= hit
+            counts.above_in_pool += above
+            counts.above_in_lang += above * in_lang
+            if number == query_lang:
+                counts.own_best = best_ten(counts.own_best, scores)
+            else:
+                counts.foreign_best = best_ten(counts.foreign_best, scores)
+    return counts
+
+
+def measure_cell(counts: Counts, pools: Pools, cell: Cell) -> dict[str, np.ndarray]:
+    """Metrics of a cell, whose queries are those of the counts: metric -> (b,)."""
+    hits, above = counts.hits, counts.above_in_pool
+    if cell.passage_lang != "*":
+        is_outside = counts.lang != pools.langs.index(cell.passage_lang)
+        hits, above = hits.masked_fill(is_outside, -math.inf), counts.above_in_lang
+    ranks, gains = relevant_ranks(hits, above, pools.gains[cell.rows])
     never_found = missing_gains(pools, cell)
-    own = pools.left_out[cell.rows] - start  # (n,) column of the query's own text
-    in_cell = (own >= 0) & (own < end - start)  # (n,)
-    sizes = torch.tensor(pools.borders).diff()  # (L,) passages of each language
-    lang_numbers = torch.arange(len(sizes)).repeat_interleave(sizes)  # (P,)
-    parts = defaultdict(list)  # metric -> its blocks
-    for first in range(0, len(cell.rows), block):
-        rows = slice(first, first + block)
-        # SUBTLE: an fp32 product depends on the shape of the block; fp64, rounded, does not
-        scores = (q[cell.rows[rows]].double() @ candidates).float()  # (b, D) @ (D, P) -> (b, P)
-        has_own = torch.nonzero(in_cell[rows])[:, 0]
-        scores[has_own, own[rows][has_own]] = -math.inf
-        ranks, sorted_gains = relevant_ranks(scores, columns[rows], gains[rows])
-        ranks = F.pad(ranks, (0, never_found.shape[1]))  # (b, R) -> (b, R + M), rank 0
-        all_gains = torch.cat([sorted_gains, never_found[rows]], dim=1)  # (b, R + M)
-        values = measure(ranks.numpy(), all_gains.numpy())
-        if cell.view == "pool":
-            query_lang = int(pools.query_lang[cell.rows[0]])
-            values |= language_bias(scores, columns[rows], lang_numbers, query_lang)
-        for metric, column in values.items():
-            parts[metric].append(column)
-    return {metric: np.concatenate(columns) for metric, columns in parts.items()}
+    ranks = F.pad(ranks, (0, never_found.shape[1]))  # (b, R) -> (b, R + M), rank 0
+    values = measure(ranks.numpy(), torch.cat([gains, never_found], dim=1).numpy())
+    if cell.view == "pool":
+        is_own = counts.lang == pools.query_lang[cell.rows, None]
+        values |= language_bias(hits, is_own, above, counts.own_best, counts.foreign_best)
+    return values
 
 
-def rank_cells(q: Tensor, pools: Pools, cells: list[Cell], label: str = "clean") -> Ranked:
-    """Rank every cell; `label` says what the queries went through. *Shapes*: q (Q, D).
+def all_finite(vectors):
+    """Is there no NaN and nothing infinite?  (isfinite() would take as much memory again.)"""
+    return all(math.isfinite(end) for end in vectors.aminmax())
 
+
+def rank_cells(
+    q: Tensor,
+    pools: Pools,
+    cells: list[Cell],
+    label: str = "clean",
+    query_block: int = 2048,
+    passage_block: int = 2048,
+) -> Ranked:
+    """Rank every cell; `label` says what the queries went through.
+
+    A query meets every passage once, whatever its cells. No block size changes a metric.
+    *Shapes*: q (Q, D), all queries of the split.
     *Errors*: ValueError for vectors that are not finite: NaN compares false and would rank first.
     """
-    if not (q.isfinite().all() and pools.p.isfinite().all()):
+    if not (all_finite(q) and all_finite(pools.p)):
         remedy = "Take less noise, or train with a smaller --lr."
         raise ValueError(f"{label}: the encoder gave vectors that are not finite. {remedy}")
-    return {cell.langs: rank_cell(q, pools, cell) for cell in cells}
+    cells_of = defaultdict(list)  # query language -> its cells, which share their rows
+    for cell in cells:
+        cells_of[cell.query_lang].append(cell)
+    count = sum(len(of_lang[0].rows) for of_lang in cells_of.values())
+    parts = {cell.langs: defaultdict(list) for cell in cells}  # metric -> its blocks
+    with tqdm(total=count, desc=f"{label}: rank", delay=2, disable=None, leave=False) as bar:
+        for of_lang in cells_of.values():
+            rows = of_lang[0].rows
+            langs = [cell.passage_lang for cell in of_lang]
+            if "*" in langs:
+                langs = pools.langs
+            for first in range(0, len(rows), query_block):
+                block = rows[first : first + query_block]
+                counts = count_others(q[block], pools, block, langs, passage_block)
+                for cell in of_lang:
+                    values = measure_cell(counts, pools, replace(cell, rows=block))
+                    for metric, column in values.items():
+                        parts[cell.langs][metric].append(column)
+                bar.update(len(block))
+    ranked = {}
+    for pair, columns_of in parts.items():
+        ranked[pair] = {metric: np.concatenate(columns) for metric, columns in columns_of.items()}
+    return ranked
+
+
+# ---- a split, encoded once -----------------------------------------------------------------------
+
+
+@dataclass
+class Split:
+    """One split of a data set, encoded once: what clean ranking and every attack share."""
+
+    encoder: Encoder
+    data: DataSet
+    name: str
+    queries: list[int]  # Q positions in data.queries
+    passages: list[int]  # P positions in data.passages, sorted by language
+    q: Tensor  # (Q, D)
+    # pools.p (P + 1, D): the passages' vectors, and a row of 0 that the padding of pools.relevant,
+    # which is P, points at
+    pools: Pools
+    views: Sequence[str]
+    cells: list[Cell]  # of these views; one may have none (cross, where there is one language)
+    clean: Ranked  # before any attack
+
+    def query_column(self, name):
+        """One field of every query, e.g. "lang". (Q,)"""
+        texts = [self.data.queries[i] for i in self.queries]
+        return np.array([getattr(text, name) for text in texts])
 
 
 def check_split(data, split, langs):
@@ -363,10 +477,12 @@ def encode_split(
     views=VIEWS,
     limit: int = 0,
     self_hits: bool = True,
+    store: VectorStore | None = None,
 ) -> Split:
     """Encode a split's queries (of the first `limit` groups by name, 0: all) and passages; rank.
 
-    Without `self_hits`, a passage that has a query's id is no candidate for that query.
+    Without `self_hits`, a passage that has a query's id is no candidate for that query. What the
+    store has is read, not encoded.
     *Errors*: ValueError for a split or a language that the data has not, or vectors not finite.
     """
     check_split(data, split, langs)
@@ -379,8 +495,8 @@ def encode_split(
     passages.sort(key=lambda i: data.passages[i].lang)  # stable
     if not queries or not passages:
         raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")
-    q = encoder.encode([data.queries[i] for i in queries], "query", "queries")
-    p = encoder.encode([data.passages[i] for i in passages], "passage", "passages")
+    q = encoder.encode([data.queries[i] for i in queries], "query", "queries", store)
+    p = encoder.encode([data.passages[i] for i in passages], "passage", "passages", store)
     pools = attacks.make_pools(p, data, queries, passages, split, self_hits)
     query_langs = np.array([data.queries[i].lang for i in queries])
     cells = make_cells(query_langs, pools.langs, views)
@@ -423,10 +539,25 @@ def chance_of_views(pools, cells):
     return means
 
 
+def main_directions(vectors, r):
+    """The first r eigenvectors of X^T X, X (N, D) the vectors. (D, r)"""
+    size = vectors.shape[1]
+    squares = torch.zeros(size, size, dtype=torch.float64)
+    for block in vectors.split(8192):
+        squares += block.double().T @ block.double()  # (D, N) @ (N, D) -> (D, D)
+    return torch.linalg.svd(squares)[0][:, :r]
+
+
 def unit_or_zero(vectors):
     """Vectors of length 1; those of no length become 0 and lose every tie. (N, D)"""
     lengths = vectors.norm(dim=1, keepdim=True)  # (N, 1)
     return F.normalize(vectors, dim=1).masked_fill(lengths < NO_LENGTH, 0).float()
+
+
+def take_out(vectors, c):
+    """Vectors without the directions c (D, r), of length 1 again. (N, D)"""
+    vectors = vectors.double()
+    return unit_or_zero(vectors - vectors @ c @ c.T)
 
 
 def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
@@ -434,7 +565,7 @@ def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
 
         e <- e - C C^T e,     C (D, r): the first r eigenvectors of X^T X, X (P, D) the passages
 
-    of one language. Queries in a language without passages stay as they are.
+    of one language. Queries in a language without passages keep their direction.
     *Shapes*: q (Q, D).
     *Errors*: ValueError for r >= D, which leaves nothing.
     *Source*: Yang et al. 2021, section 3; they fit C on other text, here it is
@@ -443,15 +574,16 @@ def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
     size = q.shape[1]
     if r >= size:
         raise ValueError(f"--lir {r}: vectors have {size} directions. Take {size - 1} at most.")
-    q, p = q.double().clone(), pools.p.double().clone()
+    new_q = unit_or_zero(q.double())
+    new_p = torch.zeros(pools.p.shape)  # (P + 1, D), its last row stays 0
     for i, lang in enumerate(pools.langs):
         start, end = pools.start_end(lang)
-        passages = p[start:end]
-        c = torch.linalg.svd(passages.T @ passages)[0][:, :r]  # (D, D) -> (D, r)
-        p[start:end] = passages - passages @ c @ c.T
-        queries = pools.query_lang == i
-        q[queries] -= q[queries] @ c @ c.T  # (n, D)
-    return unit_or_zero(q), replace(pools, p=unit_or_zero(p))
+        c = main_directions(pools.p[start:end], r)
+        for rows in torch.arange(start, end).split(8192):
+            new_p[rows] = take_out(pools.p[rows], c)
+        queries = torch.nonzero(pools.query_lang == i)[:, 0]
+        new_q[queries] = take_out(q[queries], c)
+    return new_q, replace(pools, p=new_p)
 
 
 # ---- records: what metrics.json holds ------------------------------------------------------------
@@ -589,6 +721,8 @@ class Options:
     attack_out: Path | None = None
     trec: Path | None = None
     no_self_hits: bool = False
+    precision: str = "fp32"  # of the encoder's forward pass
+    cache: Path | None = None  # folder of the vectors of passages and clean queries
 
     def condition(self, attack: Attack) -> Condition:
         settings = tuple(attack.settings.items())
@@ -837,6 +971,7 @@ def describe_frozen(encoder, data, adversary, attack, view):
     hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(encoder)}
     about = {"view": view, "split": options.split, "table": adversary.hash_of(attack)}
     about |= {"langs": sorted(options.langs or all_langs(data)), "limit": options.limit}
+    about["precision"] = encoder.precision
     return options.condition(attack).fields() | about | hashes
 
 
@@ -857,7 +992,7 @@ def check_frozen(encoder, data, adversary):
             text = f"{folder}: there are files that are no attacked queries"
             if not (folder / "attack.json").exists():
                 raise ValueError(f"{text}. Give another --attack-out.")
-            old = read_record(folder / "attack.json", "Give another --attack-out.")
+            old = BEFORE | read_record(folder / "attack.json", "Give another --attack-out.")
             for key, value in describe_frozen(encoder, data, adversary, attack, view).items():
                 if old.get(key) != value:
                     text = f"{folder}: holds queries of another {key} ({old.get(key)})"
@@ -933,6 +1068,29 @@ def check_whole_relevances(data, split):
                 raise ValueError(f"--trec: {relevance:g} is the score of {pair}; {remedy}.")
 
 
+def score_rows(q, p, most=2**24):
+    """Yield the scores of one query after the other, (P,), computed for a few queries at once.
+
+    In memory are at most `most` scores, 64 MB, and those of the block before.
+    """
+    for q_block in q.split(max(1, min(512, most // len(p)))):
+        scores = torch.empty(len(q_block), len(p))  # (b, P)
+        for first in range(0, len(p), 2048):
+            passages = p[first : first + 2048]  # (m, D)
+            scores[:, first : first + 2048] = exact_scores(q_block, passages)
+        yield from scores.numpy()
+
+
+def best_first(scores, place, depth):
+    """The best `depth` columns, by (-score, place). (P,), (P,) -> (depth,)"""
+    columns = np.arange(len(scores))
+    if len(scores) > depth:  # only those that are as good as the last one have to be sorted
+        least = np.partition(scores, -depth)[-depth]
+        columns = np.flatnonzero(scores >= least)
+    order = np.lexsort((place[columns], -scores[columns]))
+    return columns[order][:depth]
+
+
 def write_trec(folder, split, depth=1000):
     """Write run.trec (the best `depth` passages, by (-score, id)) and qrels.trec for trec_eval.
 
@@ -945,13 +1103,12 @@ def write_trec(folder, split, depth=1000):
         if len(name.split()) != 1:
             raise ValueError(f"--trec: the id {name!r} holds blanks. Rename it.")
     place = np.argsort(np.argsort(ids))  # a number that orders like the id
-    p = split.pools.p[:-1].double()  # (P, D)
     unix = {"encoding": "utf-8", "newline": "\n"}
     with written_aside(folder / "run.trec") as aside, open(aside, "w", **unix) as run:
         left_out = split.pools.left_out.tolist()
-        for name, vector, own in zip(names, split.q.double(), left_out, strict=True):
-            scores = (p @ vector).float().numpy()  # (P, D) @ (D,) -> (P,)
-            order = np.lexsort((place, -scores))
+        rows = score_rows(split.q, split.pools.p[:-1])
+        for name, own, scores in zip(names, left_out, rows, strict=True):
+            order = best_first(scores, place, depth + 1)
             order = order[order != own][:depth]
             ranked = enumerate(order, 1)
             run.writelines(f"{name} Q0 {ids[i]} {k} {scores[i]:.9g} xlt\n" for k, i in ranked)
@@ -975,6 +1132,7 @@ def identity(encoder, data, options):
         "langs": sorted(options.langs or all_langs(data)),
         "limit": options.limit,
         "no_self_hits": options.no_self_hits,
+        "precision": encoder.precision,
     }
 
 
@@ -994,8 +1152,12 @@ def evaluate(
     langs = options.langs or all_langs(data)
     if options.trec:
         check_whole_relevances(data, options.split)
+    store = None
+    if options.cache:
+        store = VectorStore(options.cache, encoder)
+    self_hits = not options.no_self_hits
     split = encode_split(
-        encoder, data, options.split, langs, options.views, options.limit, not options.no_self_hits
+        encoder, data, options.split, langs, options.views, options.limit, self_hits, store
     )
     if options.trec:
         write_trec(options.trec, split)
@@ -1046,9 +1208,9 @@ class Evaluated:
 def read_metrics(path: Path) -> dict:
     """A metrics.json, as it was written.
 
-    *Errors*: ValueError for a file that is damaged, or of an older evaluate.py.
+    *Errors*: ValueError for a file that is damaged, or of a much older evaluate.py.
     """
-    return read_record(path, "Delete it and evaluate once more.")
+    return BEFORE | read_record(path, "Delete it and evaluate once more.")
 
 
 def read_evaluated(folder: Path, name: str = "metrics.json") -> Evaluated:
@@ -1312,15 +1474,18 @@ def evaluate_folder(
     """Evaluate one model or run; write metrics.json and metrics.npz into the folder `out`, if any.
 
     What is there already, of the same weights and data, is not computed again (but for --trec,
-    --show and --attack-out, which want something written). `changes`: settings of the encoder.
+    --show and --attack-out, which want something written). Vectors are kept in options.cache, or
+    in `out`/vectors. `changes`: settings of the encoder.
     *Errors*: ValueError for a run that is not complete, or was made with other data.
     """
     model = open_model(path)
+    if out and not options.cache:
+        options = replace(options, cache=out / "vectors")
     is_run_data = Path(model.run_data).resolve() == data.folder.resolve()
     if model.run and is_run_data and model.run_data_sha256 != data.sha256:
         again = "Train it anew (--overwrite)."
         raise ValueError(f"{path}: made with another version of {model.run_data}. {again}")
-    encoder = load_encoder(model.weights, device, **changes)
+    encoder = load_encoder(model.weights, device, options.precision, **changes)
     if model.sha256 and model.sha256 != weights_hash(encoder):
         text = "not the weights that this run ended with"
         raise ValueError(f"{model.weights}: {text}. Bring them back, or train anew (--overwrite).")
@@ -1374,6 +1539,12 @@ def parse(argv=None) -> argparse.Namespace:
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),
         help="candidates: own, one other, all languages")
     add("--device", default="auto", help="torch device; auto: cuda if there is one, else cpu")
+    add("--precision", choices=["fp32", "bf16"], default="fp32",
+        help="of the forward pass; bf16 by autocast. Vectors, scores and statistics are fp32")
+    add("--cache", type=output_folder, metavar="DIR",
+        help="keep vectors of passages and clean queries here, so that another attack encodes no "
+        "passage again and a killed encoding goes on; may be deleted at any time (default: the "
+        "folder vectors in --out or in the run; without both, none)")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
     add("--out", type=output_folder,
@@ -1478,6 +1649,27 @@ def check_device(name: str) -> None:
         raise ValueError(f"--device {name}: not there ({reason}). Take auto or cpu.") from None
 
 
+def check_precision(device: str, precision: str) -> None:
+    """Refuse, before the work, half precision that the device has not.
+
+    *Errors*: ValueError with the reason.
+    """
+    if precision == "fp32":
+        return
+    kind, reason = torch.device(device).type, ""
+    if kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        reason = "GPUs have it from compute capability 8.0 on"
+    else:
+        try:
+            with torch.autocast(kind, torch.bfloat16):
+                if not torch.is_autocast_enabled(kind):
+                    reason = "torch has no autocast there"
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0][:150]
+    if reason:
+        raise ValueError(f"--precision {precision}: {device} has none ({reason}). Take fp32.")
+
+
 def main(argv=None) -> int:
     """Evaluate every model, write metrics.json, print one table. Exit 0 done, 1 failed, 2 usage."""
     args = parse(argv)
@@ -1485,6 +1677,7 @@ def main(argv=None) -> int:
     changes, evaluated = changes_of(args), []
     try:
         check_device(pick_device(args.device))
+        check_precision(pick_device(args.device), args.precision)
         options, data = options_of(args), load_data(args.data, args.strict)
         for line in data.left_out.lines():
             print(line, file=sys.stderr)

@@ -25,6 +25,7 @@ import math
 import os
 import platform
 import re
+import secrets
 import sys
 import unicodedata
 from collections import Counter
@@ -749,22 +750,37 @@ class Encoder(nn.Module):
         return torch.cat(vectors)[back]  # (B, D), in the order of `rows`
 
     @torch.no_grad()
-    def encode(self, texts: list[Text], tower: str, bar: str = "") -> Tensor:
+    def encode(self, texts: list[Text], tower: str, bar: str = "", store=None) -> Tensor:
         """Texts -> unit vectors (B, D) on the CPU, in eval mode, without gradient.
 
-        `bar` names a progress bar on a terminal; "" shows none.
+        `bar` names a progress bar on a terminal; "" shows none. A `store` (`VectorStore`) keeps
+        each block on disk as soon as it is finished, and what it has already is not encoded again.
         """
         rows = self.tokenize(texts, tower)
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["input_ids"]), i))
         # Blocks, which `forward` cuts into chunks: they bound the vectors that the device holds
         starts = range(0, len(order), 2048)
         disable = None if bar else True  # tqdm: None is off unless on a terminal
-        vectors = []
+        vectors = None  # (B, D), all blocks write into it: no second copy of a large corpus
         with eval_mode(self):
             for start in tqdm(starts, desc=bar, disable=disable, leave=False):
-                block = [rows[i] for i in order[start : start + 2048]]
-                vectors.append(self(block).cpu())
-        return torch.cat(vectors)[torch.tensor(order).argsort()]  # (B, D)
+                places = order[start : start + 2048]
+                block = self._encode_block([rows[i] for i in places], tower, store)  # (b, D)
+                if vectors is None:
+                    vectors = block.new_empty(len(rows), block.shape[1])
+                vectors[places] = block
+        return vectors
+
+    def _encode_block(self, rows, tower, store):
+        """Token rows -> vectors (b, D) on the CPU: those of the store, or new ones."""
+        vectors = None
+        if store is not None:
+            vectors = store.read(tower, rows)
+        if vectors is None:
+            vectors = self(rows).cpu()
+            if store is not None:
+                store.write(tower, rows, vectors)
+        return vectors
 
 
 def truncated_texts(encoder: Encoder) -> list[dict]:
@@ -1034,12 +1050,12 @@ def writing(path: str | Path):
 
 
 @contextmanager
-def written_aside(path: Path):
+def written_aside(path: Path, tag: str = ""):
     """Inside the `with` another file is written, which then takes the place of `path`.
 
-    So no reader ever sees half a file.
+    So no reader ever sees half a file. Two processes that may write it at once need two tags.
     """
-    aside = path.with_name(path.name + ".tmp")
+    aside = path.with_name(f"{path.name}{tag}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -1796,6 +1812,52 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
     for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
         config.pop(name, None)
     return {"tokenizer_sha256": content_hash(vocabulary), "config_sha256": content_hash(config)}
+
+
+class VectorStore:
+    """Vectors on disk: a folder with one file for each block of texts that was encoded.
+
+        name of a file = SHA-256 of all that its vectors depend on
+        its content    = SHA-256 of the numbers (32 bytes), then the numbers, (b, D) of float32
+
+    So an encoding that was killed goes on where it was, a second one reads everything, and vectors
+    of another model, text or setting are never found. The folder may be deleted at any time.
+    """
+
+    def __init__(self, folder: Path, encoder: Encoder):
+        self.folder = folder
+        self.encoder_hash = content_hash(
+            {
+                "model_sha256": weights_hash(encoder),
+                **encoder_hashes(encoder),
+                "settings": vars(encoder.settings),
+                "precision": encoder.precision,
+                "device": encoder.device.type,  # the last digits, as those of another version
+                "versions": versions(),
+            }
+        )
+
+    def path(self, tower: str, rows: list[dict]) -> Path:
+        """The file of a block. Token rows are the texts as they are encoded: with prefix, cut."""
+        return self.folder / content_hash([self.encoder_hash, tower, rows])
+
+    def read(self, tower: str, rows: list[dict]) -> Tensor | None:
+        """The vectors of a block (b, D), None if they are not there; says if they are damaged."""
+        path = self.path(tower, rows)
+        if not path.is_file():
+            return None
+        content = path.read_bytes()
+        checksum, numbers = content[:32], content[32:]
+        if hashlib.sha256(numbers).digest() != checksum:
+            print(f"{path}: damaged; its texts are encoded once more", file=sys.stderr)
+            return None
+        return torch.frombuffer(bytearray(numbers), dtype=torch.float32).view(len(rows), -1)
+
+    def write(self, tower: str, rows: list[dict], vectors: Tensor) -> None:
+        """Keep the vectors of a block; two processes may write the same one at once."""
+        numbers = vectors.contiguous().numpy().tobytes()
+        with written_aside(self.path(tower, rows), f".{secrets.token_hex(4)}") as aside:
+            aside.write_bytes(hashlib.sha256(numbers).digest() + numbers)
 
 
 MODEL_README = """\

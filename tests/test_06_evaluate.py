@@ -36,7 +36,7 @@ from evaluate import (
     language_bias,
     make_cells,
     measure,
-    rank_cell,
+    rank_cells,
     relevant_ranks,
     remove_language,
 )
@@ -51,14 +51,14 @@ class FakeEncoder:
 
     def __init__(self, vectors):
         self.vectors = vectors  # (tower, id) -> D numbers
-        self.settings = Settings()
+        self.settings, self.precision, self.device = Settings(), "fp32", torch.device("cpu")
         self.tokenizer = SimpleNamespace(unk_token_id=None)  # nothing is unknown to it
         self.texts_cut, self.texts_seen = Counter(), Counter()
         self.model = nn.Linear(1, 1)  # weights whose hash names the model
         nn.init.ones_(self.model.weight)
         nn.init.ones_(self.model.bias)
 
-    def encode(self, texts, tower, bar=""):
+    def encode(self, texts, tower, bar="", store=None):
         rows = [self.vectors[tower, text.id] for text in texts]
         return torch.tensor(rows, dtype=torch.float32)
 
@@ -115,12 +115,22 @@ def find_record(metrics, view, query_lang, passage_lang):
 # ---- ranks ---------------------------------------------------------------------------------------
 
 
+def others_above(scores, relevant):
+    """Of each relevant passage: how many others score at least as high, counted in a loop."""
+    counts = []
+    for passage in relevant:
+        others = [score for i, score in enumerate(scores) if i not in relevant]
+        counts.append(sum(score >= scores[passage] for score in others))
+    return counts
+
+
 def ranks_of(scores, relevant, gains=None):
     """Ranks of one query's relevant passages, and their gains in the same order."""
     if gains is None:
         gains = [1.0] * len(relevant)
-    tensors = [torch.tensor([row]) for row in (scores, relevant, gains)]  # one query: (1, ...)
-    ranks, sorted_gains = relevant_ranks(*tensors)
+    hits = [-math.inf if passage < 0 else scores[passage] for passage in relevant]
+    rows = hits, others_above(scores, relevant), gains
+    ranks, sorted_gains = relevant_ranks(*(torch.tensor([row]) for row in rows))  # (1, R) each
     return ranks[0].tolist(), sorted_gains[0].tolist()
 
 
@@ -363,8 +373,15 @@ def test_a_languages_share_of_the_pool_is_what_a_blind_ranking_shows(tmp_path):
 
 def bias_of(scores, relevant, passage_lang, query_lang):
     """Share of the top ten and foreign rank of one query."""
-    scores, relevant = torch.tensor([scores]), torch.tensor([relevant])
-    bias = language_bias(scores, relevant, torch.tensor(passage_lang), query_lang)
+    hits = [-math.inf if passage < 0 else scores[passage] for passage in relevant]
+    is_own = [passage_lang[passage] == query_lang for passage in relevant]
+    best = {True: [], False: []}  # of the others: own or foreign -> scores
+    for i, score in enumerate(scores):
+        if i not in relevant:
+            best[passage_lang[i] == query_lang].append(score)
+    own, foreign = (sorted(best[key], reverse=True)[:10] for key in (True, False))
+    rows = hits, is_own, others_above(scores, relevant), own, foreign
+    bias = language_bias(*(torch.tensor([row]) for row in rows))
     return bias["own_share@10"].item(), bias["foreign_rank"].item()
 
 
@@ -711,7 +728,7 @@ def test_every_cell_agrees_with_nested_loops(view):
         for cell in split.cells:
             if cell.view != view:
                 continue
-            values = rank_cell(split.q, split.pools, cell)
+            values = rank_cells(split.q, split.pools, [cell])[cell.langs]
             for n, query in enumerate(cell.rows):
                 expected = world.oracle(query, cell.passage_lang)
                 for metric in METRICS:
@@ -737,18 +754,19 @@ def close_passages():
     return q, attacks.make_pools(p, data, list(range(60)), list(range(300)), "test")
 
 
-@pytest.mark.parametrize("block", [1, 7])
+@pytest.mark.parametrize("blocks", [(1, 2048), (7, 7), (512, 1), (3, 3), (512, 99)])
 @pytest.mark.parametrize("passage_lang", ["de", "*"])
-def test_the_block_size_changes_no_metric(block, passage_lang):
-    """Claim: bit for bit what one block of all queries gives. Number: blocks of 1 and 7 of 60.
+def test_the_block_size_changes_no_metric(blocks, passage_lang):
+    """Claim: bit for bit what one block of all queries and passages of a language gives.
 
+    Number: of 60 queries and 100 passages a language: 1, 3, 7 and 99.
     Catches: fp32 products, which depend on the shape of the block; a last block that is left out.
     """
     q, pools = close_passages()
     for cell in make_cells(np.array(["de"] * 60), pools.langs):
         if cell.passage_lang == passage_lang:
-            whole = rank_cell(q, pools, cell)
-            parts = rank_cell(q, pools, cell, block)
+            whole = rank_cells(q, pools, [cell])[cell.langs]
+            parts = rank_cells(q, pools, [cell], "", *blocks)[cell.langs]
     assert whole["first_rank"].max() > 50, "nothing was left to rounding"
     for metric in whole:
         np.testing.assert_array_equal(whole[metric], parts[metric])
@@ -1037,6 +1055,7 @@ IDENTITY = {
     "langs": ["en"],
     "limit": 0,
     "no_self_hits": False,
+    "precision": "fp32",
 }
 
 
@@ -1376,6 +1395,13 @@ def test_flags_change_the_settings_of_the_encoder(folder):
         ("MODEL --data FOLDER --attacks greedy --table en=a en_US=b", 1, "b: a is of 'en', too"),
         ("MODEL --data FOLDER --query-length 1", 2, "--query-length 1: at least 2 tokens"),
         ("MODEL --data FOLDER --query-length 7", 1, "prefix and special tokens take 7"),
+        ("MODEL --data FOLDER --device cuda:99", 1, "--device cuda:99: not there ("),
+        (
+            "MODEL --data FOLDER --device meta --precision bf16",
+            1,
+            "--precision bf16: meta has none",
+        ),
+        ("MODEL --data FOLDER --precision fp16", 2, "invalid choice: 'fp16'"),
         ("MODEL --data FOLDER --pooling max", 2, "invalid choice: 'max'"),
         ("", 2, "required"),
     ],
