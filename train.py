@@ -349,7 +349,7 @@ def parse(argv=None) -> argparse.Namespace:
     add = parser.add_argument_group("machine and files").add_argument
     add("--device", default="auto", help="torch device; auto: cuda if there is one")
     add("--precision", choices=["fp32", "bf16"], default="fp32",
-        help="of the forward pass; the loss is fp32")
+        help="of the forward pass in training; weights, loss and AdamW are fp32")
     add("--out", type=xlt.output_folder, default=Path("runs"), help="folder of the runs' folders")
     add("--save-every", type=int, default=50, help="steps between checkpoints")
     add("--log-every", type=int, default=25, help="steps between lines of the log")
@@ -1248,6 +1248,7 @@ def start_folder(folder, manifest):
     xlt.write_record(folder / "run.json", manifest)
     (folder / "model/config.json").unlink(missing_ok=True)  # a rest of a model does not open
     shutil.rmtree(folder / "model", ignore_errors=True)
+    shutil.rmtree(folder / "vectors", ignore_errors=True)  # those of the model before
     for path in (folder / "log.jsonl", *folder.glob("metrics*")):
         path.unlink(missing_ok=True)
 
@@ -1607,6 +1608,7 @@ def main(argv=None) -> int:
         return 2
     try:
         evaluate.check_device(runs[0].device)
+        evaluate.check_precision(runs[0].device, runs[0].precision)
         start_processes(runs[0].device)
         # One process speaks for all, but for what another one alone may find
         with redirect_stderr(io.StringIO()) if process_number() > 0 else nullcontext():
