@@ -333,7 +333,7 @@ def best_ten(best, sorted_scores):
 
 
 def count_others(
-    q: Tensor, pools: Pools, rows: np.ndarray, langs: list[str], block: int = 2048
+    q: Tensor, pools: Pools, rows: np.ndarray, langs: list[str], block: int = 1024
 ) -> Counts:
     """Count the others above each relevant passage, in one pass over the passages of `langs`.
 
@@ -395,7 +395,7 @@ def rank_cells(
     cells: list[Cell],
     label: str = "clean",
     query_block: int = 2048,
-    passage_block: int = 2048,
+    passage_block: int = 1024,
 ) -> Ranked:
     """Rank every cell; `label` says what the queries went through.
 

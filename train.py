@@ -707,9 +707,10 @@ def sum_gradients(encoder: Encoder, ids: Tensor) -> None:
     """
     if n_processes() == 1:
         return
+    weights = [weight for weight in encoder.parameters() if weight.requires_grad]
     words = encoder.word_table
     parts = []  # one a weight
-    for weight in encoder.parameters():
+    for weight in weights:
         grad = weight.grad
         if grad is None:  # of a process that has had no text
             grad = torch.zeros_like(weight)
@@ -717,8 +718,8 @@ def sum_gradients(encoder: Encoder, ids: Tensor) -> None:
     flat = torch.cat([part.flatten() for part in parts])
     sum_over_processes(flat)
     sums = flat.split([part.numel() for part in parts])
-    for weight, part, total in zip(encoder.parameters(), parts, sums, strict=True):
-        if weight is words and weight.requires_grad:
+    for weight, part, total in zip(weights, parts, sums, strict=True):
+        if weight is words:
             weight.grad[ids] = total.view_as(part)
         elif weight.grad is not None or total.any():  # else a weight that nothing uses
             weight.grad = total.view_as(part).clone()
@@ -1059,6 +1060,9 @@ def training_step(
     sum_gradients(encoder, torch.tensor(sorted(ids), device=encoder.device))
     padded = sum(chunk.tokens for chunk in plan + perturbed_plan)
     return StepReport(losses, wrong_negatives, sum(lengths), padded)
+
+
+# ---- one update: clip, AdamW, take the gradients away --------------------------------------------
 
 
 def make_optimizer(encoder: Encoder, flags: RunFlags) -> torch.optim.Optimizer:

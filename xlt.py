@@ -756,8 +756,11 @@ class Encoder(nn.Module):
         `bar` names a progress bar on a terminal; "" shows none. A `store` (`VectorStore`) keeps
         each block on disk as soon as it is finished, and what it has already is not encoded again.
         """
-        rows = self.tokenize(texts, tower)
-        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]["input_ids"]), i))
+        # By characters, which is nearly by tokens: so no more than a block's tokens are in memory
+        sizes = [len(text.text) for text in texts]
+        if self.settings.context:
+            sizes = [len(text.text) + len(text.context) for text in texts]
+        order = sorted(range(len(texts)), key=lambda i: (sizes[i], i))
         # Blocks, which `forward` cuts into chunks: they bound the vectors that the device holds
         starts = range(0, len(order), 2048)
         disable = None if bar else True  # tqdm: None is off unless on a terminal
@@ -765,9 +768,10 @@ class Encoder(nn.Module):
         with eval_mode(self):
             for start in tqdm(starts, desc=bar, disable=disable, leave=False):
                 places = order[start : start + 2048]
-                block = self._encode_block([rows[i] for i in places], tower, store)  # (b, D)
+                rows = self.tokenize([texts[i] for i in places], tower)
+                block = self._encode_block(rows, tower, store)  # (b, D)
                 if vectors is None:
-                    vectors = block.new_empty(len(rows), block.shape[1])
+                    vectors = block.new_empty(len(texts), block.shape[1])
                 vectors[places] = block
         return vectors
 

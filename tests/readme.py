@@ -2,10 +2,11 @@
 
     python tests/readme.py runs/report.study.json      -> data/minifacts/study.json -> README.md
     python tests/readme.py search.study.json --search  -> data/minifacts/search.json -> README.md
-    python tests/readme.py                             the shipped studies -> README.md
+    python tests/readme.py                             the shipped records -> README.md
 
 A study is what study.py writes with --report, beside the page, as .study.json; examples, matrices
-and manifests stay out of the repository, their commands are in the README.
+and manifests stay out of the repository, their commands are in the README. tests/bench.json is what
+bench.py writes with --json.
 test_08_repository.py checks that README.md holds exactly what this writes.
 """
 
@@ -16,11 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from bench import table_cells
+
 from evaluate import CLEAN, Condition, condition_of, number
 from study import COLUMNS, cell_text, pair_text
 
 STUDY = ROOT / "data/minifacts/study.json"
 SEARCH = ROOT / "data/minifacts/search.json"
+BENCH = ROOT / "tests/bench.json"
 STUDY_KEYS = (
     "question",
     "answer",
@@ -224,10 +228,32 @@ def answer_list(study: dict) -> str:
     return "\n".join(f"- {text}" for text in study["answer"])
 
 
+def bench_table(bench: dict) -> str:
+    """What bench.py measured: a row a comparison; the costs of robust steps have their own place."""
+    rows = [row for row in bench["rows"] if not row["row"].startswith("robust-")]
+    head = ["row", "ours", "theirs", "ratio (least to most, n)", "goal", "reached?"]
+    return table_text(head, [table_cells(row) for row in rows])
+
+
+def machine_text(bench: dict) -> str:
+    """On what it was measured."""
+    return ", ".join(f"{name} {value}" for name, value in bench["machine"].items())
+
+
+def cost_text(bench: dict) -> str:
+    """What a robust step costs: "rs-rp 1.02, rs-da 1.17"."""
+    texts = []
+    for row in bench["rows"]:
+        if row["row"].startswith("robust-"):
+            texts.append(f"{row['row'].removeprefix('robust-')} {row['ratio']:.2f}")
+    return ", ".join(texts) + "."
+
+
 def blocks() -> dict[str, str]:
     """Name of a marked block in the README -> its text."""
     study = json.loads(STUDY.read_text(encoding="utf-8"))
     search = json.loads(SEARCH.read_text(encoding="utf-8"))
+    bench = json.loads(BENCH.read_text(encoding="utf-8"))
     return {
         "first": first_table(study),
         "full": full_table(study),
@@ -235,6 +261,9 @@ def blocks() -> dict[str, str]:
         "attacks": attack_table(study),
         "answer": answer_list(study),
         "search": search_table(search),
+        "bench": bench_table(bench),
+        "machine": machine_text(bench),
+        "cost": cost_text(bench),
     }
 
 

@@ -1081,7 +1081,7 @@ def test_a_model_that_does_not_mask_padding_gets_none(tmp_path):
 
 
 def test_a_chunk_of_one_length_holds_equal_texts_alone():
-    """Claim: waste 1 and slack 0.
+    """Claim: an overhead of 0.
 
     Number: 3 and 3 share one, 4 does not.
     Catches: the four tokens more that very short texts may have.

@@ -307,7 +307,7 @@ def test_the_screen_ends_with_a_table_and_what_was_done(trained):
 def test_a_complete_run_leaves_no_checkpoint(whole):
     """Claim: model/, metrics.json and the log stay. Catches: optimizer states that fill a disk."""
     names = {path.name for path in whole.iterdir()}
-    assert names == {"model", "run.json", "log.jsonl", "metrics.json", "metrics.npz"}
+    assert names == {"model", "run.json", "log.jsonl", "metrics.json", "metrics.npz", "vectors"}
 
 
 def test_english_batches_say_that_english_alone_was_trained_on(world, tmp_path):

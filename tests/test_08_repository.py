@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import bench
 import pytest
 from conftest import ROOT
 from readme import blocks, fill
@@ -163,19 +164,19 @@ def test_the_readme_has_the_two_commands_and_ci_runs_exactly_them():
 
 
 def readme_commands():
-    """Every `python ...` line of the README's shell blocks, comments and pip left out."""
+    """Every `python` or `torchrun` line of the README's shell blocks, comments and pip left out."""
     commands = []
     for block in re.findall(r"```(?:sh|bash)\n(.*?)```", README, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             command = line.split("#")[0].strip().split("&&")[-1].strip()
-            if command.startswith("python "):
+            if command.startswith(("python ", "torchrun ")):
                 commands.append(command)
     return sorted(set(commands))
 
 
-def commands_of(program):
+def commands_of(program, start="python"):
     """The README's calls of one program, without "python PROGRAM"."""
-    start = f"python {program}"
+    start = f"{start} {program}"
     return [command[len(start) :] for command in readme_commands() if command.startswith(start)]
 
 
@@ -212,7 +213,22 @@ def test_every_training_command_of_the_readme_runs(line, tmp_path):
     (The search differs from the study in settings alone, which the test above has parsed.)
     """
     words = [word for word in shlex.split(line) if word != "--resume"]
+    words = [word.replace("xlm-roberta-base", "data/tiny_xlmr") for word in words]
     check("train.py", *without_middle_values(words), "--smoke", "--out", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", commands_of("", "torchrun"))
+def test_every_command_in_several_processes_runs(line, tmp_path):
+    """Claim: exit 0, in smoke settings. Catches: processes that wait for each other."""
+    words = ["-m", "torch.distributed.run", "--standalone", *shlex.split(line)]
+    check(*words, "--smoke", "--out", tmp_path, "--attacks", "clean")
+
+
+@pytest.mark.parametrize("line", commands_of("tests/bench.py"))
+def test_every_benchmark_of_the_readme_can_be_parsed(line):
+    """Claim: each flag and row is known. (Rung 20 runs a small one.)"""
+    assert bench.parse(shlex.split(line)).rows
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +253,7 @@ def test_every_study_command_of_the_readme_runs(line, smoke_runs, tmp_path):
 @pytest.mark.parametrize("line", [c for c in commands_of("evaluate.py") if "xquad_r" not in c])
 def test_every_evaluation_command_of_the_readme_runs(line, tmp_path):
     """Claim: exit 0, on twelve questions of two languages. (XQuAD-R is not shipped.)"""
-    words = shlex.split(line)
+    words = [word.replace("vectors", str(tmp_path / "vectors")) for word in shlex.split(line)]
     first_flag = min(i for i, word in enumerate(words) if word.startswith("--"))
     small = ["--langs", "en", "el", "--limit", "12", "--out", tmp_path]
     check("evaluate.py", "data/tiny_xlmr", *words[first_flag:], *small)

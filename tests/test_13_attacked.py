@@ -279,9 +279,9 @@ def story(minifacts, tmp_path_factory):
     write_story(folder, minifacts)
     towers, encode = [], Encoder.encode
 
-    def note_tower(encoder, texts, tower, bar=""):
+    def note_tower(encoder, texts, tower, *more):
         towers.append(tower)
-        return encode(encoder, texts, tower, bar)
+        return encode(encoder, texts, tower, *more)
 
     clean = run(folder)
     attack_flags = ["--attacks", "identity", "greedy", "exact:limit=60"]
@@ -917,10 +917,10 @@ def work(monkeypatch):
     done = []
     encode, attack_queries = Encoder.encode, attacks.attack_queries
 
-    def note_encoding(encoder, texts, tower, bar=""):
+    def note_encoding(encoder, texts, tower, *more):
         if tower == "passage":
             done.append("passages")
-        return encode(encoder, texts, tower, bar)
+        return encode(encoder, texts, tower, *more)
 
     def note_attack(items, encoder, pools, attack, *more):
         done.append(attack.label)
