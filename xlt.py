@@ -27,10 +27,11 @@ import platform
 import re
 import secrets
 import sys
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -756,6 +757,8 @@ class Encoder(nn.Module):
         `bar` names a progress bar on a terminal; "" shows none. A `store` (`VectorStore`) keeps
         each block on disk as soon as it is finished, and what it has already is not encoded again.
         """
+        if not texts:
+            raise ValueError("encode: no texts. Give at least one.")
         # By characters, which is nearly by tokens: so no more than a block's tokens are in memory
         sizes = [len(text.text) for text in texts]
         if self.settings.context:
@@ -1830,6 +1833,10 @@ class VectorStore:
 
     def __init__(self, folder: Path, encoder: Encoder):
         self.folder = folder
+        for path in folder.glob("*.tmp"):
+            with suppress(FileNotFoundError):  # another process has finished it just now
+                if time.time() - path.stat().st_mtime > 60:  # one that was killed has left it
+                    path.unlink()
         self.encoder_hash = content_hash(
             {
                 "model_sha256": weights_hash(encoder),

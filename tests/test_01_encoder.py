@@ -301,16 +301,19 @@ def test_a_corpus_is_encoded_in_blocks_without_a_loss(transparent, monkeypatch):
     Catches: a last block that is lost; blocks each sorted back by themselves.
     """
     transparent.model.table.weight.data[:, 1] = 1.0
-    rows = [{"input_ids": [i % 7] * (1 + i % 3)} for i in range(4500)]
+    texts = [Text(str(i), "en", "a" * (1 + i % 3), "") for i in range(4500)]
+    counts = []
 
     def tokenize(texts, tower):
-        """Instead of a tokenizer."""
-        return rows
+        """Instead of a tokenizer: a token a letter."""
+        counts.append(len(texts))
+        return [{"input_ids": [int(text.id) % 7] * len(text.text)} for text in texts]
 
     monkeypatch.setattr(transparent, "tokenize", tokenize)
     means = torch.tensor([[i % 7, 1.0] for i in range(4500)])
     expected = means / means.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(transparent.encode([], "query"), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(transparent.encode(texts, "query"), expected, atol=1e-6, rtol=0)
+    assert counts == [2048, 2048, 404]
 
 
 def test_the_gradient_does_not_depend_on_chunks(encoder):

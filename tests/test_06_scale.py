@@ -6,9 +6,11 @@ Before: test_06_evaluate. Run: pytest tests/test_06_scale.py
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -401,6 +403,20 @@ def test_a_folder_for_vectors_can_be_shared(folder, encoder, forwards):
     forwards.clear()
     assert evaluate.main([*flags, "--views", "mono"]) == 0
     assert forwards == []
+
+
+def test_what_a_killed_process_has_left_is_taken_away(tmp_path, encoder):
+    """Number: a file of two minutes ago goes; one of now may be another process's, and stays.
+
+    Catches: half files that pile up; a file that is taken from under the one who writes it.
+    """
+    old, young = tmp_path / "a.1.tmp", tmp_path / "b.2.tmp"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 120,) * 2)
+    VectorStore(tmp_path, encoder)
+    assert not old.exists()
+    assert young.exists()
 
 
 def test_vectors_are_read_as_they_were(tmp_path, encoder, forwards):

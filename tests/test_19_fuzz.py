@@ -628,7 +628,7 @@ def read_report(folder):
 def frozen_queries(folder):
     """Arguments of `check_frozen`: a fake of an encoder, its data, an attack that freezes."""
     torch.manual_seed(0)
-    encoder = SimpleNamespace(model=nn.Linear(2, 1))
+    encoder = SimpleNamespace(model=nn.Linear(2, 1), precision="fp32")
     attack = attacks.parse_attack("random:edits=2")
     options = evaluate.Options(views=["mono"], attacks=[attack], attack_out=folder / "frozen")
     adversary = evaluate.Adversary(options, {"synonyms": {}}, frozenset())

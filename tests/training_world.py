@@ -116,7 +116,8 @@ def hashes(run):
     """SHA-256 of every file of a run but the two that hold seconds."""
     hash_of = {}
     for path in sorted(run.rglob("*")):
-        if path.is_file() and path.name not in ("run.json", "log.jsonl"):
+        # *.tmp: half a file of vectors that a killed process has left
+        if path.is_file() and path.suffix != ".tmp" and path.name not in ("run.json", "log.jsonl"):
             name = path.relative_to(run).as_posix()
             hash_of[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return hash_of
