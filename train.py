@@ -328,7 +328,8 @@ def parse(argv=None) -> argparse.Namespace:
     add("--batch-size", type=int, default=100, metavar="B",
         help="pairs a step (paper: 100), B - 1 negatives; accumulation adds none")
     add("--chunk-size", type=int, default=0, metavar="C",
-        help="texts in memory at once: the same gradient, a third slower (GradCache); 0: all")
+        help="texts in memory at once, of 64 tokens each (longer ones: fewer): the same gradient, "
+             "half as slow again (GradCache); 0: all")
     add("--freeze-words", action="store_true",
         help="do not train the word embeddings, most of a small multilingual model's weights")
     add("--steps", type=int, default=150, metavar="N", help="optimiser steps")

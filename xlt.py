@@ -586,7 +586,7 @@ class Encoder(nn.Module):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
         self.one_length = False  # chunks without padding, for a model that does not mask it (FNet)
-        self.chunk_size = 0  # texts of a chunk at most; 0: any number
+        self.chunk_size = 0  # texts of a chunk at most, of 64 tokens; 0: any number
         # (tower, text) -> its token row, and whether it was cut; None: texts are not remembered
         self.remembered = None
         # (tower, lang) -> how often a text was tokenized, and how often it lost its end by that
@@ -692,6 +692,8 @@ class Encoder(nn.Module):
             overhead = 2048
         if self.one_length:
             overhead = 0
+        if self.chunk_size:  # sorted by length, a batch's longest texts would be the heaviest chunk
+            max_tokens = min(max_tokens, 64 * self.chunk_size)
         return length_chunks(lengths, max_tokens, self.chunk_size, overhead)
 
     @property

@@ -91,6 +91,18 @@ def test_the_temperature_counts_in_a_cached_step(folder):
     assert gap > 0.1
 
 
+def test_long_texts_share_chunks_of_as_many_tokens(folder):
+    """Number: with --chunk-size 2 a chunk holds 128 tokens: two texts of 60, one of 100, one of
+    300, which is longer than a chunk.
+
+    Catches: memory that grows with the batch, of which the longest texts are one chunk.
+    """
+    encoder = xlt.load_encoder(folder / "model")
+    rows = [{"input_ids": [5] * n} for n in (60, 100, 300, 60, 100, 60)]
+    encoder.chunk_size = 2
+    assert encoder.chunks(rows) == [[0], [3, 5], [1], [4], [2]]
+
+
 @pytest.mark.parametrize("robust", ["none", "adv:how=pgd"])
 def test_no_more_texts_than_a_chunk_have_a_graph(folder, monkeypatch, robust):
     """Claim: with --chunk-size 3 nothing with more than three texts goes through the encoder, and
