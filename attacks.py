@@ -1309,7 +1309,7 @@ class Climb:
 
 def mean_norm(encoder: Encoder) -> float:
     """Mean L2 norm of the encoder's word embeddings, the unit of every epsilon and sigma."""
-    weight = encoder.model.get_input_embeddings().weight.detach()  # (V, D)
+    weight = encoder.word_table.detach()  # (V, D)
     return float(weight.float().norm(dim=1).mean())
 
 
@@ -1320,7 +1320,7 @@ def ball_radius(epsilon: float, norm: str, encoder: Encoder) -> float:
     """
     radius = epsilon * mean_norm(encoder)
     if norm == "max":
-        radius /= math.sqrt(encoder.model.get_input_embeddings().weight.shape[1])
+        radius /= math.sqrt(encoder.word_table.shape[1])
     return radius
 
 

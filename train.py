@@ -621,7 +621,7 @@ def worst_noise(
     ball = Ball(method.epsilon * unit, method.norm, method.ball)
     if method.norm == "max":
         # A bound for each coordinate, so that a token's L2 norm is at most epsilon
-        dim = encoder.model.get_input_embeddings().weight.shape[1]
+        dim = encoder.word_table.shape[1]
         ball = replace(ball, radius=ball.radius / math.sqrt(dim))
     climb = Climb(method.steps, method.step_size)
     points = [[None] * len(token_rows) for _ in range(method.n_points)]
@@ -746,7 +746,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class PlannedChunk:
     """Texts of similar length, of all views, that are encoded together."""
 
     places: list[int]  # number of the view * B + row of the batch
@@ -759,7 +759,7 @@ class Encoded:
     """Some views' vectors, on their way from the encoder to the loss and back."""
 
     views: list[View]
-    chunks: list[Chunk]  # of this process
+    chunks: list[PlannedChunk]  # of this process
     outputs: list[Tensor]  # (b, D), a chunk, with its graph; none if chunks are encoded twice
     vectors: Tensor  # (V * B, D), of all processes, a leaf of the graph
 
@@ -770,7 +770,7 @@ class Encoded:
         return list(self.vectors.chunk(len(self.views)))
 
 
-def plan_chunks(encoder: Encoder, views: list[View], seed: int, *stream) -> list[Chunk]:
+def plan_chunks(encoder: Encoder, views: list[View], seed: int, *stream) -> list[PlannedChunk]:
     """Cut the texts of all views into chunks, the same ones in every process."""
     rows = [row for view in views for row in view.rows]  # V * B
     lengths = [len(row["input_ids"]) for row in rows]
@@ -781,11 +781,11 @@ def plan_chunks(encoder: Encoder, views: list[View], seed: int, *stream) -> list
     for number, places in enumerate(encoder.chunks(rows, most)):
         tokens = len(places) * max(lengths[place] for place in places)
         chunk_seed = xlt.derive_seed(seed, "dropout", *stream, number)
-        chunks.append(Chunk(places, chunk_seed, tokens))
+        chunks.append(PlannedChunk(places, chunk_seed, tokens))
     return chunks
 
 
-def own_chunks(chunks: list[Chunk]) -> list[Chunk]:
+def own_chunks(chunks: list[PlannedChunk]) -> list[PlannedChunk]:
     """This process's chunks: the largest go first, each to the one that has least to do."""
     loads = [0] * n_processes()
     own = []
@@ -807,7 +807,7 @@ def own_chunks(chunks: list[Chunk]) -> list[Chunk]:
 # seed of its own, so that the second encoding is the first one again. (Gao et al. 2021, GradCache)
 
 
-def encode_chunk(encoder: Encoder, views: list[View], chunk: Chunk) -> Tensor:
+def encode_planned(encoder: Encoder, views: list[View], chunk: PlannedChunk) -> Tensor:
     """The vectors (b, D) of one chunk's texts: the same ones however often it is called."""
     batch_size = len(views[0].rows)
     rows, noise = [], []
@@ -825,12 +825,12 @@ def encode_chunk(encoder: Encoder, views: list[View], chunk: Chunk) -> Tensor:
     return encoder.encode_chunk(rows, noise)
 
 
-def encode_views(encoder: Encoder, views: list[View], chunks: list[Chunk]) -> Encoded:
+def encode_views(encoder: Encoder, views: list[View], chunks: list[PlannedChunk]) -> Encoded:
     """Encode this process's chunks, gather the vectors of all."""
     outputs = []
     with torch.set_grad_enabled(encoder.chunk_size == 0):
         for chunk in chunks:
-            outputs.append(encode_chunk(encoder, views, chunk))  # (b, D)
+            outputs.append(encode_planned(encoder, views, chunk))  # (b, D)
     size = encoder.model.config.hidden_size
     vectors = torch.zeros(sum(len(view.rows) for view in views), size, device=encoder.device)
     for chunk, output in zip(chunks, outputs, strict=True):
@@ -847,7 +847,7 @@ def backward_views(encoder: Encoder, encoded: Encoded) -> None:
         if encoded.outputs:
             output = encoded.outputs[number]
         else:
-            output = encode_chunk(encoder, encoded.views, chunk)  # (b, D)
+            output = encode_planned(encoder, encoded.views, chunk)  # (b, D)
         output.backward(encoded.vectors.grad[chunk.places])
 
 
@@ -1559,9 +1559,10 @@ def memory_remedy(flags):
 
 def explain(error, flags):
     """One line on what went wrong, and what to do."""
-    text = str(error).split("\n")[0] if is_out_of_memory(error) else str(error)
+    text = str(error)
     if is_out_of_memory(error):
-        text = f"out of memory ({text[:150]}). {memory_remedy(flags)}"
+        first_line = text.split("\n")[0][:150]
+        text = f"out of memory ({first_line}). {memory_remedy(flags)}"
     if n_processes() > 1 and not isinstance(error, ValueError):  # which all of them find
         text = f"process {process_number()} of {n_processes()}: {text}"
     return text
@@ -1615,11 +1616,12 @@ def main(argv=None) -> int:
         evaluate.check_device(runs[0].device)
         evaluate.check_precision(runs[0].device, runs[0].precision)
         start_processes(runs[0].device)
-        # One process speaks for all, but for what another one alone may find
+        # The first process speaks for all, and that of each machine when files are missing there
         with redirect_stderr(io.StringIO()) if process_number() > 0 else nullcontext():
             run_all(args, runs)
     except (ValueError, FloatingPointError, OSError, RuntimeError, MemoryError) as error:
-        if process_number() == 0 or not isinstance(error, (ValueError, FloatingPointError)):
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+        if speaks or not isinstance(error, (ValueError, FloatingPointError)):
             print(f"train.py: {explain(error, runs[0])}", file=sys.stderr)
         return 1
     if n_processes() > 1:

@@ -508,6 +508,32 @@ class Settings:
 USUAL = Settings()
 
 
+def cheapest_cuts(lengths: list[int], overhead: int) -> list[tuple[int, int]]:
+    """Cut sorted lengths into parts where that costs least: (start, end) of each part.
+
+        cost of a part = texts * longest + overhead
+
+    The least cost up to an end is that up to the best start of its last part, and that part.
+    """
+    # A part may end where the next text is longer: its border is the number of texts before it
+    borders = [0]
+    for count in range(1, len(lengths) + 1):
+        if count == len(lengths) or lengths[count] > lengths[count - 1]:
+            borders.append(count)
+    cheapest = {0: 0}  # border -> least cost of all texts before it
+    start_of = {}  # border -> where the last part before it then starts
+    for number, end in enumerate(borders[1:], 1):
+        costs = []
+        for start in borders[:number]:
+            costs.append((cheapest[start] + (end - start) * lengths[end - 1] + overhead, start))
+        cheapest[end], start_of[end] = min(costs)
+    cuts, end = [], len(lengths)
+    while end:
+        cuts.append((start_of[end], end))
+        end = start_of[end]
+    return cuts[::-1]
+
+
 def length_chunks(
     lengths: list[int], max_tokens: int = 8192, max_texts: int = 0, overhead: int = 64
 ) -> list[list[int]]:
@@ -520,32 +546,17 @@ def length_chunks(
     max_texts texts (0: any number). With overhead 0 a chunk has one length.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    # A chunk may end where the next text is longer: its border is the number of texts before it
-    borders = [0]
-    for count in range(1, len(order) + 1):
-        if count == len(order) or lengths[order[count]] > lengths[order[count - 1]]:
-            borders.append(count)
-    cheapest = {0: 0}  # border -> least cost of all texts before it
-    start_of = {}  # border -> where the last chunk before it then starts
-    for number, end in enumerate(borders[1:], 1):
-        longest = lengths[order[end - 1]]
-        costs = []
-        for start in borders[:number]:
-            costs.append((cheapest[start] + (end - start) * longest + overhead, start))
-        cheapest[end], start_of[end] = min(costs)
-    chunks, end = [], len(order)
-    while end:
-        start = start_of[end]
+    chunks = []
+    for start, end in cheapest_cuts([lengths[i] for i in order], overhead):
         most = max(1, max_tokens // max(1, lengths[order[end - 1]]))
         if max_texts:
             most = min(most, max_texts)
         pieces = math.ceil((end - start) / most)  # of as many texts each, as far as that goes
-        for piece in reversed(range(pieces)):
+        for piece in range(pieces):
             first = start + (end - start) * piece // pieces
             last = start + (end - start) * (piece + 1) // pieces
             chunks.append(order[first:last])
-        end = start
-    return chunks[::-1]
+    return chunks
 
 
 def pool_tokens(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:

@@ -15,7 +15,7 @@ from training_world import write_encoder, write_world
 
 import train
 import xlt
-from train import Chunk
+from train import PlannedChunk
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def gradient_of_one_graph(step):
     chunks = train.plan_chunks(step.encoder, views, step.flags.seed, 3, "clean")
     vectors = torch.zeros(16, 32)
     for chunk in chunks:
-        output = train.encode_chunk(step.encoder, views, chunk)  # (b, D)
+        output = train.encode_planned(step.encoder, views, chunk)  # (b, D)
         vectors = vectors.index_put((torch.tensor(chunk.places),), output)
     p, q = vectors[:8], vectors[8:]
     mask = xlt.false_negatives(step.batch.gold, step.batch.passage_group)
@@ -134,12 +134,12 @@ def test_a_chunk_has_one_dropout_however_often_it_is_encoded(folder):
     step = make_step(folder, "x-y", "none", chunk_size=4)
     views = train.clean_views(step.encoder, step.batch, step.perturber)
     plans = [train.plan_chunks(step.encoder, views, *stream) for stream in [(0, 1), (0, 2), (1, 1)]]
-    first = train.encode_chunk(step.encoder, views, plans[0][0])
+    first = train.encode_planned(step.encoder, views, plans[0][0])
     torch.rand(5)
-    assert torch.equal(train.encode_chunk(step.encoder, views, plans[0][0]), first)
+    assert torch.equal(train.encode_planned(step.encoder, views, plans[0][0]), first)
     for plan in plans[1:]:
         assert plan[0].places == plans[0][0].places
-        assert not torch.equal(train.encode_chunk(step.encoder, views, plan[0]), first)
+        assert not torch.equal(train.encode_planned(step.encoder, views, plan[0]), first)
     seeds = [chunk.seed for plan in plans for chunk in plan]
     assert len(set(seeds)) == len(seeds)
 
@@ -154,7 +154,7 @@ def test_every_chunk_is_encoded_by_one_process(monkeypatch, count):
 
     Catches: every second chunk, which gives 180 and 120; a chunk that two processes encode.
     """
-    chunks = [Chunk([i], i, tokens) for i, tokens in enumerate([10, 30, 40, 60, 70, 90])]
+    chunks = [PlannedChunk([i], i, tokens) for i, tokens in enumerate([10, 30, 40, 60, 70, 90])]
     monkeypatch.setattr(train, "n_processes", lambda: count)
     shares = []
     for number in range(count):
