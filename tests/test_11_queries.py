@@ -84,18 +84,10 @@ def attacked(encoder, pools, text, items=None, seed=0):
 # ---- the unit of epsilon -------------------------------------------------------------------------
 
 
-class ThreeWords:
-    """A model with three word embeddings, of norm 5, 1 and 0."""
-
-    def get_input_embeddings(self):
-        weight = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]])
-        return torch.nn.Embedding.from_pretrained(weight)
-
-
 @pytest.fixture
 def three_words():
-    """A fake encoder that is nothing but its model."""
-    return SimpleNamespace(model=ThreeWords())
+    """A fake encoder that is nothing but three word embeddings, of norm 5, 1 and 0."""
+    return SimpleNamespace(word_table=torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]]))
 
 
 def test_the_unit_of_epsilon_is_the_mean_norm_of_a_word_embedding(three_words):
