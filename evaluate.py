@@ -77,7 +77,11 @@ from xlt import (
 VIEWS = ("mono", "cross", "pool")
 # R@k is recall: of 11 relevant passages the first alone gives R@1 = 1/11. "Right" is R@1 > 0
 METRICS = ("mAP", "mAP@20", "R@1", "R@10", "MRR@10", "nDCG@10", "rank_distance")
-IN_POOL = ("own_share@10", "foreign_rank")  # of the pool of all languages alone
+# Of the pool of all languages alone; the last five: what stands first there (`first_passage`)
+IN_POOL = (
+    "own_share@10", "foreign_rank", "own_preferred",
+    "right_own", "right_foreign", "wrong_own", "wrong_foreign",
+)  # fmt: skip
 KEPT = ("mAP", "R@1", "R@10", "rank_distance")  # of every single query, for paired statistics
 TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
 # What is left of a unit vector below this length is rounding of fp32 and has no direction
@@ -191,6 +195,41 @@ def language_bias(
     rank = 1 + above.gather(1, column) + (own_hits >= least).sum(1, keepdim=True)
     rank = rank.double().masked_fill(least == -math.inf, math.nan)
     return {"own_share@10": share.numpy(), "foreign_rank": rank[:, 0].numpy()}
+
+
+def first_passage(
+    hits: Tensor, is_own: Tensor, own_best: Tensor, foreign_best: Tensor
+) -> dict[str, np.ndarray]:
+    """Who is preferred in the pool of all: what stands first, and which translation of the answer.
+
+        query in German      first in the ranking             of the relevant passages alone
+        right_own            the German answer                the German one is first:
+        right_foreign        its translation                      own_preferred = 1
+        wrong_own            another German passage           a translation is first:
+        wrong_foreign        another one, not German              own_preferred = 0
+
+    *Shapes*: as in `language_bias` -> (Q,) each, 0 or 1; exactly one of the first four is 1.
+    own_preferred is NaN without a relevant passage in the query's language and one in another.
+    *Units*: at a tie wrong comes before right, then the own language before others.
+    *Source*: MLAIRE, 2026: the shares, and the mean of own_preferred, its language preference rate.
+    """
+    own_hit = hits.masked_fill(~is_own, -math.inf).max(1).values  # (Q, R) -> (Q,)
+    foreign_hit = hits.masked_fill(is_own, -math.inf).max(1).values
+    own_other, foreign_other = own_best.max(1).values, foreign_best.max(1).values  # (Q, 10) -> (Q,)
+    kinds = {  # in the order in which they stand at a tie
+        "wrong_own": own_other,
+        "wrong_foreign": foreign_other,
+        "right_own": own_hit,
+        "right_foreign": foreign_hit,
+    }
+    first = torch.stack(list(kinds.values())).argmax(0)  # (4, Q) -> (Q,): the earlier one at a tie
+    values = {}
+    for number, kind in enumerate(kinds):
+        values[kind] = (first == number).double().numpy()
+    preferred = (own_hit >= foreign_hit).double()
+    lacks_one = torch.minimum(own_hit, foreign_hit) == -math.inf
+    values["own_preferred"] = preferred.masked_fill(lacks_one, math.nan).numpy()
+    return values
 
 
 @lru_cache  # thousands of queries have a few numbers of passages
@@ -381,6 +420,7 @@ def measure_cell(counts: Counts, pools: Pools, cell: Cell) -> dict[str, np.ndarr
     if cell.view == "pool":
         is_own = counts.lang == pools.query_lang[cell.rows, None]
         values |= language_bias(hits, is_own, above, counts.own_best, counts.foreign_best)
+        values |= first_passage(hits, is_own, counts.own_best, counts.foreign_best)
     return values
 
 
@@ -539,12 +579,13 @@ def chance_of_views(pools, cells):
     return means
 
 
-def main_directions(vectors, r):
-    """The first r eigenvectors of X^T X, X (N, D) the vectors. (D, r)"""
+def main_directions(vectors, mean, r):
+    """The first r eigenvectors of X^T X, X (N, D) the vectors without their mean. (D, r)"""
     size = vectors.shape[1]
     squares = torch.zeros(size, size, dtype=torch.float64)
     for block in vectors.split(8192):
-        squares += block.double().T @ block.double()  # (D, N) @ (N, D) -> (D, D)
+        rest = block.double() - mean
+        squares += rest.T @ rest  # (D, N) @ (N, D) -> (D, D)
     return torch.linalg.svd(squares)[0][:, :r]
 
 
@@ -554,22 +595,26 @@ def unit_or_zero(vectors):
     return F.normalize(vectors, dim=1).masked_fill(lengths < NO_LENGTH, 0).float()
 
 
-def take_out(vectors, c):
-    """Vectors without the directions c (D, r), of length 1 again. (N, D)"""
-    vectors = vectors.double()
-    return unit_or_zero(vectors - vectors @ c @ c.T)
+def take_out(vectors, mean, c):
+    """Vectors without mean (D,) and directions c (D, r), of length 1 again. (N, D)"""
+    rest = vectors.double() - mean
+    return unit_or_zero(rest - rest @ c @ c.T)
 
 
-def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
-    """LIR: take the r main directions of each language out of its vectors, then normalise again.
+def remove_language(
+    q: Tensor, pools: Pools, r: int = 0, centred: bool = False
+) -> tuple[Tensor, Pools]:
+    """Take out of each language's vectors what they have in common, then normalise again.
 
-        e <- e - C C^T e,     C (D, r): the first r eigenvectors of X^T X, X (P, D) the passages
+        LIR          e <- e - C C^T e     C (D, r): the first r eigenvectors of X^T X,
+        centring     e <- e - m           m (D,): the mean of X
 
-    of one language. Queries in a language without passages keep their direction.
+    X (P, D) are the passages of one language. Nothing is trained and no label is read. Queries in a
+    language without passages keep their direction.
     *Shapes*: q (Q, D).
     *Errors*: ValueError for r >= D, which leaves nothing.
-    *Source*: Yang et al. 2021, section 3; they fit C on other text, here it is
-    the pool itself, without any label.
+    *Source*: LIR: Yang et al. 2021, section 3; they fit C on other text, here it is the pool
+    itself. Centring: Shift, 2026. With both, C is fitted after the mean is out.
     """
     size = q.shape[1]
     if r >= size:
@@ -578,11 +623,14 @@ def remove_language(q: Tensor, pools: Pools, r: int) -> tuple[Tensor, Pools]:
     new_p = torch.zeros(pools.p.shape)  # (P + 1, D), its last row stays 0
     for i, lang in enumerate(pools.langs):
         start, end = pools.start_end(lang)
-        c = main_directions(pools.p[start:end], r)
+        mean = torch.zeros(size, dtype=torch.float64)
+        if centred:
+            mean = pools.p[start:end].mean(0, dtype=torch.float64)
+        c = main_directions(pools.p[start:end], mean, r)
         for rows in torch.arange(start, end).split(8192):
-            new_p[rows] = take_out(pools.p[rows], c)
+            new_p[rows] = take_out(pools.p[rows], mean, c)
         queries = torch.nonzero(pools.query_lang == i)[:, 0]
-        new_q[queries] = take_out(q[queries], c)
+        new_q[queries] = take_out(q[queries], mean, c)
     return new_q, replace(pools, p=new_p)
 
 
@@ -597,7 +645,13 @@ class Condition:
     settings: tuple = ()  # (key, value) pairs that differ from the attack's defaults
     control: bool = False  # at random, with as many edits or noise of the same norm
     attack_seed: int = 0
-    lir: int = 0  # directions of each language taken out of the vectors; the attack is "clean" then
+    # What `remove_language` took out of the vectors; the attack is "clean" then
+    lir: int = 0
+    centred: bool = False
+
+    @property
+    def without_language(self) -> bool:
+        return self.lir > 0 or self.centred
 
     def fields(self) -> dict:
         return asdict(self) | {"settings": dict(self.settings)}
@@ -607,6 +661,8 @@ class Condition:
         """For people: "clean", "greedy:edits=2, control", "LIR r=1"."""
         if self.lir:
             return f"LIR r={self.lir}"
+        if self.centred:
+            return "centring"
         text = self.attack
         if self.settings:
             text += ":" + attacks.settings_text(dict(self.settings))
@@ -624,7 +680,9 @@ def condition_of(record: dict) -> Condition:
     """The condition that a record's fields tell."""
     settings = tuple(record["settings"].items())
     names = ("attack", "control", "attack_seed", "lir")
-    return Condition(settings=settings, **{name: record[name] for name in names})
+    told = {name: record[name] for name in names}
+    centred = record.get("centred", False)  # older files do not say
+    return Condition(settings=settings, centred=centred, **told)
 
 
 def conditions_of(records: list[dict]) -> list[Condition]:
@@ -712,6 +770,7 @@ class Options:
     limit: int = 0
     views: Sequence[str] = VIEWS
     lir: Sequence[int] = ()
+    centre: bool = False
     attacks: Sequence[Attack] = ()
     attack_views: Sequence[str] = ()  # none: all of `views`
     attack_seed: int = 0
@@ -727,6 +786,14 @@ class Options:
     def condition(self, attack: Attack) -> Condition:
         settings = tuple(attack.settings.items())
         return Condition(attack.name, settings, attack_seed=self.attack_seed)
+
+    @property
+    def without_language(self) -> list[Condition]:
+        """The conditions in which `remove_language` takes something out of the vectors."""
+        conditions = [Condition(lir=r) for r in self.lir]
+        if self.centre:
+            conditions.append(Condition(centred=True))
+        return conditions
 
     @property
     def attacked_views(self) -> list[str]:
@@ -1166,9 +1233,8 @@ def evaluate(
     for name in ("id", "group", "lang"):
         results.arrays[name] = split.query_column(name)
     results.add(rank_unattacked(split, CLEAN, split.clean))
-    for r in options.lir:
-        condition = Condition(lir=r)
-        cleaned = remove_language(split.q, split.pools, r)
+    for condition in options.without_language:
+        cleaned = remove_language(split.q, split.pools, condition.lir, condition.centred)
         ranked = rank_cells(*cleaned, split.cells, condition.label)
         results.add(rank_unattacked(split, condition, ranked))
     for attack in options.attacks:
@@ -1501,16 +1567,19 @@ def evaluate_folder(
     old = check_same(file, identity(encoder, data, options))  # before the work, not after it
     check_tables(file, old, adversary)
     if not (options.trec or options.show or options.attack_out):
-        new_attacks, new_lir = [], []
+        new_attacks = []
         for attack in options.attacks:
             if not is_measured(file, old, options.condition(attack), options.attacked_views):
                 new_attacks.append(attack)
-        for r in options.lir:
-            if not is_measured(file, old, Condition(lir=r), options.views):
-                new_lir.append(r)
-        if is_measured(file, old, CLEAN, options.views) and not (new_attacks or new_lir):
+        new = []  # of what needs no attack
+        for condition in [CLEAN, *options.without_language]:
+            if not is_measured(file, old, condition, options.views):
+                new.append(condition)
+        if not (new or new_attacks):
             return Evaluated(old, file, model.run)
-        options = replace(options, attacks=new_attacks, lir=new_lir)
+        new_lir = [condition.lir for condition in new if condition.lir]
+        centre = any(condition.centred for condition in new)
+        options = replace(options, attacks=new_attacks, lir=new_lir, centre=centre)
         adversary = replace(adversary, options=options)
     metrics, arrays = evaluate(encoder, data, adversary)
     return Evaluated(add_metrics(file, model.origin | metrics, arrays), file, model.run)
@@ -1547,6 +1616,7 @@ def parse(argv=None) -> argparse.Namespace:
         "folder vectors in --out or in the run; without both, none)")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
+    add("--centre", action="store_true", help="also without the mean vector of each language")
     add("--out", type=output_folder,
         help="folder of metrics.json (default: the run's; none for a model)")
     add("--trec", type=output_folder, metavar="DIR", help="also write run.trec and qrels.trec")

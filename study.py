@@ -72,7 +72,8 @@ FRAME = Path(__file__).parent / "data/report/page.html"  # prose and colours of 
 SIGNATURE = "written by study.py as a report"  # in each file of a report, which may then replace it
 MARKS = {"+": "▲", "-": "▼", "": ""}  # significantly above, below; neither
 # Columns of two tables, and keys of their rows
-BIAS = ("own_share@10", "expected_share", "foreign_rank", "rank_distance")
+PREFERRED = ("own_preferred", "right_own", "right_foreign", "wrong_own", "wrong_foreign")
+BIAS = ("own_share@10", "expected_share", "foreign_rank", "rank_distance", *PREFERRED)
 STRENGTH = ("broken_mono", "broken_pool", "edits", "norm", "calls", "least_changed")
 
 
@@ -389,15 +390,21 @@ class QueryScores:
                     raise ValueError(f"{run.path}: other queries. Evaluate this run once more.")
         self.group = np.unique(groups, return_inverse=True)[1]  # (Q,)
 
+    def arrays(self, recipe: Recipe, seeds) -> list[dict]:
+        """Those of each seed. A model that is no run has no seed, and the same ones for all."""
+        if recipe.batching is None:
+            seeds = recipe.seeds * len(seeds)
+        return [self.files[recipe.name, seed] for seed in seeds]
+
     def values(self, recipe: Recipe, seeds, condition: Condition, view, metric) -> np.ndarray:
         """-> (S, Q), in the order of `seeds`."""
         name = array_name(condition, view, metric)
-        return np.stack([self.files[recipe.name, seed][name] for seed in seeds])
+        return np.stack([arrays[name] for arrays in self.arrays(recipe, seeds)])
 
     def has(self, recipe: Recipe, seeds, condition: Condition, view) -> bool:
         """Did all these seeds meet this condition, with an answer in at least two groups?"""
         name = array_name(condition, view, "mAP")
-        if not all(name in self.files[recipe.name, seed] for seed in seeds):
+        if not all(name in arrays for arrays in self.arrays(recipe, seeds)):
             return False
         values = self.values(recipe, seeds, condition, view, "mAP")
         defined = np.isfinite(values).all(0)  # (S, Q) -> (Q,)
@@ -413,6 +420,7 @@ class Comparison:
 
     kind "batching": two batchings with the same robust training, `fixed`;
     kind "robust": a robust training against none, both with the batching `fixed`;
+    kind "training": a run with robust training `fixed` against a model as it is;
     kind "recipe": the first recipe against each other one, where there is no such pair (models
     that are no runs, say); `fixed` is "".
     metric "mAP", or "mAP lost" to the attack: clean minus attacked.
@@ -470,6 +478,7 @@ def pairs_of(recipes):
 
     hybrid-none, x-y-none, hybrid-adv -> hybrid-none against x-y-none (kind batching, fixed none),
                                          hybrid-adv against hybrid-none (kind robust, fixed hybrid)
+    and each of them against a model that is no run (kind training)
     """
     variants = defaultdict(list)
     for recipe in recipes.values():
@@ -478,6 +487,10 @@ def pairs_of(recipes):
     pairs = []
     for alike in variants.values():
         pairs += pairs_alike(alike)
+    for start in recipes.values():
+        for alike in variants.values():
+            if start.batching is None:
+                pairs += [Comparison("training", a.name, start.name, a.robust) for a in alike]
     if pairs:
         return pairs
     first, *others = recipes.values()
@@ -486,7 +499,9 @@ def pairs_of(recipes):
 
 
 def shared_seeds(a, b):
-    """The seeds that both recipes have: what can be paired (a model that is no run has None)."""
+    """The seeds that both recipes have: what can be paired. A model is paired with all runs."""
+    if b.batching is None and a.batching is not None:
+        return a.seeds
     return [seed for seed in a.seeds if seed in b.seeds]
 
 
@@ -504,7 +519,7 @@ def plan_comparisons(recipes, scores, conditions):
                     continue
                 plan.append(replace(pair, condition=condition, view=view))
                 # (What robust training saves is told by the attacked mAP itself)
-                if condition != CLEAN and pair.kind != "robust":
+                if condition.attack != "clean" and pair.kind != "robust":
                     plan.append(replace(plan[-1], metric="mAP lost"))
     return plan
 
@@ -626,7 +641,11 @@ def batching_sentences(comparisons, a, b):
             by_condition[comparison.condition][place] = comparison
     sentences = []
     for condition, places in by_condition.items():
-        start = "Clean" if condition == CLEAN else f"Under {condition.label}"
+        start = "Clean"
+        if condition.without_language:
+            start = f"With {condition.label}"
+        elif condition != CLEAN:
+            start = f"Under {condition.label}"
         sentences.append(f"{start}: {sentence(subject, other, places)}")
     lost = in_pool(comparisons, "mAP lost")
     if lost:
@@ -638,12 +657,13 @@ def batching_sentences(comparisons, a, b):
 def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[str]:
     """The comparisons in sentences: batchings without robust training, then robust training.
 
-    Of robust training only what it does to hybrid batches is told, in the pool.
+    Of robust training only what it does to hybrid batches is told, in the pool; with a model as it
+    is, only hybrid batches are compared.
     """
     by_pair = defaultdict(list)  # (a, b) -> comparisons
     for comparison in comparisons:
         by_pair[comparison.a, comparison.b].append(comparison)
-    trainings = [c.fixed for c in comparisons if c.kind != "robust"]
+    trainings = [c.fixed for c in comparisons if c.kind == "batching"]
     # Batchings were compared at every robust training; they are told at one: none, or the first
     told = "none"
     if trainings and told not in trainings:
@@ -657,7 +677,9 @@ def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[st
                 robust = recipes[a].robust + recipes[a].suffix
                 text = sentence(robust, "plain training", places)
                 sentences.append(f"{fixed.capitalize()} batches, pool: {text}")
-        elif fixed == told:
+        elif kind == "training" and not recipes[a].batches.startswith("hybrid"):
+            continue
+        elif fixed == told or kind == "recipe":
             sentences += batching_sentences(members, recipes[a], recipes[b])
     if any(comparison.n_seeds == 1 for comparison in comparisons):
         sentences.append(
@@ -819,7 +841,7 @@ def bias_rows(measured):
         shares = one.recipe.runs[0].metrics["own_share"]  # language -> share of the pool
         row = one.row()
         row["expected_share"] = mean([shares.get(record["query_lang"], 0.0) for record in records])
-        for key in ("own_share@10", "foreign_rank", "rank_distance"):
+        for key in ("own_share@10", "foreign_rank", "rank_distance", *PREFERRED):
             row[key] = mean_of(records, key)
         if row["foreign_rank"] is not None:
             rows.append(row)
@@ -925,7 +947,7 @@ def key_table(rows, keys):
     """Rows of a recipe and a condition as text, head first; a column for each of `keys`."""
     table = [["recipe", "condition", "n", *(key.replace("_", " ") for key in keys)]]
     for row in rows:
-        numbers = [number(row[key], key) for key in keys]
+        numbers = [number(row.get(key), key) for key in keys]  # an older study lacks some
         table.append([row["recipe"], condition_of(row).label, str(row["n"]), *numbers])
     return table
 
@@ -980,7 +1002,6 @@ def make_study(evaluated: list[Evaluated], command: str = "") -> dict:
     measured = all_measured(recipes)
     conditions = list(dict.fromkeys(one.condition for one in measured))
     compared = [condition for condition in conditions if not condition.control]
-    compared = [condition for condition in compared if not condition.lir]  # clean and the attacks
     scores = QueryScores(recipes)
     comparisons = []
     if len(recipes) > 1:

@@ -309,6 +309,7 @@ def parse(argv=None) -> argparse.Namespace:
         choices=evaluate.VIEWS, help="views attacked, of mono, cross, pool")
     add("--lir", nargs="*", type=int, default=[], metavar="R",
         help="also without R main directions of each language (Yang et al. 2021: 1)")
+    add("--centre", action="store_true", help="also without the mean vector of each language")
 
     add = parser.add_argument_group("batches and loss").add_argument
     add("--batching", nargs="+", default=["hybrid"], choices=BATCHINGS, metavar="NAME",
@@ -1533,6 +1534,7 @@ def table_options(args, runs, eval_data):
         langs=runs[0].test_langs,
         limit=12 if args.smoke else 0,
         lir=args.lir,
+        centre=args.centre,
         attacks=evaluate.parse_attacks(texts),
         attack_views=args.attack_views,
     )

@@ -151,7 +151,7 @@ def full_table(study: dict) -> str:
 def recipes_by_attacks(cells: Cells, title: str, view: str, metric: str, langs: str) -> str:
     """Every attacked recipe under every attack, in one metric; minutes of training."""
     conditions = [condition for condition in cells.conditions if not condition.control]
-    conditions = [condition for condition in conditions if not condition.lir]
+    conditions = [condition for condition in conditions if not condition.without_language]
     rows = []
     for batching in BATCHINGS:
         for robust in ROBUST:

@@ -373,6 +373,13 @@ def test_a_languages_share_of_the_pool_is_what_a_blind_ranking_shows(tmp_path):
 
 def bias_of(scores, relevant, passage_lang, query_lang):
     """Share of the top ten and foreign rank of one query."""
+    rows = bias_rows(scores, relevant, passage_lang, query_lang)
+    bias = language_bias(*rows)
+    return bias["own_share@10"].item(), bias["foreign_rank"].item()
+
+
+def bias_rows(scores, relevant, passage_lang, query_lang):
+    """What `language_bias` is given for one query, its arguments in their order."""
     hits = [-math.inf if passage < 0 else scores[passage] for passage in relevant]
     is_own = [passage_lang[passage] == query_lang for passage in relevant]
     best = {True: [], False: []}  # of the others: own or foreign -> scores
@@ -381,8 +388,20 @@ def bias_of(scores, relevant, passage_lang, query_lang):
             best[passage_lang[i] == query_lang].append(score)
     own, foreign = (sorted(best[key], reverse=True)[:10] for key in (True, False))
     rows = hits, is_own, others_above(scores, relevant), own, foreign
-    bias = language_bias(*(torch.tensor([row]) for row in rows))
-    return bias["own_share@10"].item(), bias["foreign_rank"].item()
+    return [torch.tensor([row]) for row in rows]
+
+
+def preferred(scores, relevant, passage_lang, query_lang):
+    """What stands first for one query, and whether its own language's answer is preferred."""
+    rows = bias_rows(scores, relevant, passage_lang, query_lang)
+    hits, is_own, _, own_best, foreign_best = rows
+    if not own_best.shape[1]:  # the search always gives ten, padded with -inf
+        own_best = torch.full((1, 10), -math.inf)
+    if not foreign_best.shape[1]:
+        foreign_best = torch.full((1, 10), -math.inf)
+    values = evaluate.first_passage(hits, is_own, own_best, foreign_best)
+    (kind,) = [name for name in KINDS if values[name].item() == 1]
+    return kind, values["own_preferred"].item()
 
 
 def test_the_foreign_rank_is_that_of_the_first_relevant_passage_in_another_language():
@@ -446,6 +465,43 @@ def test_the_foreign_rank_agrees_with_a_full_sort(seed):
         hits, _ = hits_of(dict(enumerate(scores)), foreign)
         _, rank = bias_of(scores, [*relevant, -1], langs, query_lang=2)
         assert rank == approx(min(hits, default=NAN), abs=0, nan_ok=True)
+
+
+KINDS = ("right_own", "right_foreign", "wrong_own", "wrong_foreign")
+
+
+@pytest.mark.parametrize(
+    ("scores", "kind", "own_preferred"),
+    [
+        ([0.9, 0.8, 0.1, 0.2], "right_own", 1),
+        ([0.8, 0.9, 0.1, 0.2], "right_foreign", 0),
+        ([0.8, 0.7, 0.9, 0.2], "wrong_own", 1),
+        ([0.7, 0.8, 0.2, 0.9], "wrong_foreign", 0),
+        ([0.9, 0.9, 0.1, 0.2], "right_own", 1),
+        ([0.9, 0.8, 0.9, 0.2], "wrong_own", 1),
+        ([0.9, 0.8, 0.9, 0.9], "wrong_own", 1),
+        ([0.9, 0.8, 0.1, 0.9], "wrong_foreign", 1),
+    ],
+)
+def test_what_stands_first_is_one_of_four_kinds(scores, kind, own_preferred):
+    """Number: passages 0 and 1 are the answer in the query's language and its translation, 2 and 3
+    are wrong in its language and in another; by eye. The last four tie: wrong ones go first, then
+    the own language.
+
+    Catches: own and foreign exchanged; a tie that is won; two kinds at once; a preference told by
+    the first passage instead of the first relevant one.
+    """
+    assert preferred(scores, [0, 1], [0, 1, 0, 1], query_lang=0) == (kind, own_preferred)
+
+
+def test_nothing_is_preferred_where_an_answer_has_no_translation():
+    """Number: the only relevant passage is in the query's language, and no other passage is.
+
+    Catches: -inf of what is not there compared with a score: a preference of 1 for all.
+    """
+    kind, own_preferred = preferred([0.9, 0.8, 0.7], [0], [0, 1, 1], query_lang=0)
+    assert kind == "right_own"
+    assert math.isnan(own_preferred)
 
 
 # ---- cells and views -----------------------------------------------------------------------------
@@ -916,6 +972,49 @@ def test_vectors_that_lir_leaves_no_length_lose_every_tie(folder):
     assert values == approx([5 / 12, 5 / 12], abs=1e-6)
 
 
+def test_centring_takes_the_mean_out_and_normalises(folder):
+    """Number: English has (1, 0, 1.1) and (0, 1, 1.1), mean (.5, .5, 1.1). (.5, -.5, 0) and its
+    opposite are left, of length .7071. Here it is what LIR leaves, too.
+
+    Catches: the mean of all languages; of passages for themselves and of queries for themselves;
+    vectors left at length .7071.
+    """
+    q, pools = lir_world(folder, ["de", "en"])
+    q[0] = q[1]  # other queries have another mean
+    new_q, new_pools = remove_language(q, pools, centred=True)
+    h = math.sqrt(0.5)
+    a, b = [h, -h, 0, 0], [-h, h, 0, 0]
+    np.testing.assert_allclose(new_pools.p[:-1], [a, b, a, b], atol=1e-6)
+    np.testing.assert_allclose(new_q[1:], [a, b, b], atol=1e-6)
+
+
+def test_centring_is_another_thing_than_lir():
+    """Number: passages (1, 0), (.6, .8) and (0, 1) of one language have the mean (.5333, .6). Of
+    (0, 1) there is left (-.5333, .4), with length 1 (-.8, .6).
+
+    Catches: the direction of the mean taken out instead of the mean, which leaves (-.747, .664).
+    """
+    p = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.0, 0.0]])
+    empty = torch.zeros(1, 0)
+    pools = attacks.Pools(
+        p, ["de"], [0, 3], torch.tensor([[0]]), torch.ones(1, 1), torch.tensor([0]), empty,
+        torch.tensor([3]),
+    )  # fmt: skip
+    _, centred = remove_language(torch.tensor([[1.0, 0.0]]), pools, centred=True)
+    np.testing.assert_allclose(centred.p[2], [-0.8, 0.6], atol=1e-6)
+
+
+def test_centring_is_recorded_beside_clean_and_lir(folder):
+    """Number: 5/6 becomes 1 under both. Catches: the flag lost on its way; a record that calls
+    itself clean."""
+    metrics, _ = evaluate_biased(folder, 1.1, views=["pool"], lir=[1], centre=True)
+    values = []
+    for record in metrics["results"]:
+        if record["query_lang"] == "en":
+            values.append((record["lir"], record["centred"], record["mAP"]))
+    assert values == [(0, False, approx(5 / 6, abs=1e-6)), (1, False, 1.0), (0, True, 1.0)]
+
+
 # ---- what is evaluated ---------------------------------------------------------------------------
 
 
@@ -990,6 +1089,7 @@ LABELS = [
     ("typos, attack seed 3", Condition("typos", attack_seed=3)),
     ("beam:edits=2, control, attack seed 3", Condition("beam", TWO_EDITS, True, 3)),
     ("LIR r=2", Condition(lir=2)),
+    ("centring", Condition(centred=True)),
 ]
 
 
@@ -1022,16 +1122,16 @@ def conditions_of_attacks(texts):
 
 
 def test_different_conditions_never_share_an_array():
-    """Number: clean, LIR with r 1 and 12, six attacks with and without control and seed: 27.
+    """Number: clean, LIR with r 1 and 12, six attacks with and without control and seed, centring: 28.
 
     Catches: a control that overwrites its attack; LIR that overwrites the clean queries.
     """
     texts = ["greedy", "greedy:edits=2", "greedy:edits=0.2", "greedy:k=2", "random", "pgd:norm=max"]
-    conditions = [CLEAN, Condition(lir=1), Condition(lir=12)]
+    conditions = [CLEAN, Condition(lir=1), Condition(lir=12), Condition(centred=True)]
     conditions += conditions_of_attacks(texts)
     names = [array_name(condition, "pool", "mAP") for condition in conditions]
-    assert len(set(conditions)) == 27
-    assert len(set(names)) == 27
+    assert len(set(conditions)) == 28
+    assert len(set(names)) == 28
 
 
 def test_conditions_that_differ_in_the_seventh_digit_do_not_share_an_array():

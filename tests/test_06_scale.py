@@ -187,7 +187,7 @@ class Toy:
         return {"mAP": precision, "first_rank": ranks[0], "rank_distance": distance}
 
     def bias(self, query):
-        """Share of the own language in the top ten, and the foreign rank."""
+        """Share of the own language in the top ten, foreign rank, and who is preferred."""
         rows = self.candidates(query, "*")
         top = sorted(rows, key=lambda row: (-row[0], not row[2]))[:10]  # own ones win every tie
         share = sum(is_own for _, _, is_own in top) / len(top)
@@ -197,7 +197,16 @@ class Toy:
             rank = 1
             for score, is_relevant, is_own in rows:
                 rank += score >= max(foreign) and (is_own or not is_relevant)
-        return {"own_share@10": share, "foreign_rank": rank}
+        _, is_right, is_own = min(rows, key=lambda row: (-row[0], row[1], not row[2]))
+        values = {"own_share@10": share, "foreign_rank": rank, "own_preferred": NAN}
+        values["right_own"] = float(is_right and is_own)
+        values["right_foreign"] = float(is_right and not is_own)
+        values["wrong_own"] = float(not is_right and is_own)
+        values["wrong_foreign"] = float(not is_right and not is_own)
+        own = [score for score, is_relevant, is_own in rows if is_relevant and is_own]
+        if own and foreign:
+            values["own_preferred"] = float(max(own) >= max(foreign))
+        return values
 
 
 @pytest.mark.parametrize("blocks", BLOCKS)
@@ -221,7 +230,7 @@ def test_search_in_blocks_agrees_with_a_full_sort(blocks):
                     ours = ranked[cell.langs][metric][n]
                     assert ours == approx(value, abs=1e-9, nan_ok=True), (seed, metric)
                     checked[metric] += not math.isnan(value)
-    assert min(checked.values()) > 50, checked
+    assert min(checked.values()) > 30, checked
 
 
 @pytest.mark.parametrize("views", [["mono"], ["cross"], ["pool"], ["mono", "pool"]])

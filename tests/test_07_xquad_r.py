@@ -1,6 +1,7 @@
 """Rung 7: published data enters through the one format, and its counts are checked.
 
-Builds: data/xquad_r/prepare.py. Before: rung 0. Run: pytest tests/test_07_xquad_r.py
+Builds: data/fetch.py, data/lareqa.py, data/xquad_r/prepare.py. Before: rung 0.
+Run: pytest tests/test_07_xquad_r.py
 (The last tests look at the real files, once data/xquad_r/prepare.py has fetched them.)
 """
 
@@ -11,6 +12,8 @@ from collections import Counter
 import pytest
 from conftest import ROOT
 
+from data.fetch import SourceError
+from data.lareqa import read_language
 from data.xquad_r import prepare
 from xlt import load_data
 
@@ -59,7 +62,7 @@ def test_the_gold_sentence_holds_the_answers_first_letter(tmp_path, start, answe
     Catches: a sentence looked up by its text (twins), or by the answer's end.
     """
     path = write_paragraph(tmp_path / "x.json", [question("a", start, answer)])
-    assert prepare.convert(path, "en").gold == {"a": gold_sentence}
+    assert read_language(path, "en").gold == {"a": gold_sentence}
 
 
 def test_answers_that_cross_a_border_are_counted(tmp_path):
@@ -70,7 +73,7 @@ def test_answers_that_cross_a_border_are_counted(tmp_path):
     """
     questions = [question("a", 5, "Yes."), question("b", 7, "s. It")]
     path = write_paragraph(tmp_path / "x.json", questions)
-    language = prepare.convert(path, "en")
+    language = read_language(path, "en")
     assert len(language.queries) == 2
     assert language.gold == {"a": "p0.en.s1", "b": "p0.en.s1"}
     assert language.crossings == 1
@@ -85,7 +88,7 @@ def test_all_sentences_become_passages(tmp_path):
     """
     path = write_paragraph(tmp_path / "x.json", [])
     rest = {"lang": "de", "context": CONTEXT}
-    assert prepare.convert(path, "de").passages == [
+    assert read_language(path, "de").passages == [
         {"_id": "p0.de.s0", "text": "Yes.", **rest},
         {"_id": "p0.de.s1", "text": "Yes.", **rest},
         {"_id": "p0.de.s2", "text": "It rains\u2028today.", **rest},
@@ -99,7 +102,7 @@ def test_a_question_becomes_a_query_with_group_and_answer(tmp_path):
     Catches: an id without its language, which is the same eleven times.
     """
     path = write_paragraph(tmp_path / "x.json", [question("a", 10, "It")])
-    [query] = prepare.convert(path, "de").queries
+    [query] = read_language(path, "de").queries
     assert query == {"_id": "a.de", "lang": "de", "text": "a?", "group": "a", "answer": "It"}
 
 
@@ -113,8 +116,8 @@ def test_an_answer_that_is_not_at_its_offset_is_refused(tmp_path):
     Catches: a normalised copy of the file, in which all offsets after an accent are wrong.
     """
     path = write_paragraph(tmp_path / "x.json", [question("a", 6, "Yes")])
-    with pytest.raises(ValueError, match="question a: .*expected 'Yes', found 'es.'"):
-        prepare.convert(path, "en")
+    with pytest.raises(SourceError, match="question a: .*expected 'Yes', found 'es.'"):
+        read_language(path, "en")
 
 
 def test_an_answer_between_two_sentences_is_refused(tmp_path):
@@ -124,8 +127,8 @@ def test_an_answer_between_two_sentences_is_refused(tmp_path):
     Catches: the next sentence, or none, as its gold.
     """
     path = write_paragraph(tmp_path / "x.json", [question("a", 4, " Yes")])
-    with pytest.raises(ValueError, match="that hold 4: expected 1, found 0"):
-        prepare.convert(path, "en")
+    with pytest.raises(SourceError, match="that hold 4: expected 1, found 0"):
+        read_language(path, "en")
 
 
 def test_a_question_that_stands_twice_is_refused(tmp_path):
@@ -134,8 +137,8 @@ def test_a_question_that_stands_twice_is_refused(tmp_path):
     Catches: the second one's gold sentence put over the first one's.
     """
     path = write_paragraph(tmp_path / "x.json", [question("a", 0, "Yes"), question("a", 10, "It")])
-    with pytest.raises(ValueError, match="question a met before"):
-        prepare.convert(path, "en")
+    with pytest.raises(SourceError, match="question a met before"):
+        read_language(path, "en")
 
 
 @pytest.mark.parametrize(
@@ -155,20 +158,20 @@ def test_a_broken_paragraph_is_refused(tmp_path, changes, message):
     Catches: zip(), which drops sentences silently; a KeyError.
     """
     path = write_paragraph(tmp_path / "x.json", [], **changes)
-    with pytest.raises(ValueError, match=message) as error:
-        prepare.convert(path, "en")
+    with pytest.raises(SourceError, match=message) as error:
+        read_language(path, "en")
     assert str(error.value).startswith(f"{path}: paragraph 0")
 
 
 def test_a_file_that_is_not_json_is_refused(tmp_path):
-    """Claim: the file and the remedy.
+    """Claim: the file.
 
     Number: a page that says "not found" instead of the file.
     Catches: a JSONDecodeError without a name.
     """
     (tmp_path / "x.json").write_text("404: Not Found")
-    with pytest.raises(ValueError, match="x.json: is not a readable JSON file.*Download"):
-        prepare.convert(tmp_path / "x.json", "en")
+    with pytest.raises(SourceError, match="x.json: is not a readable JSON file"):
+        read_language(tmp_path / "x.json", "en")
 
 
 # ---- all languages -------------------------------------------------------------------------------
@@ -224,6 +227,7 @@ def test_counts_that_are_not_the_published_ones_are_refused(two_languages, tmp_p
     message = capsys.readouterr().err
     assert "en.json" in message
     assert "expected (3, 1, 1), found (3, 2, 1)" in message
+    assert "Download https://" in message
     assert not out.exists()
 
 

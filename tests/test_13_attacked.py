@@ -1138,6 +1138,16 @@ def test_lir_is_not_computed_again(measured, work):
     assert len(last.records(Condition(lir=2))) == 6
 
 
+def test_centring_is_not_computed_again(measured, work):
+    """Number: centring, again, with LIR. Catches: centring known as clean or as LIR."""
+    run(measured, "--centre")
+    run(measured, "--centre")
+    assert work == ["passages"]
+    last = run(measured, "--centre", "--lir", 1)
+    assert work == ["passages"] * 2
+    assert len(last.records(Condition(centred=True))) == 6
+
+
 def test_a_vote_is_not_computed_again(folder, work):
     """Claim: it has no single queries, and needs none. Catches: hours of votes every time."""
     table = write_table(folder, **WORDS)

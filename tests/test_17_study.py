@@ -234,6 +234,13 @@ def test_models_are_compared_with_the_first_one():
     assert texts == ["b > a", "b > c"]
 
 
+def test_every_run_is_compared_with_a_model_that_was_not_trained():
+    """Number: two recipes, one model. Catches: the model left out as soon as there are batchings;
+    a model minus a run."""
+    texts = pairs(model_of("start"), run_of("x-y"), run_of("hybrid", "adv"))
+    assert texts == ["x-y-none > start", "hybrid-adv > start"]
+
+
 def test_runs_of_other_flags_never_stand_in_one_comparison():
     """Number: two batchings of two learning rates: two pairs, not four.
 
@@ -296,6 +303,24 @@ def test_recipes_without_a_common_seed_are_not_compared(tmp_path):
     first = write_run(tmp_path / "a", run_of("hybrid", seed=1), arrays)
     second = write_run(tmp_path / "b", run_of("x-y", seed=2), arrays)
     assert planned(first, second) == []
+
+
+def test_a_model_is_paired_with_all_seeds(tmp_path):
+    """Number: the runs are .2 and .4 above the model in every query: .3 over two seeds.
+
+    Catches: no comparison, since a model has no seed; one seed alone; the model counted as a run.
+    """
+    arrays = tiny_arrays([CLEAN], views=["pool"])
+    name = array_name(CLEAN, "pool", "mAP")
+    runs = [write_run(tmp_path / "start", model_of("start"), arrays)]
+    for seed, gain in enumerate([0.2, 0.4]):
+        higher = arrays | {name: arrays[name] + gain}
+        runs.append(write_run(tmp_path / f"run{seed}", run_of("x-y", seed=seed), higher))
+    recipes = study.recipes_of(runs)
+    (row,) = study.make_comparisons(recipes, study.QueryScores(recipes), [CLEAN])
+    assert (row.kind, row.a, row.b) == ("training", "x-y-none", "start")
+    assert row.difference == pytest.approx(0.3)
+    assert (row.n_seeds, row.n_groups) == (2, 3)
 
 
 def test_a_view_answered_in_one_question_is_not_compared(tmp_path):
@@ -446,19 +471,29 @@ def condition_of_row(row):
 
 def test_every_pair_is_compared_under_every_condition_that_both_have_met(planted):
     """Number: clean and greedy in 3 views and odd in 1 are 7, for both pairs; what is lost in 4
-    of them, for the pair of batchings: 18. Catches: a condition named by its label, a view lost."""
+    of them, and LIR in 1, for the pair of batchings: 19. Catches: a condition named by its label, a
+    view lost."""
     comparisons = planted.study["comparisons"]
-    assert len(comparisons) == 18
-    assert {condition_of_row(row) for row in comparisons} == {CLEAN, GREEDY, ODD}
+    assert len(comparisons) == 19
+    assert {condition_of_row(row) for row in comparisons} == {CLEAN, GREEDY, ODD, LIR}
 
 
-def test_controls_and_lir_are_shown_but_not_compared(planted):
-    """Claim: both were planted .3 above. Catches: a random twin that makes Holm pay, a gain of
-    the evaluation told as one of the batches."""
+def test_controls_are_shown_but_not_compared(planted):
+    """Catches: a random twin that makes Holm pay."""
     shown = {condition_of_row(row) for row in planted.study["table"]}
     compared = {condition_of_row(row) for row in planted.study["comparisons"]}
     assert {CONTROL, LIR} <= shown
-    assert not {CONTROL, LIR} & compared
+    assert CONTROL not in compared
+
+
+def test_recipes_are_compared_with_lir_as_well(planted):
+    """Claim: whoever claims a gain of batches shows it beyond what comes without training; and LIR
+    takes nothing away that could be "lost".
+
+    Catches: LIR shown and not compared; clean minus LIR, planted -.3, as a loss to an attack.
+    """
+    rows = [row for row in planted.study["comparisons"] if condition_of_row(row) == LIR]
+    assert {row["metric"] for row in rows} == {"mAP"}
 
 
 def test_differences_in_map_are_a_minus_b_paired_by_seed(planted):
@@ -509,6 +544,7 @@ def test_planted_differences_are_found_with_their_sign_and_no_others(planted):
         ("batching", GREEDY, "pool", "mAP lost"): "-",
         ("batching", ODD, "pool", "mAP"): "-",
         ("batching", ODD, "pool", "mAP lost"): "+",
+        ("batching", LIR, "pool", "mAP"): "+",
         ("robust", CLEAN, "pool", "mAP"): "-",
         ("robust", GREEDY, "pool", "mAP"): "+",
     }
@@ -545,12 +581,12 @@ def test_an_interval_without_zero_is_not_enough(tmp_path, monkeypatch):
 
 
 def test_holm_corrects_over_all_comparisons_of_the_study(planted):
-    """Number: the k-th smallest of 18 p values times 18 - k, the largest so far. Catches: Holm a
+    """Number: the k-th smallest of 19 p values times 19 - k, the largest so far. Catches: Holm a
     pair, a condition, or not at all."""
     rows = sorted(planted.study["comparisons"], key=p_of)
     adjusted = 0.0
     for k, row in enumerate(rows):
-        adjusted = max(adjusted, min(1.0, (18 - k) * row["p"]))
+        adjusted = max(adjusted, min(1.0, (19 - k) * row["p"]))
         assert row["holm"] == pytest.approx(adjusted)
 
 
@@ -594,6 +630,7 @@ def test_marks_of_the_table_point_the_way_of_the_recipe_in_the_row(planted):
         ("x-y-none", CLEAN, "mono"): "-",
         ("x-y-none", GREEDY, "pool"): "-",
         ("x-y-none", ODD, "pool"): "+",
+        ("x-y-none", LIR, "pool"): "-",
         ("hybrid-adv", CLEAN, "pool"): "-",
         ("hybrid-adv", GREEDY, "pool"): "+",
     }
@@ -614,6 +651,7 @@ def test_the_answer_tells_every_planted_difference(planted):
             "no significant difference in mono or cross."
         ),
         f"Under {odd}: hybrid is below x-y by in the pool.",
+        "With LIR r=1: hybrid is above x-y by in the pool.",
         (
             f"Lost to the attack, pool: what hybrid loses is above what x-y loses by in {odd} and "
             "below it by in greedy:edits=2."

@@ -125,6 +125,11 @@ BIAS = {
     "expected_share": 0.091,
     "foreign_rank": 12.25,
     "rank_distance": 1496.4,
+    "own_preferred": 0.91,
+    "right_own": 0.5,
+    "right_foreign": 0.25,
+    "wrong_own": 0.15,
+    "wrong_foreign": 0.1,
 }
 RUN = {
     "name": "x-y-none-seed0",
@@ -362,8 +367,10 @@ def test_bias_shows_its_values(page):
     """Number: a rank distance has no decimals, a rank one. Catches: a column under another head."""
     (table,) = tables(page, "bias")
     head, row = table
-    assert head[3:] == ["own share@10", "expected share", "foreign rank", "rank distance"]
-    assert row[3:] == [".310", ".091", "12.2", "1496"]
+    assert head[3:7] == ["own share@10", "expected share", "foreign rank", "rank distance"]
+    assert head[7:] == ["own preferred", "right own", "right foreign", "wrong own", "wrong foreign"]
+    assert row[3:7] == [".310", ".091", "12.2", "1496"]
+    assert row[7:] == [".910", ".500", ".250", ".150", ".100"]
 
 
 def test_robust_shows_its_values(page):
