@@ -401,12 +401,12 @@ class QueryScores:
         name = array_name(condition, view, metric)
         return np.stack([arrays[name] for arrays in self.arrays(recipe, seeds)])
 
-    def has(self, recipe: Recipe, seeds, condition: Condition, view) -> bool:
+    def has(self, recipe: Recipe, seeds, condition: Condition, view, metric="mAP") -> bool:
         """Did all these seeds meet this condition, with an answer in at least two groups?"""
-        name = array_name(condition, view, "mAP")
+        name = array_name(condition, view, metric)
         if not all(name in arrays for arrays in self.arrays(recipe, seeds)):
             return False
-        values = self.values(recipe, seeds, condition, view, "mAP")
+        values = self.values(recipe, seeds, condition, view, metric)
         defined = np.isfinite(values).all(0)  # (S, Q) -> (Q,)
         return len(np.unique(self.group[defined])) > 1
 
@@ -753,14 +753,25 @@ def minutes_of(recipe):
     return float(np.median(seconds)) / 60
 
 
-def language_sets(metrics: dict) -> dict[str, list[str]]:
+def language_sets(langs: list[str], trained: list[str] | None) -> dict[str, list[str]]:
     """All query languages, those trained on, and the others, as far as there are any."""
-    sets = {"all": metrics["langs"]}
-    trained = metrics["train_langs"]
+    sets = {"all": langs}
     if trained:
         sets["trained"] = trained
-        sets["untrained"] = [lang for lang in metrics["langs"] if lang not in trained]
+        sets["untrained"] = [lang for lang in langs if lang not in trained]
     return sets
+
+
+def trained_langs(measured):
+    """Name of a recipe -> the languages that it was trained on.
+
+    A model that is no run is shown beside them, by the languages of the first recipe that is one.
+    """
+    trained = {}
+    for one in measured:
+        trained[one.recipe.name] = one.recipe.runs[0].metrics["train_langs"]
+    first = next(filter(None, trained.values()), None)
+    return {name: langs or first for name, langs in trained.items()}
 
 
 def cells_of(by_run):
@@ -785,9 +796,11 @@ def main_rows(measured, comparisons):
     languages "marks" as of `marks_of`.
     """
     marks, rows = marks_of(comparisons), []
+    trained = trained_langs(measured)
     for one in measured:
         minutes = minutes_of(one.recipe)
-        for label, langs in language_sets(one.recipe.runs[0].metrics).items():
+        all_langs = one.recipe.runs[0].metrics["langs"]
+        for label, langs in language_sets(all_langs, trained[one.recipe.name]).items():
             by_run = []
             for records in one.by_run:
                 by_run.append([record for record in records if record["query_lang"] in langs])
@@ -888,12 +901,17 @@ def robust_row(recipe, scores, suite, view):
 
 
 def robust_rows(recipes, scores, conditions):
-    """A row a recipe and view. All recipes that met clean and two attacks share one suite."""
+    """A row a recipe and view. All recipes that met clean and two attacks share one suite.
+
+    LIR and centring are no attacks. Records that hold no single queries have no such row.
+    """
+    conditions = [condition for condition in conditions if not condition.without_language]
     rows = []
     for view in ("mono", "pool"):
         suite, attacked = conditions, []
         for recipe in recipes.values():
-            met = [c for c in conditions if scores.has(recipe, recipe.seeds, c, view)]
+            seeds = recipe.seeds
+            met = [c for c in conditions if scores.has(recipe, seeds, c, view, "R@1")]
             if len(met) > 2:  # clean and two attacks
                 attacked.append(recipe)
                 suite = [condition for condition in suite if condition in met]

@@ -12,6 +12,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+import records
 from conftest import write_folder
 
 import study
@@ -905,8 +906,21 @@ def test_means_and_spreads_leave_out_what_is_not_there(values, expected):
 )
 def test_languages_are_all_trained_and_untrained(train_langs, expected):
     """Catches: sets of a model that nobody trained here, untrained ones that are trained."""
-    metrics = {"langs": LANGS, "train_langs": train_langs}
-    assert study.language_sets(metrics) == expected
+    assert study.language_sets(LANGS, train_langs) == expected
+
+
+def test_a_model_is_shown_by_the_languages_that_the_runs_were_trained_on():
+    """Claim: or its row could not be compared with theirs. Number: the runs are trained on English.
+
+    Catches: a model that has "all" alone.
+    """
+    records = [record_of(CLEAN, "pool", lang, mAP=0.5) for lang in LANGS]
+    measured = measured_of(
+        model_of("start", results=records), run_of("x-y", results=records, train_langs=["en"])
+    )
+    shown = [(row["recipe"], row["langs"]) for row in study.main_rows(measured, [])]
+    sets = ["all", "trained", "untrained"]
+    assert shown == [("start", langs) for langs in sets] + [("x-y-none", langs) for langs in sets]
 
 
 def two_seeds(**changes):
@@ -1328,3 +1342,52 @@ def test_manifests_of_real_runs_are_told(trained):
         "python train.py --batching hybrid --robust none --seed 0",
         "python train.py --batching x-y --robust none --seed 0",
     ]
+
+
+# ---- records that the repository keeps -----------------------------------------------------------
+
+
+def test_kept_records_give_the_same_comparisons(planted, tmp_path):
+    """Claim: a row a question says what a row a query says. Number: to 1e-6, of float32.
+
+    Catches: means over all queries of a language; groups in another order; a run that is lost.
+    """
+    kept = tmp_path / "kept"
+    assert records.main([str(kept), *map(str, planted.folders)]) == 0
+    again = study.make_study([read_evaluated(kept / folder.name) for folder in planted.folders])
+    assert len(again["comparisons"]) == len(planted.study["comparisons"])
+    for row, original in zip(again["comparisons"], planted.study["comparisons"], strict=True):
+        for key in ("a", "b", "attack", "view", "metric", "n_seeds", "n_groups"):
+            assert row[key] == original[key]
+        for key in ("difference", "low", "high", "p"):
+            assert row[key] == pytest.approx(original[key], abs=1e-6)
+    assert again["table"] == planted.study["table"]
+
+
+def test_kept_records_are_small_and_quote_nothing(planted, tmp_path):
+    """Number: 40 rows for 80 queries. Catches: texts of the data set in the repository."""
+    assert records.main([str(tmp_path), str(planted.folders[0])]) == 0
+    folder = tmp_path / planted.folders[0].name
+    assert read_evaluated(folder).metrics["examples"] == []
+    with np.load(folder / "metrics.npz") as arrays:
+        assert {values.shape for values in arrays.values()} == {(40,)}
+
+
+def test_a_search_keeps_a_row_a_run(planted, tmp_path):
+    """Number: the seed of each run, and its mean clean mAP. Catches: rows of one run only, LIR's
+    numbers called clean."""
+    file = tmp_path / "search.json"
+    assert records.main([str(file), *map(str, planted.folders[:2]), "--search"]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["flags"] for row in rows] == [{"seed": 5}, {"seed": 2}]
+    for row in rows:
+        key = "hybrid-none", row["flags"]["seed"], CLEAN, "mono"
+        assert row["clean"]["mono mAP"] == pytest.approx(fmean(planted.maps[key]), abs=1e-6)
+
+
+def test_two_runs_of_one_name_are_not_kept_over_each_other(planted, tmp_path, capsys):
+    """Catches: the records of the second in the place of the first."""
+    folder = str(planted.folders[0])
+    assert records.main([str(tmp_path / "kept"), folder, folder]) == 1
+    assert "two folders of one name" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
