@@ -76,7 +76,9 @@ def search_row(run: Evaluated) -> dict:
         means = {}
         for view, metric in COLUMNS:
             in_view = [record for record in records if record["view"] == view]
-            means[f"{view} {metric}"] = round(mean_of(in_view, metric), 6)
+            mean = mean_of(in_view, metric)
+            if mean is not None:  # a view may not have been measured
+                means[f"{view} {metric}"] = round(mean, 6)
         row[label] = means
     return row
 
