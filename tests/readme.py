@@ -267,14 +267,14 @@ def blocks() -> dict[str, str]:
     }
 
 
-def fill(text: str) -> str:
-    """The README with every marked block replaced: <!-- first --> ... <!-- end -->."""
-    for name, content in blocks().items():
+def fill(text: str, contents: dict[str, str]) -> str:
+    """A page with every marked block replaced: <!-- first --> ... <!-- end -->."""
+    for name, content in contents.items():
         start, end = f"<!-- {name} -->\n", "\n<!-- end -->"
         before, _, rest = text.partition(start)
         old, _, after = rest.partition(end)
         if before + start + old + end + after != text:
-            raise ValueError(f"README.md: no block <!-- {name} --> ... <!-- end -->")
+            raise ValueError(f"no block <!-- {name} --> ... <!-- end -->")
         text = before + start + content + end + after
     return text
 
@@ -292,4 +292,4 @@ if __name__ == "__main__":
     elif len(sys.argv) > 1:
         keep(Path(sys.argv[1]), STUDY, STUDY_KEYS)
     readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), blocks()), encoding="utf-8")

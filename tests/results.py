@@ -1,0 +1,212 @@
+"""Write data/xquad_r/results.md from records, so that no number in it is typed by hand.
+
+    python tests/results.py clean.study.json attacked.study.json    -> data/xquad_r/study.json
+    python tests/results.py                                         study.json -> results.md
+
+The two studies are what study.py writes with --report from data/xquad_r/records/clean/* and
+records/attacked/*; the search is data/xquad_r/search.json, of tests/records.py --search.
+test_08_repository.py checks that results.md holds exactly what this writes.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from readme import BATCHINGS, PUBLISHED, STUDY_KEYS, Cells, fill, reduce, table_text
+
+from evaluate import CLEAN, Condition, condition_of, number
+from study import PREFERRED, interval_text, p_text
+
+FOLDER = ROOT / "data/xquad_r"
+LIR, CENTRED = Condition(lir=1), Condition(centred=True)
+WITHOUT_LANGUAGE = {CLEAN: "-", LIR: "LIR, r = 1", CENTRED: "centring"}
+VIEW_NAMES = {"mono": "mono", "cross": "cross", "pool": "pool"}
+
+
+def short_recipe(study: dict, name: str) -> str:
+    """ "as it is" for the encoder that was not trained, "hybrid", "hybrid, adv"."""
+    for recipe in study["recipes"]:
+        if recipe["name"] == name and recipe["batching"] is None:
+            return "as it is"
+    return name.removesuffix("-none").replace("-adv", ", adv").replace("-rs-rp", ", rs-rp")
+
+
+def recipes_in_order(study: dict) -> list[str]:
+    """Names: the encoder as it is, then batchings in the house's order, plain ones first."""
+
+    def place(recipe):
+        """What they are sorted by."""
+        if recipe["batching"] is None:
+            return -1, 0, ""
+        return BATCHINGS.index(recipe["batching"]), recipe["robust"] != "none", recipe["robust"]
+
+    return [recipe["name"] for recipe in sorted(study["recipes"], key=place)]
+
+
+# ---- clean ---------------------------------------------------------------------------------------
+
+
+def clean_table(study: dict) -> str:
+    """Every recipe as it is, with LIR and with centring; the paper's rows and chance below."""
+    cells, rows = Cells(study), []
+    for recipe in recipes_in_order(study):
+        for condition, name in WITHOUT_LANGUAGE.items():
+            if not cells.has(recipe, condition):
+                continue
+            row = [short_recipe(study, recipe), name, cells.seeds(recipe)]
+            row += [cells.text(recipe, view, condition=condition) for view in VIEW_NAMES]
+            for langs in ("trained", "untrained"):
+                row.append(cells.text(recipe, "pool", condition=condition, langs=langs))
+            rows.append([*row, cells.text(recipe, "pool", "rank_distance", condition)])
+    for batching, published in PUBLISHED.items():
+        *maps, distance = published
+        rows.append([f"paper, XLM-R: {batching}", "-", "1", *maps, "-", "-", distance])
+    luck = [cells.luck(view) for view in VIEW_NAMES]
+    rows.append(["chance", "-", "", *luck, "-", "-", cells.luck("pool", "rank_distance")])
+    head = ["batches", "taken out", "n", "mono mAP", "cross mAP", "pool mAP"]
+    return table_text([*head, "pool, trained", "pool, untrained", "rank distance"], rows)
+
+
+def preferred_table(study: dict) -> str:
+    """Who is preferred in the pool: shares of the first passages, and the preference rate."""
+    rows = []
+    for recipe in recipes_in_order(study):
+        for row in study["bias"]:
+            condition = condition_of(row)
+            if row["recipe"] == recipe and condition in WITHOUT_LANGUAGE:
+                numbers = [number(row[key], key) for key in (*PREFERRED, "own_share@10")]
+                name = WITHOUT_LANGUAGE[condition]
+                foreign_rank = number(row["foreign_rank"], "foreign_rank")
+                rows.append([short_recipe(study, recipe), name, *numbers, foreign_rank])
+    names = [key.replace("_", " ") for key in (*PREFERRED, "own_share@10", "foreign_rank")]
+    return table_text(["batches", "taken out", *names], rows)
+
+
+def difference_table(study: dict, metric: str = "mAP") -> str:
+    """Comparisons without attack of plain recipes, with intervals and Holm's p."""
+    rows = []
+    for row in study["comparisons"]:
+        condition = condition_of(row)
+        if condition not in WITHOUT_LANGUAGE or row["fixed"] != "none" or row["metric"] != metric:
+            continue
+        names = [short_recipe(study, row["a"]), short_recipe(study, row["b"])]
+        significant = "yes" if row["significant"] else "no"
+        numbers = [number(row["difference"]), interval_text(row), p_text(row["holm"]), significant]
+        rows.append([*names, WITHOUT_LANGUAGE[condition], row["view"], *numbers])
+    head = ["a", "b", "taken out", "view", "a - b", "95 % interval", "p (Holm)", "significant"]
+    return table_text(head, rows)
+
+
+def matrix_tables(study: dict) -> str:
+    """mAP of each query language (down) in each passage language (across), as it is and hybrid."""
+    tables = []
+    for matrix in study["matrices"]:
+        name = short_recipe(study, matrix["recipe"])
+        if condition_of(matrix) != CLEAN or name not in ("as it is", "hybrid"):
+            continue
+        rows = []
+        for lang, values in zip(matrix["langs"], matrix["values"], strict=True):
+            rows.append([lang, *map(number, values)])
+        tables.append(table_text([f"**{name}**", *matrix["langs"]], rows))
+    return "\n\n".join(tables)
+
+
+# ---- attacked ------------------------------------------------------------------------------------
+
+
+def attacked_table(study: dict) -> str:
+    """Pool mAP clean and under each attack, and the share of right first passages that break."""
+    cells, broken, rows = Cells(study), {}, []
+    for row in study["strength"]:
+        broken[row["recipe"], condition_of(row)] = row["broken_pool"]
+    attacks = [c for c in cells.conditions if c.attack != "clean" and not c.control]
+    for recipe in recipes_in_order(study):
+        row = [short_recipe(study, recipe), cells.seeds(recipe), cells.text(recipe, "pool")]
+        for condition in attacks:
+            text = cells.text(recipe, "pool", condition=condition)
+            share = broken.get((recipe, condition))
+            if share is not None:
+                text += f" ({number(share)})"
+            row.append(text)
+        rows.append(row)
+    head = ["batches", "n", "clean", *[condition.label for condition in attacks]]
+    return table_text(head, rows)
+
+
+# ---- the search ----------------------------------------------------------------------------------
+
+
+def mean_of_views(row: dict) -> float:
+    """What decides: the mean of mono, cross and pool mAP."""
+    clean = row["clean"]
+    return (clean["mono mAP"] + clean["cross mAP"] + clean["pool mAP"]) / 3
+
+
+def search_table(search: dict) -> str:
+    """Settings on MLQA-R's dev, one seed each; the best mean of the three views first."""
+    rows = []
+    for row in sorted(search["rows"], key=mean_of_views, reverse=True):
+        flags, clean = row["flags"], row["clean"]
+        settings = ["as it is", "-", "-", "-", "-"]
+        if flags:
+            settings = [flags["batching"], f"{flags['lr']:g}", f"{flags['tau']:g}"]
+            settings += [str(flags["steps"]), f"{flags['alpha'] or 0:g}"]
+        maps = [number(clean[f"{view} mAP"]) for view in VIEW_NAMES]
+        lir = "-"
+        if LIR.label in row:
+            lir = number(row[LIR.label]["pool mAP"])
+        rows.append([*settings, *maps, number(mean_of_views(row)), lir])
+    head = ["batches", "--lr", "--tau", "--steps", "--alpha", "mono mAP", "cross mAP", "pool mAP"]
+    return table_text([*head, "mean", "pool with LIR"], rows)
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def answer_list(study: dict) -> str:
+    """The generated sentences; the encoder's path is called what it is."""
+    sentences = []
+    for text in study["answer"]:
+        for recipe in study["recipes"]:
+            if recipe["batching"] is None:
+                text = text.replace(recipe["name"], "the encoder as it is")
+        sentences.append(f"- {text}")
+    return "\n".join(sentences)
+
+
+def results_blocks() -> dict[str, str]:
+    """Name of a marked block in results.md -> its text."""
+    studies = json.loads((FOLDER / "study.json").read_text(encoding="utf-8"))
+    search = json.loads((FOLDER / "search.json").read_text(encoding="utf-8"))
+    clean = studies["clean"]
+    texts = {
+        "answer": answer_list(clean),
+        "clean": clean_table(clean),
+        "preferred": preferred_table(clean),
+        "differences": difference_table(clean),
+        "matrices": matrix_tables(clean),
+        "search": search_table(search),
+    }
+    if "attacked" in studies:
+        texts["attacked"] = attacked_table(studies["attacked"])
+    return texts
+
+
+def keep_studies(paths: list[Path]) -> None:
+    """Write what the repository keeps of the studies: the clean one, then the attacked one."""
+    studies = {}
+    for name, path in zip(("clean", "attacked"), paths, strict=False):
+        study = json.loads(path.read_text(encoding="utf-8"))
+        studies[name] = reduce(study, (*STUDY_KEYS, "matrices"))
+    text = json.dumps(studies, ensure_ascii=False, separators=(",", ":"))
+    (FOLDER / "study.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        keep_studies([Path(name) for name in sys.argv[1:]])
+    page = FOLDER / "results.md"
+    page.write_text(fill(page.read_text(encoding="utf-8"), results_blocks()), encoding="utf-8")
