@@ -15,13 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from readme import BATCHINGS, PUBLISHED, STUDY_KEYS, Cells, fill, reduce, table_text
+from readme import BATCHINGS, LIR, PUBLISHED, REAL, STUDY_KEYS, Cells, fill, reduce, table_text
 
 from evaluate import CLEAN, Condition, condition_of, number
 from study import PREFERRED, interval_text, p_text
 
 FOLDER = ROOT / "data/xquad_r"
-LIR, CENTRED = Condition(lir=1), Condition(centred=True)
+CENTRED = Condition(centred=True)
 WITHOUT_LANGUAGE = {CLEAN: "-", LIR: "LIR, r = 1", CENTRED: "centring"}
 VIEW_NAMES = {"mono": "mono", "cross": "cross", "pool": "pool"}
 
@@ -179,7 +179,7 @@ def answer_list(study: dict) -> str:
 
 def results_blocks() -> dict[str, str]:
     """Name of a marked block in results.md -> its text."""
-    studies = json.loads((FOLDER / "study.json").read_text(encoding="utf-8"))
+    studies = json.loads(REAL.read_text(encoding="utf-8"))
     search = json.loads((FOLDER / "search.json").read_text(encoding="utf-8"))
     clean = studies["clean"]
     texts = {
@@ -202,7 +202,7 @@ def keep_studies(paths: list[Path]) -> None:
         study = json.loads(path.read_text(encoding="utf-8"))
         studies[name] = reduce(study, (*STUDY_KEYS, "matrices"))
     text = json.dumps(studies, ensure_ascii=False, separators=(",", ":"))
-    (FOLDER / "study.json").write_text(text + "\n", encoding="utf-8")
+    REAL.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
