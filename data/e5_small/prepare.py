@@ -23,6 +23,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -357,7 +358,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             "--noise-seed is about 4-bit weights, which --source hub has not. Leave it out"
         )
-    return run(lambda: prepare(args.source, args.out, args.noise_seed), REMEDY)
+    return run(partial(prepare, args.source, args.out, args.noise_seed), REMEDY)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -588,8 +589,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.sample < 0:
         parser.error(f"--sample {args.sample} is negative. Give a number of questions")
     if args.sample:
-        return run(lambda: print_sample(args.into, args.sample, args.seed), REMEDY)
-    return run(lambda: prepare(args.source, args.into), REMEDY)
+        return run(partial(print_sample, args.into, args.sample, args.seed), REMEDY)
+    return run(partial(prepare, args.source, args.into), REMEDY)
 
 
 if __name__ == "__main__":

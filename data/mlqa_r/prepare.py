@@ -13,6 +13,7 @@ import argparse
 import sys
 import tempfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -170,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.source and not args.source.is_dir():
         parser.error(f"--source {args.source} is not a folder. Give the one that holds ar.json")
-    return run(lambda: prepare(args.source, args.out, args.dev_only), REMEDY)
+    return run(partial(prepare, args.source, args.out, args.dev_only), REMEDY)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Left out on purpose: a training split. XQuAD is SQuAD dev, so it is for testing 
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.source and not args.source.is_dir():
         parser.error(f"--source {args.source} is not a folder. Give the one that holds ar.json")
-    return run(lambda: prepare(args.source, args.out), REMEDY)
+    return run(partial(prepare, args.source, args.out), REMEDY)
 
 
 if __name__ == "__main__":
