@@ -512,6 +512,22 @@ def find_slots(
     return slots
 
 
+def blank_slots(text: str, table: Table) -> list[Slot]:
+    """Slots as Robust-XLT cuts a text: at each blank, with case and punctuation, nothing protected.
+
+        blank_slots("A film, a film", {"film": ["movie"]}) -> [Slot(10, 14, ("movie",))]
+
+    *Source*: Huang et al. 2021, as coded; with `draw_freely` its random synonyms.
+    """
+    slots, start = [], 0
+    for token in text.split(" "):
+        end = start + len(token)
+        if table.get(token):
+            slots.append(Slot(start, end, tuple(table[token])))
+        start = end + 1
+    return slots
+
+
 def answer_words(answer: str, table: Table, lang: str) -> set[str]:
     """The answer as a whole, the table's words in it, and its longer ones (no mere article)."""
     spans = [(0, len(answer)), *find_words(answer, table, lang)]

@@ -40,7 +40,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
@@ -89,7 +89,7 @@ WORDS = ("weight", "perturb", "rate", "copies")
 # Chosen on dev: with a weight or a rate below 1 a part of the training stays clean
 METHODS = {
     "rs-rp": MethodKind("embeddings", ("weight", "perturb", "sigma", "noise")),
-    "rs-da": MethodKind("synonyms", WORDS, {"rate": 0.5}),
+    "rs-da": MethodKind("synonyms", (*WORDS, "cut"), {"rate": 0.5}),
     "adv": MethodKind(
         "embeddings",
         ("weight", "perturb", "how", "epsilon", "norm", "ball", "steps", "step_size"),
@@ -114,6 +114,9 @@ class Method:
     rate: float = setting(1.0, above=0, most=1)  # share of texts edited (Robust-XLT 1, typos 0.5)
     words: float = setting(0.5, above=0, most=1)  # code-switch: of the words (CoSDA-ML .4 to .9)
     copies: int = setting(0, least=0)  # fixed copies a text (Robust-XLT: 10, 3); 0: drawn anew
+    cut: str = setting(
+        "words", choices=("words", "blanks")
+    )  # rs-da: as `find_slots`, as Robust-XLT
     # sigma and epsilon are in units of the mean L2 norm of the word embeddings in the model
     sigma: float = setting(1.0, above=0)  # rs-rp: norm of the noise on a token
     noise: str = setting("gaussian", choices=("gaussian", "uniform"))  # uniform: in the ball
@@ -474,7 +477,7 @@ class Perturber:
     unit: float  # mean norm of a word embedding before training
     tables: dict[str, dict] = field(default_factory=dict)  # source -> lang -> word -> replacements
     answers: dict[int, set[str]] = field(default_factory=dict)  # passage -> its queries' answers
-    # (source, tower, position) -> where this text may be edited
+    # (source, cut, tower, position) -> where this text may be edited
     slot_cache: dict[tuple, list] = field(default_factory=dict)
     counts: EditCounts = field(default_factory=EditCounts)
 
@@ -487,9 +490,9 @@ class Perturber:
         text_id = self.text(tower, position).id
         return xlt.generator(self.seed, "perturb", method.name, step, tower, text_id)
 
-    def slots(self, source, tower, position):
+    def slots(self, source, tower, position, cut="words"):
         """Where a text may be edited (spans for typos, else slots); looked up once."""
-        key = source, tower, position
+        key = source, cut, tower, position
         if key not in self.slot_cache:
             text = self.text(tower, position)
             table = self.tables.get(source, {}).get(text.lang, {})
@@ -501,6 +504,8 @@ class Perturber:
                 fixed |= attacks.answer_words(answer, table, text.lang)
             if source == "typos":
                 self.slot_cache[key] = attacks.typo_places(text.text, text.lang, fixed)
+            elif cut == "blanks":
+                self.slot_cache[key] = attacks.blank_slots(text.text, table)
             else:
                 self.slot_cache[key] = attacks.find_slots(text.text, table, text.lang, fixed)
         return self.slot_cache[key]
@@ -560,12 +565,14 @@ def draw_edits(text, slots, method, rng):
 def edit_text(perturber: Perturber, method: Method, step: int, tower: str, position: int) -> Text:
     """A text with its edits of this step; counted."""
     text = perturber.text(tower, position)
-    slots = perturber.slots(method.source, tower, position)
+    slots = perturber.slots(method.source, tower, position, method.cut)
     rng = perturber.rng(method, step, tower, position)
     chosen = float(torch.rand((), generator=rng)) < method.rate
     edit_rng = rng
     if method.copies:  # Robust-XLT: one of a few copies that are always the same
-        copy = int(torch.randint(method.copies, (), generator=rng))
+        # Not of the tower: of a pair with one id the k-th copies come together
+        number_rng = xlt.generator(perturber.seed, "copy", method.name, step, text.id)
+        copy = int(torch.randint(method.copies, (), generator=number_rng))
         edit_rng = xlt.generator(perturber.seed, "copy", method.name, tower, text.id, copy)
     edits = {}
     if chosen and slots:
@@ -1376,12 +1383,17 @@ def open_log(path):
 
 def training_loop(
     encoder: Encoder, plan: Iterator[Batch], flags: RunFlags, perturber: Perturber, folder: Path,
-    log_every: int = 25, save_every: int = 50, run_id: str = "",
+    log_every: int = 25, save_every: int = 50, run_id: str = "", until: int | None = None,
+    take_step: Callable[..., StepReport] = training_step,
 ) -> LoopState:  # fmt: skip
     """Train from the start or from the checkpoint in folder/ckpt; lines go to folder/log.jsonl.
 
+    Stops after step `until`, if there is one, and leaves a checkpoint, from which the next call goes
+    on. pairs.py takes steps of its own.
     *Errors*: FloatingPointError for a loss that is not finite; the last checkpoint stays.
     """
+    if until is None:
+        until = flags.steps
     optimizer = make_optimizer(encoder, flags)
     state = load_checkpoint(folder / "ckpt", encoder, optimizer, run_id)
     perturber.counts = state.edit_counts  # one object: what is counted stands in the checkpoints
@@ -1400,10 +1412,12 @@ def training_loop(
         for step, batch in enumerate(plan, 1):
             if step <= first_step:
                 continue  # replay: which batch comes when is a function of the flags alone
+            if step > until:
+                break
             lr = flags.lr * lr_factor(step - 1, flags.steps, flags.warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            report = training_step(encoder, batch, flags, perturber, step)
+            report = take_step(encoder, batch, flags, perturber, step)
             losses, grad_norm = report.losses, update(encoder, optimizer, flags.clip)
             if not (losses.loss.isfinite() and grad_norm.isfinite()):
                 raise FloatingPointError(
@@ -1424,7 +1438,7 @@ def training_loop(
                 if process_number() == 0:
                     write_line(log, folder.name, flags.steps, line)
                 perturber.counts.start_line()
-            if step % save_every == 0 and step < flags.steps:
+            if (step % save_every == 0 or step == until) and step < flags.steps:
                 state.log_bytes, state.seconds = log.tell(), time.time() - start
                 if process_number() == 0:
                     save_checkpoint(folder / "ckpt", encoder, optimizer, state, run_id)
@@ -1457,7 +1471,9 @@ def train_run(folder, state, manifest, encoder, perturber, flags, args):
     from_first_process(None)  # the others wait: there may be an old checkpoint
     print(json.dumps({folder.name: manifest}, default=str), file=sys.stderr)
     every = args.log_every, args.save_every
-    loop = training_loop(encoder, plan, flags, perturber, folder, *every, run_id)
+    loop = training_loop(
+        encoder, plan, flags, perturber, folder, *every, run_id, take_step=training_step
+    )
     if process_number() > 0:
         return
     counts, edits = loop.batch_counts, loop.edit_counts
