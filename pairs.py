@@ -27,6 +27,7 @@ Shapes: B pairs of a batch, T tokens, D embedding, C labels, L languages, N pair
 
 import argparse
 import hashlib
+import itertools
 import math
 import shutil
 import signal
@@ -40,10 +41,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import attacks
 import evaluate
 import study
 import train
 import xlt
+from attacks import Attack, AttackedQuery, Tables
 from train import Losses, Perturber, Robust, StepReport, View
 from xlt import Encoder, Text
 
@@ -351,16 +354,16 @@ def make_pair_perturber(
     )
     unit = 1.0
     if classifier is not None:
-        unit = train.attacks.mean_norm(classifier)
+        unit = attacks.mean_norm(classifier)
     robust = pair_robust(flags.robust)
     perturber = PairPerturber(robust, flags.seed, sentences, unit)
     perturber.labels = torch.tensor([pair.label for pair in pairs])
     sources = {method.source for method in robust.methods} - {"embeddings"}
     if "synonyms" in sources:
-        perturber.tables["synonyms"] = train.attacks.read_synonyms(folder)
+        perturber.tables["synonyms"] = attacks.read_synonyms(folder)
     if "dictionary" in sources:
         # All languages: the pairs of the generalized setting meet in the middle of a sentence, too
-        perturber.tables["dictionary"] = train.attacks.read_dictionary(folder / "dictionary.tsv")
+        perturber.tables["dictionary"] = attacks.read_dictionary(folder / "dictionary.tsv")
     for source in sorted(sources):
         if not any(perturber.slots(source, "query", i) for i in range(len(pairs))):
             raise ValueError(
@@ -505,7 +508,7 @@ def pair_step(
     return StepReport(losses, nothing_masked, sum(lengths), padded)
 
 
-# ---- evaluation: a matrix of languages -----------------------------------------------------------
+# ---- metrics -------------------------------------------------------------------------------------
 
 
 def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
@@ -521,9 +524,9 @@ def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
     return float(precision[hits].mean())
 
 
-def score_pairs(classifier: PairClassifier, pairs: list[Pair]) -> tuple[np.ndarray, dict]:
+def score_pairs(logits: Tensor, pairs: list[Pair]) -> tuple[np.ndarray, dict]:
     """Which pairs are right (N,), and accuracy; with two labels also average precision."""
-    logits = classifier.predict(pairs).numpy()  # (N, C)
+    logits = logits.numpy()  # (N, C)
     labels = np.array([pair.label for pair in pairs])
     right = logits.argmax(1) == labels
     numbers = {"n": len(pairs), "accuracy": round(float(right.mean()), 6)}
@@ -531,6 +534,142 @@ def score_pairs(classifier: PairClassifier, pairs: list[Pair]) -> tuple[np.ndarr
         ap = average_precision(logits[:, 1] - logits[:, 0], labels == 1)
         numbers["AP"] = round(ap, 6)
     return right, numbers
+
+
+# ---- under attack: either sentence, or noise on both ---------------------------------------------
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Score of the right label minus the best other one: above 0 is right. (N, C), (N,) -> (N,)"""
+    of_label = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -math.inf)
+    return of_label - others.max(1).values
+
+
+def labels_of(pairs: list[Pair]) -> Tensor:
+    """(N,)"""
+    return torch.tensor([pair.label for pair in pairs])
+
+
+def with_text(pair: Pair, side: str, text: str) -> Pair:
+    """The pair with another text of its "first" or "second" sentence."""
+    return replace(pair, **{side: replace(getattr(pair, side), text=text)})
+
+
+class SentenceScorer:
+    """What `attacks.search_edits` asks for margins of texts in the place of one sentence.
+
+    As `attacks.Scorer`, with one "pool": the labels. No text is scored twice.
+    """
+
+    def __init__(self, classifier: PairClassifier, pairs: list[Pair], side: str):
+        self.encoder, self.pairs, self.side = classifier, pairs, side
+        self.margins = {}  # (pair, text) -> its margin
+
+    def __call__(self, trials: list[tuple[AttackedQuery, str]]) -> tuple[Tensor, Tensor]:
+        """(item, text) pairs -> margins (n, 1) and (n,), twice the same."""
+        keys = [(item.query, text) for item, text in trials]
+        new_keys = [key for key in dict.fromkeys(keys) if key not in self.margins]
+        if new_keys:
+            changed = [with_text(self.pairs[i], self.side, text) for i, text in new_keys]
+            found = margins(self.encoder.predict(changed), labels_of(changed))
+            self.margins.update(zip(new_keys, found.tolist(), strict=True))
+        for item, text in trials:
+            item.asked.add(text)
+        values = torch.tensor([self.margins[key] for key in keys])
+        return values[:, None], values
+
+
+def edit_side(classifier, pairs, side, attack, tables, seed):
+    """Each pair with the attack's edits in one sentence."""
+    items = []
+    for i, pair in enumerate(pairs):
+        text = getattr(pair, side)
+        slots = attacks.slots_of(text, attack, tables.get(text.lang, {}), seed, set())
+        items.append(AttackedQuery(i, "pair", text, list(slots)))
+    if attack.kind.search == "random":
+        attacks.random_edits(items, attack, seed)
+    else:
+        attacks.search_edits(items, SentenceScorer(classifier, pairs, side), attack)
+    return [with_text(pair, side, item.text) for pair, item in zip(pairs, items, strict=True)]
+
+
+def attack_words(
+    classifier: PairClassifier, pairs: list[Pair], attack: Attack, tables: Tables, seed: int
+) -> list[Pair]:
+    """Each pair with one of its sentences attacked: the one where it hurts more.
+
+    (An attack that draws its edits draws the sentence as well.)
+    """
+    sides = []
+    for side in ("first", "second"):
+        sides.append(edit_side(classifier, pairs, side, attack, tables, seed))
+    labels = labels_of(pairs)
+    if attack.kind.search == "random":
+        drawn = torch.rand(len(pairs), generator=xlt.generator(seed, attack.label, "side"))
+        takes_second = drawn < 0.5
+    else:
+        first, second = (margins(classifier.predict(side), labels) for side in sides)
+        takes_second = second < first
+    return [sides[int(takes)][i] for i, takes in enumerate(takes_second)]
+
+
+def attack_noise(
+    classifier: PairClassifier, pairs: list[Pair], attack: Attack, seed: int
+) -> Tensor:
+    """Scores of the labels under noise on the word embeddings of both sentences. -> (N, C)"""
+    labels = labels_of(pairs).to(classifier.device)
+    radius = attacks.ball_radius(attack.epsilon, attack.norm, classifier)
+    ball = attacks.Ball(radius, attack.norm, attack.ball)
+    climb = attacks.Climb(attack.steps, attack.step_size, attack.restarts)
+    logits = torch.empty(len(pairs), classifier.head.out_features)
+    pair_loss = PairLoss(classifier.head, labels)
+    with xlt.eval_mode(classifier):
+        for chunk in attacks.embedding_chunks(classifier, classifier.tokenize_pairs(pairs)):
+
+            def objective(embeddings, chunk=chunk):  # this chunk, also when the loop has moved on
+                return pair_loss(classifier.from_embeddings(embeddings, chunk.batch), chunk.rows)
+
+            rngs = [xlt.generator(seed, attack.label, pairs[i].first.id) for i in chunk.rows]
+            if attack.name == "fgm":
+                delta = attacks.fgm(objective, chunk.embeddings, chunk.places, ball)
+            elif attack.name == "pgd":
+                delta = attacks.pgd(objective, chunk.embeddings, chunk.places, ball, climb, rngs)
+            else:  # gaussian, uniform
+                dim, name = chunk.embeddings.shape[-1], attack.name
+                delta = attacks.random_noise(chunk.places, dim, rngs, radius, name, attack.ball)
+            with torch.no_grad():
+                h = classifier.from_embeddings(chunk.embeddings + delta, chunk.batch)
+                logits[chunk.rows] = classifier.logits(h).cpu()
+    return logits
+
+
+def attacked_logits(classifier, pairs, attack, tables, seed):
+    """Scores of the labels (N, C) under an attack, and how many pairs it changed."""
+    if attack.kind.source == "embeddings":
+        return attack_noise(classifier, pairs, attack, seed), len(pairs)
+    changed = attack_words(classifier, pairs, attack, tables.get(attack.kind.source, {}), seed)
+    n_changed = sum(new != old for new, old in zip(changed, pairs, strict=True))
+    return classifier.predict(changed), n_changed
+
+
+def open_tables(attack_list: list[Attack], folder: Path) -> dict[str, Tables]:
+    """source -> lang -> table, of the attacks.
+
+    *Errors*: ValueError for a table that is missing, and for an attack that pairs do not have.
+    """
+    tables = {}
+    for attack in attack_list:
+        if attack.kind.search in ("vote", "exact") or attack.order == "gradient":
+            raise ValueError(f"--attacks {attack.label}: not for pairs. Take greedy or beam.")
+        if attack.kind.source == "synonyms":
+            tables["synonyms"] = attacks.read_synonyms(folder)
+        if attack.kind.source == "dictionary":
+            tables["dictionary"] = attacks.read_dictionary(folder / "dictionary.tsv")
+    return tables
+
+
+# ---- a matrix of languages -----------------------------------------------------------------------
 
 
 @dataclass
@@ -546,21 +685,35 @@ class Matrix:
         return np.mean(rows, axis=0)
 
 
-def evaluate_matrix(classifier: PairClassifier, data: PairData, split: str, langs) -> Matrix:
-    """Clean pairs of a split, sentence 1 in one of the languages and sentence 2 in another."""
-    matrix = Matrix([], {})
-    for first_lang in langs:
-        for second_lang in langs:
-            pairs = data.pairs(split, first_lang, second_lang)
-            right, numbers = score_pairs(classifier, pairs)
-            matrix.right[first_lang, second_lang] = right
-            where = {"first_lang": first_lang, "second_lang": second_lang}
-            matrix.records.append(evaluate.CLEAN.fields() | where | numbers)
+def evaluate_matrix(
+    classifier: PairClassifier, data: PairData, split: str, cells: list[tuple[str, str]],
+    attack: Attack | None = None, tables: dict[str, Tables] | None = None, seed: int = 0,
+) -> Matrix:  # fmt: skip
+    """Pairs of a split, sentence 1 in one language and sentence 2 in another, clean or attacked.
+
+    n_broken: of those that were right before the attack.
+    """
+    matrix, condition = Matrix([], {}), evaluate.CLEAN
+    if attack is not None:
+        condition = evaluate.Condition(attack.name, tuple(attack.settings.items()))
+    for first_lang, second_lang in cells:
+        pairs = data.pairs(split, first_lang, second_lang)
+        clean = classifier.predict(pairs)
+        record = {"first_lang": first_lang, "second_lang": second_lang}
+        right, numbers = score_pairs(clean, pairs)
+        if attack is not None:
+            before = right
+            logits, n_changed = attacked_logits(classifier, pairs, attack, tables, seed)
+            right, numbers = score_pairs(logits, pairs)
+            broken = int((before & ~right).sum())
+            numbers |= {"n_right": int(before.sum()), "n_broken": broken, "n_changed": n_changed}
+        matrix.right[first_lang, second_lang] = right
+        matrix.records.append(condition.fields() | record | numbers)
     return matrix
 
 
 def macro_means(records: list[dict], metric: str, trained: str) -> dict[str, float]:
-    """Means over language pairs: the trained language, the others, generalized.
+    """Means over language pairs, of the records of one condition.
 
     standard: the diagonal, all languages; zero-shot: without the trained one; generalized: two
     languages; all: the whole matrix, as Robust-XLT averages it.
@@ -610,7 +763,7 @@ def train_pairs(
         loop = train.training_loop(
             classifier, plan, flags, perturber, folder, *every, run_id, until, pair_step
         )
-        _, numbers = score_pairs(classifier, dev)
+        _, numbers = score_pairs(classifier.predict(dev), dev)
         choices.append({"step": until} | numbers)
         print(f"{folder.name} step {until}: dev {numbers['accuracy']:.3f}", file=sys.stderr)
         if numbers["accuracy"] > best:
@@ -662,20 +815,38 @@ def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
             train_pairs(flags, args, data, classifier, folder, manifest)
             shutil.rmtree(folder / "ckpt", ignore_errors=True)
         best, _ = load_classifier(folder / "model", flags.device)
-        langs = args.test_langs or data.langs("test")
-        matrix = evaluate_matrix(best, data, "test", langs)
-        metrics = {
-            "robust": flags.robust,
-            "seed": flags.seed,
-            "train_lang": flags.train_lang,
-            "langs": langs,
-            "results": matrix.records,
-        }
-        xlt.write_record(folder / "metrics.json", metrics)
-        arrays = {}
-        for name, generalized in (("standard", False), ("generalized", True)):
-            arrays[name] = matrix.mean_right(generalized).astype(np.float32)
-        np.savez(folder / "metrics.npz", **arrays)
+        return evaluate_run(best, data, flags, args, folder)
+
+
+def evaluate_run(best, data, flags, args, folder):
+    """Clean and attacked; writes metrics.json and metrics.npz. -> their content"""
+    langs = args.test_langs or data.langs("test")
+    cells = list(itertools.product(langs, langs))
+    attacked_cells = cells
+    if args.attack_cells == "standard":
+        attacked_cells = [(lang, lang) for lang in langs]
+    attack_list = evaluate.parse_attacks(args.attacks)
+    tables = open_tables(attack_list, data.folder)
+    matrices = {"clean": evaluate_matrix(best, data, "test", cells)}
+    for attack in attack_list:
+        matrices[attack.label] = evaluate_matrix(
+            best, data, "test", attacked_cells, attack, tables, flags.seed
+        )
+    records, arrays = [], {}
+    for label, matrix in matrices.items():
+        records += matrix.records
+        arrays[f"{label}|standard"] = matrix.mean_right(generalized=False)
+        if any(first != second for first, second in matrix.right):
+            arrays[f"{label}|generalized"] = matrix.mean_right(generalized=True)
+    metrics = {
+        "robust": flags.robust,
+        "seed": flags.seed,
+        "train_lang": flags.train_lang,
+        "langs": langs,
+        "results": records,
+    }
+    xlt.write_record(folder / "metrics.json", metrics)
+    np.savez(folder / "metrics.npz", **arrays)
     return metrics | {"arrays": arrays}
 
 
@@ -683,25 +854,30 @@ def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
 
 
 def results_table(runs: list[dict]) -> str:
-    """A row a recipe: accuracy, means and spread over seeds."""
+    """A row a recipe and condition: accuracy, means and spread over seeds."""
     names = ("trained", "standard", "zero-shot", "generalized", "all")
-    rows = [["robust", "n", *names]]
+    rows = [["robust", "condition", "n", *names]]
     for robust in dict.fromkeys(run["robust"] for run in runs):
-        means = []
+        by_condition = {}  # condition -> means of each run
         for run in runs:
-            if run["robust"] == robust:
-                means.append(macro_means(run["results"], "accuracy", run["train_lang"]))
-        cells = []
-        for name in names:
-            values = [of_run[name] for of_run in means if name in of_run]
-            cells.append(study.pair_text(study.mean_sd(values)) if values else "-")
-        rows.append([robust, str(len(means)), *cells])
+            if run["robust"] != robust:
+                continue
+            for condition in evaluate.conditions_of(run["results"]):
+                records = [r for r in run["results"] if evaluate.condition_of(r) == condition]
+                means = macro_means(records, "accuracy", run["train_lang"])
+                by_condition.setdefault(condition, []).append(means)
+        for condition, means in by_condition.items():
+            row = [robust, condition.label, str(len(means))]
+            for name in names:
+                values = [of_run[name] for of_run in means if name in of_run]
+                row.append(study.pair_text(study.mean_sd(values)))
+            rows.append(row)
     return evaluate.markdown_table(rows)
 
 
 def difference_lines(runs: list[dict]) -> list[str]:
     """Each robust training minus none, paired by pair and seed, with study.py's intervals."""
-    by_recipe = {}
+    by_recipe = {}  # robust -> seed -> run
     for run in runs:
         by_recipe.setdefault(run["robust"], {})[run["seed"]] = run
     lines = []
@@ -709,16 +885,15 @@ def difference_lines(runs: list[dict]) -> list[str]:
     rng = np.random.default_rng(0)
     for robust, of_seed in by_recipe.items():
         seeds = sorted(set(of_seed) & set(plain))
-        for setting in ("standard", "generalized"):
-            if not seeds or np.isnan(of_seed[seeds[0]]["arrays"][setting]).any():
-                continue
-            ours = np.stack([of_seed[seed]["arrays"][setting] for seed in seeds])  # (S, N)
-            theirs = np.stack([plain[seed]["arrays"][setting] for seed in seeds])
+        if not seeds:
+            continue
+        for name in of_seed[seeds[0]]["arrays"]:
+            ours = np.stack([of_seed[seed]["arrays"][name] for seed in seeds])  # (S, N)
+            theirs = np.stack([plain[seed]["arrays"][name] for seed in seeds])
             d = study.compare(ours, theirs, np.arange(ours.shape[1]), rng)
             interval = study.bounds(d.low, d.high)
-            lines.append(
-                f"{robust} - none, {setting}: {d.difference:+.3f} {interval}, {len(seeds)} seeds"
-            )
+            where = name.replace("|", ", ")
+            lines.append(f"{robust} - none, {where}: {d.difference:+.3f} {interval}")
     return lines
 
 
@@ -740,6 +915,11 @@ def parse(argv=None) -> argparse.Namespace:
     add("--test-langs", nargs="+", type=xlt.language_flag, metavar="LANG",
         help="of the matrix (default: all)")
     add("--length", type=int, default=128, help="tokens of both sentences (Robust-XLT: 128)")
+
+    add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
+        help="on either sentence, e.g. clean greedy:edits=2 typos pgd; as evaluate.py's")
+    add("--attack-cells", choices=("standard", "all"), default="standard",
+        help="language pairs that are attacked: two sentences of one language, or the matrix")
 
     add = parser.add_argument_group("robust training").add_argument
     add("--robust", nargs="+", default=["none"], metavar="NAME[:KEY=VALUE,...][+NAME]",
@@ -815,6 +995,7 @@ def main(argv=None) -> int:
     xlt.escape_what_cannot_be_shown()
     try:
         runs = single_runs(args)
+        evaluate.parse_attacks(args.attacks)
     except ValueError as error:
         print(f"pairs.py: {error}", file=sys.stderr)
         return 2
@@ -823,6 +1004,7 @@ def main(argv=None) -> int:
         evaluate.check_precision(runs[0].device, runs[0].precision)
         data = load_pairs(args.data)
         check_languages(data, args)
+        open_tables(evaluate.parse_attacks(args.attacks), data.folder)
         for flags in runs:  # what a run will miss is said now, not hours later
             pairs = data.pairs("train", flags.train_lang, flags.train_lang)
             make_pair_perturber(flags, pairs, data.folder)

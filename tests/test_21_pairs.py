@@ -361,6 +361,105 @@ def test_the_kth_copy_goes_with_the_kth_copy(world):
     assert 1 < len(seen) <= 3
 
 
+# ---- under attack --------------------------------------------------------------------------------
+
+
+def test_the_margin_is_that_of_the_right_label():
+    """Number: scores 2, 5, 1: label 1 leads by 3, label 0 is 3 behind, label 2 is 4 behind.
+
+    Catches: the best minus the second best, which is never negative.
+    """
+    logits = torch.tensor([[2.0, 5.0, 1.0]] * 3)
+    margins = pairs.margins(logits, torch.tensor([1, 0, 2]))
+    assert margins.tolist() == [3.0, -3.0, -4.0]
+
+
+class WordCounter:
+    """A classifier that says 1 as long as a "good" stands in either sentence."""
+
+    settings = SimpleNamespace(query_length=128)
+
+    def predict(self, both):
+        """Scores (N, 2): as many as there are good words."""
+        rows = []
+        for pair in both:
+            words = f"{pair.first.text} {pair.second.text}".split()
+            rows.append([0.5, float(words.count("good") - words.count("bad"))])
+        return torch.tensor(rows)
+
+
+TABLE = {"en": {"good": ["fine", "bad"], "day": ["evening"]}}
+
+
+def test_an_adversary_takes_the_sentence_where_it_hurts_more():
+    """Number: "good day" and "good good": the second one's two words can become two "bad" ones
+    with two edits, the first one's only one.
+
+    Catches: always sentence 1; the milder one; the mild synonym "fine".
+    """
+    attack = attacks.parse_attack("greedy:edits=2")
+    (changed,) = pairs.attack_words(
+        WordCounter(), [pair_of("good day", "good good", 1)], attack, TABLE, 0
+    )
+    assert (changed.first.text, changed.second.text) == ("good day", "bad bad")
+
+
+def test_random_edits_draw_the_sentence():
+    """Number: 200 pairs: both sentences are met, never both in one pair. Catches: sentence 1 alone;
+    twice the edits of a search."""
+    attack = attacks.parse_attack("random:edits=1")
+    both = [pair_of("good day", "good day", 1, f"p{i}") for i in range(200)]
+    changed = pairs.attack_words(WordCounter(), both, attack, TABLE, 0)
+    first = sum(pair.first.text != "good day" for pair in changed)
+    second = sum(pair.second.text != "good day" for pair in changed)
+    assert first + second == 200
+    assert 70 < first < 130, "half, give or take four deviations of 7"
+
+
+def test_noise_lowers_the_margins_of_a_real_classifier(encoder):
+    """Claim: pgd in a larger ball never does less. Catches: noise uphill; noise that is not there;
+    rows of a chunk exchanged."""
+    classifier = PairClassifier(encoder, 2, seed=3)
+    both = [
+        pair_of("A dog eats.", "A cat sleeps.", 1, "a"),
+        pair_of("Yes.", "A very long no, it is not so.", 0, "b"),
+    ]
+    labels = torch.tensor([1, 0])
+    clean = pairs.margins(classifier.predict(both), labels)
+    last = clean
+    for epsilon in (0.0, 0.05, 0.5):
+        attack = attacks.parse_attack(f"pgd:epsilon={epsilon},steps=3")
+        attacked = pairs.margins(pairs.attack_noise(classifier, both, attack, 0), labels)
+        assert (attacked <= last + 1e-5).all()
+        if epsilon == 0:
+            torch.testing.assert_close(attacked, clean, atol=1e-5, rtol=1e-5)
+        last = attacked
+    assert (last < clean - 1e-3).all(), "the attack did nothing"
+
+
+def test_what_an_attack_broke_was_right_before(world, encoder):
+    """Number: two pairs a cell, attacked in German and English alone. Catches: a matrix attacked
+    that was asked for its diagonal; more broken than right."""
+    classifier = PairClassifier(encoder, 2, seed=1)
+    data = load_pairs(world)
+    attack = attacks.parse_attack("typos-greedy:edits=2")
+    cells = [("de", "de"), ("en", "en")]
+    matrix = pairs.evaluate_matrix(classifier, data, "test", cells, attack, {}, 0)
+    for record in matrix.records:
+        assert record["attack"] == "typos-greedy"
+        assert record["n_broken"] <= record["n_right"] <= 2
+        right = record["n_right"] - record["n_broken"]
+        assert record["accuracy"] == pytest.approx(right / 2), "nothing wrong becomes right here"
+    assert [record["first_lang"] for record in matrix.records] == ["de", "en"]
+
+
+@pytest.mark.parametrize("name", ["exact", "hotflip", "smoothed"])
+def test_attacks_that_pairs_do_not_have_are_refused(world, tmp_path, capsys, name):
+    """Catches: a certificate of a ranking told of a label."""
+    assert run(world, tmp_path / "out", "--attacks", name) == 1
+    assert "not for pairs" in capsys.readouterr().err
+
+
 # ---- the program ---------------------------------------------------------------------------------
 
 
@@ -384,7 +483,7 @@ def test_a_run_leaves_model_manifest_and_metrics(world, tmp_path, capsys):
     assert manifest["complete"]
     assert [choice["step"] for choice in manifest["choices"]] == [3, 6]
     printed = capsys.readouterr().out
-    assert "rs-rp - none, generalized:" in printed
+    assert "rs-rp - none, clean, generalized:" in printed
     assert not (folder / "ckpt").exists()
 
 
