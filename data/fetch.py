@@ -1,17 +1,23 @@
 """What the prepare.py scripts share: get published files, refuse what is not as published, write.
 
-    download  ->  read_json, field, expect: or one sentence that says what is wrong  ->  publish
+    download, take_from_tar, take_from_zip
+        ->  read_json, read_lines, field, expect: or one sentence that says what is wrong
+        ->  publish
 
 A fault of the source is a SourceError, and `run` ends its message with the script's remedy: where
 the file can be had and where to put it. Nothing is written before everything is read and checked.
-Where to look next: lareqa.py here reads the JSON of XQuAD-R and MLQA-R; data/NAME/prepare.py use it.
-Left out on purpose: resuming a download, archives.
+Where to look next: lareqa.py here reads the JSON of XQuAD-R and MLQA-R, pairs_files.py the tables
+of PAWS-X and XNLI; data/NAME/prepare.py use them.
+Left out on purpose: resuming a download.
 """
 
 import http.client
 import json
 import sys
+import tarfile
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +48,40 @@ def download_all(address: str, names: list[str], folder: Path) -> Path:
     """Fetch address/NAME for all names into a folder and return it."""
     for name in names:
         download(f"{address}/{name}", folder / name)
+    return folder
+
+
+def take_from_tar(archive: Path, names: list[str], folder: Path) -> Path:
+    """Write the named files of a .tar.gz into a folder, under the same names, and return it.
+
+    Only what is asked for leaves the archive, so none of its names can lead out of the folder.
+    *Errors*: SourceError for a file that is not in it, or an archive cut short.
+    """
+    try:
+        with tarfile.open(archive, "r:gz") as opened:  # "r" would try all kinds and list them
+            for name in names:
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(opened.extractfile(name).read())
+    except (KeyError, AttributeError) as error:  # the second: a folder, which extracts to None
+        raise SourceError(f"{archive}: {name} is not in it") from error
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise SourceError(f"{archive}: is no whole archive ({error})") from error
+    return folder
+
+
+def take_from_zip(archive: Path, names: list[str], folder: Path) -> Path:
+    """As `take_from_tar`, of a .zip."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for name in names:
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(opened.read(name))
+    except KeyError as error:
+        raise SourceError(f"{archive}: {name} is not in it") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise SourceError(f"{archive}: is no whole archive ({error})") from error
     return folder
 
 
@@ -84,6 +124,25 @@ def read_json(path: Path):
     except (OSError, ValueError, RecursionError) as error:  # the last: brackets without end
         raise SourceError(f"{path}: is not a readable JSON file ({error})") from error
     return content
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without their ends.
+
+    *Errors*: SourceError for a file that is missing or not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: could not be read ({error.strerror})") from error
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise SourceError(f"{path}:{number}: is not UTF-8 ({error.reason})") from error
+    # SUBTLE: not splitlines, for which "\x1c" or "\u2028" inside a sentence ends a line, too
+    lines = text.removesuffix("\n").split("\n")
+    return [line.removesuffix("\r") for line in lines]
 
 
 # ---- writing -------------------------------------------------------------------------------------
