@@ -36,6 +36,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+if __name__ == "__main__":  # Ctrl-C while torch is imported: an end without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import numpy as np
 import torch
 import torch.nn.functional as F

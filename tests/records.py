@@ -72,6 +72,8 @@ def search_row(run: Evaluated) -> dict:
     for record in run.metrics["results"]:
         by_condition.setdefault(condition_of(record).label, []).append(record)
     row = {"flags": {name: flags[name] for name in SHOWN if name in flags}}
+    if "data" in flags:
+        row["flags"]["data"] = Path(flags["data"]).name
     for label, records in by_condition.items():
         means = {}
         for view, metric in COLUMNS:

@@ -150,16 +150,15 @@ def search_table(search: dict) -> str:
     rows = []
     for row in sorted(search["rows"], key=mean_of_views, reverse=True):
         flags, clean = row["flags"], row["clean"]
-        settings = ["as it is", "-", "-", "-", "-"]
+        settings = ["as it is", "-", "-", "-"]
         if flags:
-            settings = [flags["batching"], f"{flags['lr']:g}", f"{flags['tau']:g}"]
-            settings += [str(flags["steps"]), f"{flags['alpha'] or 0:g}"]
+            settings = [flags["data"], f"{flags['lr']:g}", f"{flags['tau']:g}", str(flags["steps"])]
         maps = [number(clean[f"{view} mAP"]) for view in VIEW_NAMES]
         lir = "-"
         if LIR.label in row:
             lir = number(row[LIR.label]["pool mAP"])
         rows.append([*settings, *maps, number(mean_of_views(row)), lir])
-    head = ["batches", "--lr", "--tau", "--steps", "--alpha", "mono mAP", "cross mAP", "pool mAP"]
+    head = ["data", "--lr", "--tau", "--steps", "mono mAP", "cross mAP", "pool mAP"]
     return table_text([*head, "mean", "pool with LIR"], rows)
 
 

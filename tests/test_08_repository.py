@@ -21,7 +21,7 @@ from results import results_blocks
 import attacks
 import train
 
-MODULES = ("xlt", "attacks", "evaluate", "study", "train")  # each may use those before it
+MODULES = ("xlt", "attacks", "evaluate", "study", "train", "pairs")  # each may use those before it
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "data/xquad_r/results.md").read_text(encoding="utf-8")
 PROGRAMS = [ROOT / f"{name}.py" for name in MODULES]
@@ -42,7 +42,7 @@ def imported(path):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_import_downwards_only(name):
-    """Claim: xlt <- attacks <- evaluate <- study <- train. Catches: a cycle, a room upstairs."""
+    """Claim: xlt <- attacks <- evaluate <- study <- train <- pairs. Catches: a cycle, a room upstairs."""
     later = set(MODULES[MODULES.index(name) :])
     assert not imported(ROOT / f"{name}.py") & later
 
@@ -109,7 +109,7 @@ def torch_alone():
     return seconds_of("-c", "import torch")[0]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "study"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "study", "pairs"])
 def test_help_answers_in_time(name, torch_alone):
     """Number: importing torch and half as much again; transformers, which only loading a model
     needs, would take as long as torch. Catches: its import at the top of a file."""
@@ -118,7 +118,7 @@ def test_help_answers_in_time(name, torch_alone):
     assert "usage:" in printed
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "study"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "study", "pairs"])
 def test_an_interrupted_import_leaves_no_traceback(name, tmp_path):
     """Number: a torch whose import sends the signal of Ctrl-C; the process ends by it, as a shell
     shows in 130. Catches: forty lines of import machinery."""
