@@ -237,8 +237,8 @@ def capitalize(text, lang):
     return text[:start] + match_case("A", text[start:], lang)
 
 
-def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
-    """Fill one wording for one fact.
+def fill(template: str, fact: Fact, lexicon: Lexicon) -> str:
+    """Fill one wording for one fact; its first letter stays as it is.
 
         {e} {v}            first column of entity and value        {e.gen}  another column
         [e.g m:был|*:была]  the text whose key is that column's content; * is the rest
@@ -261,8 +261,12 @@ def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
         return slot_text(slot, column, fact, lexicon)
 
     text = CHOICE.sub(fill_choice, template)  # first: an option may hold a slot
-    text = SLOT.sub(fill_slot, text)
-    return capitalize(text, lexicon.lang)
+    return SLOT.sub(fill_slot, text)
+
+
+def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
+    """`fill`, with a capital at the beginning."""
+    return capitalize(fill(template, fact, lexicon), lexicon.lang)
 
 
 def sentence(fact: Fact, kind: str, lexicon: Lexicon) -> str:
