@@ -19,7 +19,7 @@ anew each step, unless rs-da:rate=1,copies=10,cut=blanks asks for theirs. Batche
 as there, but training lasts for steps, and the checkpoint is chosen on dev a few times.
 
     python pairs.py                                          bundled paraphrases, one seed
-    python pairs.py --data data/minifacts/nli --robust none adv rs-rp rs-da --seed 0 1 2
+    python pairs.py --data data/minifacts/nli --words data/minifacts --robust none adv rs-rp rs-da
     python pairs.py --model data/e5_small --data data/paws_x --lr 2e-5 --steps 300
 
 Shapes: B pairs of a batch, T tokens, D embedding, C labels, L languages, N pairs of a split.
@@ -279,6 +279,7 @@ class PairFlags:
 
     model: str
     data: str
+    words: str
     train_lang: str
     robust: str
     batch_size: int
@@ -302,7 +303,7 @@ class PairFlags:
     @property
     def trained(self) -> dict:
         """The flags that training depends on; data and model are known by their hashes."""
-        others = ("device", "model", "data")
+        others = ("device", "model", "data", "words")
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     @property
@@ -346,12 +347,13 @@ class PairPerturber(Perturber):
 
 
 def make_pair_perturber(
-    flags: PairFlags, pairs: list[Pair], folder: Path, classifier: Encoder | None = None
+    flags: PairFlags, pairs: list[Pair], classifier: Encoder | None = None
 ) -> PairPerturber:
     """Open the tables that --robust needs; without classifier only to see whether all is there.
 
     *Errors*: ValueError for a missing table, or where no pair has a replaceable word.
     """
+    folder = Path(flags.words)
     sentences = xlt.DataSet(
         folder, [pair.first for pair in pairs], [pair.second for pair in pairs], qrels={}
     )
@@ -746,23 +748,23 @@ def choice_steps(flags: PairFlags) -> list[int]:
 
 
 def train_pairs(
-    flags: PairFlags, args, data: PairData, classifier: PairClassifier, folder: Path, manifest: dict
-) -> None:
+    flags: PairFlags, args, data: PairData, classifier: PairClassifier,
+    perturber: PairPerturber, folder: Path, manifest: dict,
+) -> None:  # fmt: skip
     """Train one run; model/ holds the best of its choices by dev in the trained language.
 
     *Source*: Robust-XLT chooses the checkpoint on English dev.
     """
-    pairs = data.pairs("train", flags.train_lang, flags.train_lang)
     dev = data.pairs("dev", flags.train_lang, flags.train_lang)
-    perturber = make_pair_perturber(flags, pairs, data.folder, classifier)
-    run_id = xlt.content_hash([flags.trained, manifest["data_sha256"], manifest["init_sha256"]])
+    inputs = [manifest[name] for name in ("data_sha256", "init_sha256", "tables_sha256")]
+    run_id = xlt.content_hash([flags.trained, inputs])
     every = args.log_every, args.save_every
     choices = manifest["choices"]  # those that an interrupted run has made already
     best = max((choice["accuracy"] for choice in choices), default=-1.0)
     for until in choice_steps(flags):
         if any(choice["step"] == until for choice in choices):
             continue
-        plan = pair_batches(len(pairs), flags)
+        plan = pair_batches(len(perturber.labels), flags)
         loop = train.training_loop(
             classifier, plan, flags, perturber, folder, *every, run_id, until, pair_step
         )
@@ -772,12 +774,9 @@ def train_pairs(
         if numbers["accuracy"] > best:
             best = numbers["accuracy"]
             save_classifier(classifier, data.labels, folder / "model")
+        manifest["seconds_training"] = round(loop.seconds, 1)
         xlt.write_record(folder / "run.json", manifest)
-    manifest |= {
-        "seconds_training": round(loop.seconds, 1),
-        "truncated": xlt.truncated_texts(classifier),
-        "complete": True,
-    }
+    manifest |= {"truncated": xlt.truncated_texts(classifier), "complete": True}
     xlt.write_record(folder / "run.json", manifest)
 
 
@@ -790,12 +789,15 @@ def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
     classifier = PairClassifier(encoder, len(data.labels), flags.length, flags.seed).to(
         flags.device
     )
+    training = data.pairs("train", flags.train_lang, flags.train_lang)
+    perturber = make_pair_perturber(flags, training, classifier)
     manifest = {
         "flags": asdict(flags),
         "complete": False,
         "commit": train.commit(),
         "data_sha256": data.sha256,
         "init_sha256": xlt.weights_hash(encoder),
+        "tables_sha256": xlt.content_hash(perturber.tables),
         "versions": xlt.versions(),
         "threads": torch.get_num_threads(),
         "choices": [],  # looks at dev, with their accuracy
@@ -805,7 +807,7 @@ def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
         old = {}
         if file.exists() and not args.overwrite:
             old = xlt.read_record(file, "Give another --out, or --overwrite.")
-            for name in ("flags", "data_sha256", "init_sha256"):
+            for name in ("flags", "data_sha256", "init_sha256", "tables_sha256"):
                 if old[name] != manifest[name]:
                     remedy = "Give another --out, or --overwrite to start over."
                     raise ValueError(f"{folder} was made with another {name}. {remedy}")
@@ -815,7 +817,7 @@ def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
                 shutil.rmtree(folder / "ckpt", ignore_errors=True)
                 (folder / "log.jsonl").unlink(missing_ok=True)
             xlt.write_record(file, manifest)
-            train_pairs(flags, args, data, classifier, folder, manifest)
+            train_pairs(flags, args, data, classifier, perturber, folder, manifest)
             shutil.rmtree(folder / "ckpt", ignore_errors=True)
         best, _ = load_classifier(folder / "model", flags.device)
         return evaluate_run(best, data, flags, args, folder)
@@ -829,7 +831,7 @@ def evaluate_run(best, data, flags, args, folder):
     if args.attack_cells == "standard":
         attacked_cells = [(lang, lang) for lang in langs]
     attack_list = evaluate.parse_attacks(args.attacks)
-    tables = open_tables(attack_list, data.folder)
+    tables = open_tables(attack_list, Path(flags.words))
     matrices = {"clean": evaluate_matrix(best, data, "test", cells)}
     for attack in attack_list:
         matrices[attack.label] = evaluate_matrix(
@@ -913,6 +915,8 @@ def parse(argv=None) -> argparse.Namespace:
     add("--model", default=str(HERE / "data/tiny_xlmr"), help="Hugging Face folder or name")
     add("--data", type=Path, default=HERE / "data/minifacts",
         help="folder with pairs/SPLIT-LANG.tsv (its format: load_pairs)")
+    add("--words", type=Path, metavar="DIR",
+        help="folder with synonyms/ and dictionary.tsv (default: --data)")
     add("--train-lang", default="en", type=xlt.language_flag, metavar="LANG",
         help="the one language of training and of the choice on dev")
     add("--test-langs", nargs="+", type=xlt.language_flag, metavar="LANG",
@@ -969,6 +973,7 @@ def single_runs(args: argparse.Namespace) -> list[PairFlags]:
     common = {flag.name: getattr(args, flag.name) for flag in fields(PairFlags)}
     common["device"] = evaluate.pick_device(args.device)
     common["data"] = str(args.data)
+    common["words"] = str(args.words or args.data)
     seeds = args.seed
     if args.smoke:
         seeds = args.seed[:1]
@@ -1007,10 +1012,10 @@ def main(argv=None) -> int:
         evaluate.check_precision(runs[0].device, runs[0].precision)
         data = load_pairs(args.data)
         check_languages(data, args)
-        open_tables(evaluate.parse_attacks(args.attacks), data.folder)
+        open_tables(evaluate.parse_attacks(args.attacks), Path(runs[0].words))
         for flags in runs:  # what a run will miss is said now, not hours later
             pairs = data.pairs("train", flags.train_lang, flags.train_lang)
-            make_pair_perturber(flags, pairs, data.folder)
+            make_pair_perturber(flags, pairs)
         results = [train_and_evaluate(flags, args, data) for flags in runs]
     except (ValueError, FloatingPointError, OSError, RuntimeError, MemoryError) as error:
         print(f"pairs.py: {train.explain(error, runs[0])}", file=sys.stderr)

@@ -251,7 +251,7 @@ def make_step(world, robust, chunk_size=0, dropout=0.1):
     training = data.pairs("train", "en", "en")
     classifier = PairClassifier(encoder, 2)
     train.make_optimizer(classifier, flags)
-    perturber = pairs.make_pair_perturber(flags, training, world, classifier)
+    perturber = pairs.make_pair_perturber(flags, training, classifier)
     batch = next(pairs.pair_batches(len(training), flags))
     return SimpleNamespace(
         classifier=classifier.train(), batch=batch, flags=flags, perturber=perturber
