@@ -1,6 +1,6 @@
 """Keep of finished runs what their statistics need, small enough for the repository.
 
-    python tests/records.py data/xquad_r/records runs/* --metrics metrics-xquad_r-test.json
+    python tests/records.py data/xquad_r/records runs/*
     python study.py data/xquad_r/records/* --report FILE.html     the statistics again, by anyone
 
 A run of 13,090 queries leaves 2 MB of single queries. Its comparisons read one number a question,
@@ -46,6 +46,15 @@ def by_question(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return kept
 
 
+def without_home(content: dict, names) -> dict:
+    """The same with paths cut to their last two parts: /home/me/xlt/data/e5_small -> data/e5_small."""
+    shortened = {}
+    for name in names:
+        if content.get(name):
+            shortened[name] = "/".join(Path(content[name]).parts[-2:])
+    return content | shortened
+
+
 def keep(run: Evaluated, folder: Path) -> None:
     """Write a run's records into folder/RUN.
 
@@ -55,9 +64,12 @@ def keep(run: Evaluated, folder: Path) -> None:
     target = folder / run.path.parent.name
     target.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(target / "metrics.npz", **arrays)
-    write_record(target / "metrics.json", run.metrics | {"examples": []})
+    metrics = without_home(run.metrics, ("model", "data", "recipe"))
+    write_record(target / "metrics.json", metrics | {"examples": []})
     if run.run is not None:
-        write_record(target / "run.json", read_manifest(run.run))
+        manifest = read_manifest(run.run)
+        flags = without_home(manifest["flags"], ("model", "data", "eval_data"))
+        write_record(target / "run.json", manifest | {"flags": flags})
 
 
 # ---- a search's rows -----------------------------------------------------------------------------
