@@ -211,8 +211,8 @@ def first_passage(
     *Shapes*: as in `language_bias` -> (Q,) each, 0 or 1; exactly one of the first four is 1.
     own_preferred is NaN without a relevant passage in the query's language and one in another.
     *Units*: at a tie wrong comes before right, then the own language before others.
-    *Source*: MLAIRE (Jang et al. 2026): its four cases of a first passage; the mean of own_preferred
-    is its language preference rate.
+    *Source*: MLAIRE (Jang et al. 2026): its four cases of a first passage; the mean of
+    own_preferred is its language preference rate.
     """
     own_hit = hits.masked_fill(~is_own, -math.inf).max(1).values  # (Q, R) -> (Q,)
     foreign_hit = hits.masked_fill(is_own, -math.inf).max(1).values

@@ -998,7 +998,7 @@ def check_languages(data: PairData, args) -> None:
 
 
 def main(argv=None) -> int:
-    """Train and evaluate everything that the flags ask for. Exit 0 done, 1 failed, 2 wrong usage."""
+    """Train and evaluate all that the flags ask for. Exit 0 done, 1 failed, 2 wrong usage."""
     args = parse(argv)
     xlt.escape_what_cannot_be_shown()
     try:

@@ -1388,8 +1388,8 @@ def training_loop(
 ) -> LoopState:  # fmt: skip
     """Train from the start or from the checkpoint in folder/ckpt; lines go to folder/log.jsonl.
 
-    Stops after step `until`, if there is one, and leaves a checkpoint, from which the next call goes
-    on. pairs.py takes steps of its own.
+    Stops after step `until`, if there is one, and leaves a checkpoint, from which the next call
+    goes on. pairs.py takes steps of its own.
     *Errors*: FloatingPointError for a loss that is not finite; the last checkpoint stays.
     """
     if until is None:

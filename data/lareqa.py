@@ -217,7 +217,7 @@ def all_rows(languages: dict[str, Language]) -> tuple[list[dict], list[dict]]:
 
 
 def qrels_lines(queries: list[dict], languages: dict[str, Language]) -> list[str]:
-    """A file of qrels/: each query with the gold sentence of every language that has its question."""
+    """A file of qrels/: each query with the gold sentence of each language that asks it."""
     lines = ["query-id\tcorpus-id\tscore"]
     for query in queries:
         for language in languages.values():

@@ -1137,7 +1137,7 @@ def parse(argv=None):
         parser.error(f"--repeats {args.repeats}: at least 1")
     if args.data is None and (ROOT / "data/xquad_r/corpus.jsonl").exists():
         args.data = ROOT / "data/xquad_r"
-    if args.model is None and (ROOT / "data/e5_small").exists():
+    if args.model is None and (ROOT / "data/e5_small/config.json").exists():
         args.model = ROOT / "data/e5_small"
     try:
         args.rows = choose_rows(args.rows, args.all)

