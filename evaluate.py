@@ -1572,14 +1572,14 @@ def evaluate_folder(
         for attack in options.attacks:
             if not is_measured(file, old, options.condition(attack), options.attacked_views):
                 new_attacks.append(attack)
-        new = []  # of what needs no attack
+        unattacked = []  # conditions that need no attack and are not measured yet
         for condition in [CLEAN, *options.without_language]:
             if not is_measured(file, old, condition, options.views):
-                new.append(condition)
-        if not (new or new_attacks):
+                unattacked.append(condition)
+        if not (unattacked or new_attacks):
             return Evaluated(old, file, model.run)
-        new_lir = [condition.lir for condition in new if condition.lir]
-        centre = any(condition.centred for condition in new)
+        new_lir = [condition.lir for condition in unattacked if condition.lir]
+        centre = any(condition.centred for condition in unattacked)
         options = replace(options, attacks=new_attacks, lir=new_lir, centre=centre)
         adversary = replace(adversary, options=options)
     metrics, arrays = evaluate(encoder, data, adversary)

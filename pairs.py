@@ -230,11 +230,8 @@ class PairClassifier(Encoder):
 
     def from_embeddings(self, embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Word embeddings -> the first token's state. (B, T, D) -> (B, D)"""
-        inputs = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
-        is_half = self.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
-            hidden = self.model(inputs_embeds=embeddings, **inputs).last_hidden_state  # (B, T, D)
-        return hidden[:, 0].float()  # CHANGED vs Encoder: no mean, no normalisation
+        hidden = self.hidden_states(embeddings, batch)  # (B, T, D)
+        return hidden[:, 0]  # CHANGED vs Encoder: no pooling, no normalisation
 
     def logits(self, h: Tensor) -> Tensor:
         """First tokens' states -> scores of the labels. (B, D) -> (B, C)"""
@@ -381,16 +378,12 @@ def make_pair_perturber(
 def pair_robust(text: str) -> Robust:
     """What --robust says, for pairs: words of both sentences, noise on the one input that they are.
 
-    *Errors*: ValueError as `parse_robust`.
+    *Errors*: ValueError as `parse_robust`, and for `perturb`, which has nothing to choose here.
     """
-    robust = train.parse_robust(text)
-    methods = []
-    for method in robust.methods:
-        perturb = "both"
-        if method.source == "embeddings":
-            perturb = "query"  # whose token row holds both sentences
-        methods.append(replace(method, perturb=perturb))
-    return Robust(tuple(methods), robust.consistency)
+    if "perturb=" in text:
+        shown = xlt.one_line(text)
+        raise ValueError(f"--robust {shown}: pairs are perturbed in both sentences. Drop perturb.")
+    return train.parse_robust(text)
 
 
 def edited_pair(perturber: PairPerturber, method, step: int, position: int) -> Pair:

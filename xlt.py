@@ -719,8 +719,8 @@ class Encoder(nn.Module):
         """
         return self.model.get_input_embeddings()(ids)
 
-    def from_embeddings(self, embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Word embeddings -> unit vectors. (B, T, D) -> (B, D)
+    def hidden_states(self, embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Word embeddings -> the last layer's state of every token. (B, T, D) -> (B, T, D)
 
         Half precision ends here: what follows, scores and losses, is fp32. Given embeddings, the
         model cannot see which tokens are padding and numbers positions 0..T-1; for texts that are
@@ -729,8 +729,13 @@ class Encoder(nn.Module):
         inputs = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
         is_half = self.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
-            hidden = self.model(inputs_embeds=embeddings, **inputs).last_hidden_state  # (B, T, D)
-        pooled = pool_tokens(hidden.float(), batch["attention_mask"], self.settings.pooling)
+            hidden = self.model(inputs_embeds=embeddings, **inputs).last_hidden_state
+        return hidden.float()
+
+    def from_embeddings(self, embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Word embeddings -> unit vectors. (B, T, D) -> (B, D)"""
+        hidden = self.hidden_states(embeddings, batch)  # (B, T, D)
+        pooled = pool_tokens(hidden, batch["attention_mask"], self.settings.pooling)
         return F.normalize(pooled, dim=-1)  # (B, D)
 
     def encode_chunk(self, rows: list[dict], noise: list[Tensor] | None = None) -> Tensor:

@@ -15,6 +15,7 @@ import pytest
 import records
 from conftest import write_folder
 
+import evaluate
 import study
 import train
 from evaluate import Condition, Evaluated, array_name, read_evaluated, read_manifest
@@ -1366,9 +1367,13 @@ def test_kept_records_give_the_same_comparisons(planted, tmp_path):
 
 def test_kept_records_are_small_and_quote_nothing(planted, tmp_path):
     """Number: 40 rows for 80 queries. Catches: texts of the data set in the repository."""
-    assert records.main([str(tmp_path), str(planted.folders[0])]) == 0
-    folder = tmp_path / planted.folders[0].name
-    assert read_evaluated(folder).metrics["examples"] == []
+    run = read_evaluated(planted.folders[0])
+    quoting = run_of("x-y", results=run.metrics["results"], examples=[{"text": "Quoted?"}])
+    arrays = evaluate.read_arrays(run.path.with_suffix(".npz"))
+    write_run(tmp_path / "quoting", quoting, arrays)
+    assert records.main([str(tmp_path / "kept"), str(tmp_path / "quoting")]) == 0
+    folder = tmp_path / "kept/quoting"
+    assert "Quoted?" not in (folder / "metrics.json").read_text(encoding="utf-8")
     with np.load(folder / "metrics.npz") as arrays:
         assert {values.shape for values in arrays.values()} == {(40,)}
 

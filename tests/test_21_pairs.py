@@ -544,6 +544,7 @@ def test_a_run_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
     ("flags", "code", "message"),
     [
         (["--robust", "nonsense"], 2, "nonsense"),
+        (["--robust", "rs-da:perturb=query"], 2, "perturbed in both sentences"),
         (["--train-lang", "fr"], 1, "no train-fr.tsv. There is en"),
         (["--test-langs", "fr"], 1, "no test-fr.tsv. There is de, en"),
         (["--robust", "code-switch"], 1, "dictionary.tsv: no such dictionary"),
