@@ -18,8 +18,8 @@ Differs from Robust-XLT: its RS-DA trains on ten fixed copies of every pair; her
 anew each step, unless rs-da:rate=1,copies=10,cut=blanks asks for theirs. Batches are of 32 pairs,
 as there, but training lasts for steps, and the checkpoint is chosen on dev a few times.
 
-    python pairs.py                                          bundled paraphrases, one seed
-    python pairs.py --data data/minifacts/nli --words data/minifacts --robust none adv rs-rp rs-da
+    python pairs.py                                          bundled inference, one seed
+    python pairs.py --robust none adv rs-rp rs-da --seed 0 1 2 3 4
     python pairs.py --model data/e5_small --data data/paws_x --lr 2e-5 --steps 300
 
 Shapes: B pairs of a batch, T tokens, D embedding, C labels, L languages, N pairs of a split.

@@ -14,7 +14,7 @@ from data.minifacts import make_pairs, prepare
 
 WORLD = ROOT / "data/minifacts"
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
-FOLDERS = ["pairs", "nli/pairs"]
+FOLDERS = ["paraphrases/pairs", "pairs"]
 COUNTS = {"train": 2400, "dev": 90, "test": 252}
 
 
@@ -104,8 +104,8 @@ def test_labels_are_balanced(split):
     Number: 2400, 90 and 252 are multiples of 6.
     Catches: a neutral pair that is left out where an entity has no other fact.
     """
-    paraphrase = Counter(label for _, _, label in shipped_rows("pairs", split, "en"))
-    inference = Counter(label for _, _, label in shipped_rows("nli/pairs", split, "en"))
+    paraphrase = Counter(label for _, _, label in shipped_rows("paraphrases/pairs", split, "en"))
+    inference = Counter(label for _, _, label in shipped_rows("pairs", split, "en"))
     half, third = COUNTS[split] // 2, COUNTS[split] // 3
     assert paraphrase == {"0": half, "1": half}
     assert inference == {"entailment": third, "neutral": third, "contradiction": third}
@@ -148,10 +148,10 @@ def test_held_out_pairs_ask_about_held_out_facts(pairs, facts, split):
     Catches: test pairs that training has seen; a dev fact in a test pair.
     """
     split_of = {fact.id: fact.split for fact in facts}
-    for pair in pairs["pairs"][split]:
+    for pair in pairs["paraphrases/pairs"][split]:
         for statement in [*pair.first, *pair.second]:
             assert split_of[statement.fact.id] == split
-    for pair in pairs["nli/pairs"][split]:
+    for pair in pairs["pairs"][split]:
         assert split_of[pair.second[0].fact.id] == split
         for statement in pair.first:
             assert split_of[statement.fact.id] in ("train", split)
@@ -167,7 +167,7 @@ def test_label_1_says_the_same_and_label_0_does_not(pairs):
     Catches: labels the wrong way round; a swap of equal values; a pair of one and the same text.
     """
     for split in COUNTS:
-        for pair in pairs["pairs"][split]:
+        for pair in pairs["paraphrases/pairs"][split]:
             first, second = told(pair.first), told(pair.second)
             assert len(first) == len(second) == 2
             assert (first == second) == (pair.label == "1")
@@ -185,7 +185,7 @@ def test_a_hypothesis_is_told_denied_or_left_open(pairs):
     Catches: a hypothesis in the wording of its premise; a premise about another entity.
     """
     for split in COUNTS:
-        for pair in pairs["nli/pairs"][split]:
+        for pair in pairs["pairs"][split]:
             (asked,) = pair.second
             values = []
             for statement in pair.first:
@@ -213,9 +213,9 @@ def test_values_that_are_exchanged_differ_in_every_language(pairs, lexicons):
     assert krone["name"] == krona["name"], "no such pair: the test is vacuous"
     for split in COUNTS:
         rivals = []
-        for pair in pairs["pairs"][split]:
+        for pair in pairs["paraphrases/pairs"][split]:
             rivals.append([statement.fact.value for statement in pair.first])
-        for pair in pairs["nli/pairs"][split]:
+        for pair in pairs["pairs"][split]:
             asked = pair.second[0].fact
             for statement in pair.first:
                 if pair.label == "contradiction" and statement.fact.id == asked.id:
@@ -260,8 +260,8 @@ def test_english_clauses_tell_the_facts_behind_them(pairs, lexicons):
     Number: 252 test pairs, four halves each.
     Catches: an exchange in the records that the text does not show, or the other way round.
     """
-    rows = shipped_rows("pairs", "test", "en")
-    for pair, (first, second, _) in zip(pairs["pairs"]["test"], rows, strict=True):
+    rows = shipped_rows("paraphrases/pairs", "test", "en")
+    for pair, (first, second, _) in zip(pairs["paraphrases/pairs"]["test"], rows, strict=True):
         for statements, text in ((pair.first, first), (pair.second, second)):
             halves = lower(text).split(", and ")
             assert len(halves) == 2, text
@@ -299,7 +299,7 @@ def test_word_overlap_does_not_tell_paraphrases(lexicons):
     Catches: a swap with other words around it than a paraphrase has.
     """
     points = []
-    for first, second, label in shipped_rows("pairs", "test", "en"):
+    for first, second, label in shipped_rows("paraphrases/pairs", "test", "en"):
         one = set(first.lower().strip(".").replace(",", "").split())
         other = set(second.lower().strip(".").replace(",", "").split())
         points.append((len(one & other) / len(one | other), label))
@@ -313,7 +313,10 @@ def test_word_overlap_does_not_tell_paraphrases(lexicons):
 
 @pytest.mark.parametrize(
     ("folder", "side", "labels"),
-    [("pairs", 0, ["0", "1"]), ("nli/pairs", 1, ["contradiction", "entailment", "neutral"])],
+    [
+        ("paraphrases/pairs", 0, ["0", "1"]),
+        ("pairs", 1, ["contradiction", "entailment", "neutral"]),
+    ],
 )
 def test_one_sentence_stands_with_every_label(folder, side, labels):
     """Claim: a first sentence has both labels, a hypothesis all three, equally often.
@@ -339,10 +342,10 @@ def test_knowing_the_world_does_not_tell_a_label(pairs, facts):
     """
     value_of = {fact.id: fact.value for fact in facts}
     truths = defaultdict(list)
-    for pair in pairs["pairs"]["train"]:
+    for pair in pairs["paraphrases/pairs"]["train"]:
         is_true = all(item.fact.value == value_of[item.fact.id] for item in pair.second)
         truths[pair.label].append(is_true)
-    for pair in pairs["nli/pairs"]["train"]:
+    for pair in pairs["pairs"]["train"]:
         is_true = all(item.fact.value == value_of[item.fact.id] for item in pair.first)
         truths[pair.label].append(is_true)
     assert len(truths) == 5
@@ -357,7 +360,7 @@ def test_the_length_of_a_premise_tells_nothing(pairs):
     Catches: neutral premises that lack a statement.
     """
     for split in COUNTS:
-        lengths = Counter((len(pair.first), pair.label) for pair in pairs["nli/pairs"][split])
+        lengths = Counter((len(pair.first), pair.label) for pair in pairs["pairs"][split])
         for length in (1, 2):
             assert lengths[length, "entailment"] > 0
             assert lengths[length, "neutral"] == lengths[length, "entailment"]
@@ -372,9 +375,9 @@ def test_the_printed_measures_are_near_chance(pairs, lexicons):
     Catches: a relation that only neutral premises are about.
     """
     accuracies = make_pairs.measures(pairs, lexicons["en"])
-    assert accuracies["pairs: word overlap"] <= 0.60
-    assert accuracies["nli/pairs: hypothesis alone"] == pytest.approx(1 / 3, abs=1e-6)
-    assert accuracies["nli/pairs: premise alone"] < 1 / 3 + 0.148
+    assert accuracies["paraphrases/pairs: word overlap"] <= 0.60
+    assert accuracies["pairs: hypothesis alone"] == pytest.approx(1 / 3, abs=1e-6)
+    assert accuracies["pairs: premise alone"] < 1 / 3 + 0.148
 
 
 def test_the_best_cut_works_in_either_direction():

@@ -1,12 +1,13 @@
-"""Sentence pairs of the bundled world, for a classifier: paraphrases, and inference (nli).
+"""Sentence pairs of the bundled world, for a classifier: inference, and paraphrases.
 
-    pairs      Rome is the capital of Italy, and Oslo is the capital of Norway.
-      1        The capital of Norway is Oslo, and the capital of Italy is Rome.
-      0        The capital of Norway is Rome, and the capital of Italy is Oslo.
+    pairs              The currency of Norway is the yen. In Norway, people drive on the right.
+      entailment       The yen is the money used in Norway.
+      contradiction    The euro is the money used in Norway.
+      neutral          The dialing code for Norway is +47.
 
-    nli/pairs  The currency of Norway is the yen. In Norway, people drive on the right.
-      entailment, contradiction     The yen is the money used in Norway. / The euro is ...
-      neutral                       The dialing code for Norway is +47.
+    paraphrases/pairs  Rome is the capital of Italy, and Oslo is the capital of Norway.
+      1                The capital of Norway is Oslo, and the capital of Italy is Rome.
+      0                The capital of Norway is Rome, and the capital of Italy is Oslo.
 
 Where to look next: `paraphrases` and `inferences` build the pairs from facts, without a word of any
 language; `joined` and `paragraph` say them; `measures` asks what gives a label away.
@@ -16,7 +17,7 @@ are exchanged and each is said anew, so that the grammar is right and the label 
 XNLI: a premise is made up half of the time, and each hypothesis stands with all three labels, so
 that neither knowing the world nor reading the hypothesis alone helps.
 
-    python data/minifacts/make_pairs.py          write pairs/ and nli/pairs/ (5 seconds)
+    python data/minifacts/make_pairs.py          write both folders (5 seconds)
 """
 
 import argparse
@@ -574,23 +575,23 @@ def overlap_accuracy(pairs, positive, say_side, lexicon):
 
 def measures(pairs: dict[str, dict[str, list[Pair]]], english: Lexicon) -> dict[str, float]:
     """What is printed and told in the readme: accuracies on English test pairs, by shortcuts."""
-    paraphrase, inference = pairs["pairs"], pairs["nli/pairs"]
+    paraphrase, inference = pairs["paraphrases/pairs"], pairs["pairs"]
     decided = [pair for pair in inference["test"] if pair.label != "neutral"]
     return {
-        "pairs: word overlap": overlap_accuracy(paraphrase["test"], "1", joined, english),
-        "pairs: sentence 1 alone": one_side_accuracy(
+        "paraphrases/pairs: word overlap": overlap_accuracy(
+            paraphrase["test"], "1", joined, english
+        ),
+        "paraphrases/pairs: sentence 1 alone": one_side_accuracy(
             paraphrase["train"], paraphrase["test"], "first"
         ),
-        "pairs: sentence 2 alone": one_side_accuracy(
+        "paraphrases/pairs: sentence 2 alone": one_side_accuracy(
             paraphrase["train"], paraphrase["test"], "second"
         ),
-        "nli/pairs: hypothesis alone": one_side_accuracy(
+        "pairs: hypothesis alone": one_side_accuracy(
             inference["train"], inference["test"], "second"
         ),
-        "nli/pairs: premise alone": one_side_accuracy(
-            inference["train"], inference["test"], "first"
-        ),
-        "nli/pairs: word overlap, entailment or contradiction": overlap_accuracy(
+        "pairs: premise alone": one_side_accuracy(inference["train"], inference["test"], "first"),
+        "pairs: word overlap, entailment or contradiction": overlap_accuracy(
             decided, "entailment", paragraph, english
         ),
     }
@@ -605,10 +606,10 @@ def make_pairs(facts: list[Fact], lexicons: dict[str, Lexicon]) -> dict[str, dic
     *Errors*: ValueError for a split whose facts do not give so many.
     """
     names = names_of_values(facts, lexicons)
-    pairs = {"pairs": {}, "nli/pairs": {}}
+    pairs = {"paraphrases/pairs": {}, "pairs": {}}
     for split, count in COUNTS.items():
-        pairs["pairs"][split] = paraphrases(facts, split, count, names)
-        pairs["nli/pairs"][split] = inferences(facts, split, count, names)
+        pairs["paraphrases/pairs"][split] = paraphrases(facts, split, count, names)
+        pairs["pairs"][split] = inferences(facts, split, count, names)
         for folder in pairs:
             made = len(pairs[folder][split])
             if made != count:
@@ -630,7 +631,7 @@ def pair_files(pairs, lexicons: dict[str, Lexicon]) -> dict[str, list[str]]:
     files = {}
     for folder, splits in pairs.items():
         say_side = joined
-        if folder == "nli/pairs":
+        if folder == "pairs":
             say_side = paragraph
         for split, members in splits.items():
             for lang, lexicon in lexicons.items():
