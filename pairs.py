@@ -29,6 +29,7 @@ import argparse
 import hashlib
 import itertools
 import math
+import shlex
 import shutil
 import signal
 import sys
@@ -50,6 +51,7 @@ import study
 import train
 import xlt
 from attacks import Attack, AttackedQuery, Tables
+from study import Comparison
 from train import Losses, Perturber, Robust, StepReport, View
 from xlt import Encoder, Text
 
@@ -57,6 +59,13 @@ HERE = Path(__file__).parent
 SPLITS = ("train", "dev", "test")
 HEADER = "sentence1\tsentence2\tlabel"
 DROPOUT = 0.1  # before the head, as in BERT's classifiers
+QUESTION = "Does robust training help a classifier of sentence pairs across languages?"
+GAP = "generalized - standard"
+SETTINGS = {  # and how a sentence calls them
+    "standard": "the standard setting",
+    "generalized": "the generalized setting",
+    GAP: "the difference of the two",
+}
 
 
 # ---- pairs of sentences in files -----------------------------------------------------------------
@@ -683,8 +692,20 @@ class Matrix:
         return np.mean(rows, axis=0)
 
 
+@dataclass(frozen=True)
+class TestPart:
+    """What is evaluated: the first `limit` pairs of a split, in any two languages; None for all."""
+
+    data: PairData
+    split: str
+    limit: int | None = None
+
+    def pairs(self, first_lang: str, second_lang: str) -> list[Pair]:
+        return self.data.pairs(self.split, first_lang, second_lang)[: self.limit]
+
+
 def evaluate_matrix(
-    classifier: PairClassifier, data: PairData, split: str, cells: list[tuple[str, str]],
+    classifier: PairClassifier, part: TestPart, cells: list[tuple[str, str]],
     attack: Attack | None = None, tables: dict[str, Tables] | None = None, seed: int = 0,
 ) -> Matrix:  # fmt: skip
     """Pairs of a split, sentence 1 in one language and sentence 2 in another, clean or attacked.
@@ -695,7 +716,7 @@ def evaluate_matrix(
     if attack is not None:
         condition = evaluate.Condition(attack.name, tuple(attack.settings.items()))
     for first_lang, second_lang in cells:
-        pairs = data.pairs(split, first_lang, second_lang)
+        pairs = part.pairs(first_lang, second_lang)
         clean = classifier.predict(pairs)
         record = {"first_lang": first_lang, "second_lang": second_lang}
         right, numbers = score_pairs(clean, pairs)
@@ -732,6 +753,13 @@ def macro_means(records: list[dict], metric: str, trained: str) -> dict[str, flo
 
 
 # ---- one run -------------------------------------------------------------------------------------
+
+
+def run_folder(flags: PairFlags, args) -> Path:
+    """Where a run is written: OUT/pairs-none-seed0."""
+    if args.smoke:
+        return args.out / f"{flags.name}-smoke"
+    return args.out / flags.name
 
 
 def choice_steps(flags: PairFlags) -> list[int]:
@@ -773,11 +801,63 @@ def train_pairs(
     xlt.write_record(folder / "run.json", manifest)
 
 
+def read_metrics(folder: Path) -> dict:
+    """What `evaluate_run` writes: metrics.json, with metrics.npz as its "arrays"."""
+    metrics = xlt.read_record(folder / "metrics.json", "Run the same command again.")
+    with np.load(folder / "metrics.npz") as arrays:
+        return metrics | {"arrays": dict(arrays)}
+
+
+def evaluate_run(
+    best: PairClassifier, data: PairData, flags: PairFlags, args, folder: Path
+) -> dict:
+    """Clean and attacked; writes metrics.json and metrics.npz. -> what `read_metrics` reads
+
+    metrics.npz: of each test pair the share of a setting's language pairs in which it is right.
+    What is there already, made with the same flags and tables, is not made again.
+    """
+    attack_list = evaluate.parse_attacks(args.attacks)
+    tables = open_tables(attack_list, Path(flags.words))
+    names = ("test_langs", "attacks", "attack_cells", "limit")
+    options = {name: getattr(args, name) for name in names}
+    options["tables_sha256"] = xlt.content_hash(tables)
+    if (folder / "metrics.json").exists():
+        metrics = read_metrics(folder)
+        if metrics["options"] == options:
+            return metrics
+    langs = args.test_langs or data.langs("test")
+    cells = list(itertools.product(langs, langs))
+    attacked_cells = cells
+    if args.attack_cells == "standard":
+        attacked_cells = [(lang, lang) for lang in langs]
+    part = TestPart(data, "test", args.limit or None)
+    matrices = {"clean": evaluate_matrix(best, part, cells)}
+    for attack in attack_list:
+        matrix = evaluate_matrix(best, part, attacked_cells, attack, tables, flags.seed)
+        matrices[attack.label] = matrix
+    records, arrays = [], {}
+    for label, matrix in matrices.items():
+        records += matrix.records
+        arrays[f"{label}|standard"] = matrix.mean_right(generalized=False)
+        if any(first != second for first, second in matrix.right):
+            arrays[f"{label}|generalized"] = matrix.mean_right(generalized=True)
+    metrics = {
+        "robust": flags.robust,
+        "seed": flags.seed,
+        "train_lang": flags.train_lang,
+        "langs": langs,
+        "n_pairs": records[0]["n"],
+        "options": options,
+        "results": records,
+    }
+    np.savez(folder / "metrics.npz", **arrays)
+    xlt.write_record(folder / "metrics.json", metrics)
+    return read_metrics(folder)
+
+
 def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
-    """Train one run unless it is complete; evaluate it. -> what metrics.json holds"""
-    folder = args.out / flags.name
-    if args.smoke:
-        folder = args.out / f"{flags.name}-smoke"
+    """Train one run unless it is complete; evaluate it. -> what `read_metrics` reads"""
+    folder = run_folder(flags, args)
     encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, hub=True)
     classifier = PairClassifier(encoder, len(data.labels), flags.length, flags.seed).to(
         flags.device
@@ -809,6 +889,7 @@ def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
             if not old:
                 shutil.rmtree(folder / "ckpt", ignore_errors=True)
                 (folder / "log.jsonl").unlink(missing_ok=True)
+            (folder / "metrics.json").unlink(missing_ok=True)
             xlt.write_record(file, manifest)
             train_pairs(flags, args, data, classifier, perturber, folder, manifest)
             shutil.rmtree(folder / "ckpt", ignore_errors=True)
@@ -816,43 +897,11 @@ def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
         return evaluate_run(best, data, flags, args, folder)
 
 
-def evaluate_run(best, data, flags, args, folder):
-    """Clean and attacked; writes metrics.json and metrics.npz. -> their content"""
-    langs = args.test_langs or data.langs("test")
-    cells = list(itertools.product(langs, langs))
-    attacked_cells = cells
-    if args.attack_cells == "standard":
-        attacked_cells = [(lang, lang) for lang in langs]
-    attack_list = evaluate.parse_attacks(args.attacks)
-    tables = open_tables(attack_list, Path(flags.words))
-    matrices = {"clean": evaluate_matrix(best, data, "test", cells)}
-    for attack in attack_list:
-        matrices[attack.label] = evaluate_matrix(
-            best, data, "test", attacked_cells, attack, tables, flags.seed
-        )
-    records, arrays = [], {}
-    for label, matrix in matrices.items():
-        records += matrix.records
-        arrays[f"{label}|standard"] = matrix.mean_right(generalized=False)
-        if any(first != second for first, second in matrix.right):
-            arrays[f"{label}|generalized"] = matrix.mean_right(generalized=True)
-    metrics = {
-        "robust": flags.robust,
-        "seed": flags.seed,
-        "train_lang": flags.train_lang,
-        "langs": langs,
-        "results": records,
-    }
-    xlt.write_record(folder / "metrics.json", metrics)
-    np.savez(folder / "metrics.npz", **arrays)
-    return metrics | {"arrays": arrays}
+# ---- many runs: means, differences with intervals, the page --------------------------------------
 
 
-# ---- many runs: means, and differences with intervals --------------------------------------------
-
-
-def results_table(runs: list[dict]) -> str:
-    """A row a recipe and condition: accuracy, means and spread over seeds."""
+def results_rows(runs: list[dict]) -> list[list[str]]:
+    """A row a recipe and condition, head first: accuracy, means and spread over seeds."""
     names = ("trained", "standard", "zero-shot", "generalized", "all")
     rows = [["robust", "condition", "n", *names]]
     for robust in dict.fromkeys(run["robust"] for run in runs):
@@ -870,29 +919,114 @@ def results_table(runs: list[dict]) -> str:
                 values = [of_run[name] for of_run in means if name in of_run]
                 row.append(study.pair_text(study.mean_sd(values)))
             rows.append(row)
-    return evaluate.markdown_table(rows)
+    return rows
 
 
-def difference_lines(runs: list[dict]) -> list[str]:
-    """Each robust training minus none, paired by pair and seed, with study.py's intervals."""
+def shares_right(run: dict, condition: evaluate.Condition, setting: str) -> np.ndarray | None:
+    """Of each pair, the share of the setting's language pairs in which it is right. (N,)
+
+    GAP: generalized minus standard. None where it was not measured.
+    """
+    if setting != GAP:
+        return run["arrays"].get(f"{condition.label}|{setting}")
+    both = [shares_right(run, condition, name) for name in ("generalized", "standard")]
+    if any(shares is None for shares in both):
+        return None
+    return both[0] - both[1]
+
+
+def compare_recipes(runs: list[dict]) -> list[Comparison]:
+    """Each robust training minus none, paired by pair and seed, as study.py does it.
+
+    In each setting, and in GAP: Robust-XLT gains more where the two sentences' languages differ.
+    """
     by_recipe = {}  # robust -> seed -> run
     for run in runs:
         by_recipe.setdefault(run["robust"], {})[run["seed"]] = run
-    lines = []
     plain = by_recipe.pop("none", {})
+    plan, differences = [], []
     rng = np.random.default_rng(0)
     for robust, of_seed in by_recipe.items():
         seeds = sorted(set(of_seed) & set(plain))
-        if not seeds:
+        for condition in evaluate.conditions_of(runs[0]["results"]):
+            for setting in SETTINGS:
+                ours = [shares_right(of_seed[seed], condition, setting) for seed in seeds]
+                theirs = [shares_right(plain[seed], condition, setting) for seed in seeds]
+                if not seeds or any(shares is None for shares in ours + theirs):
+                    continue
+                groups = np.arange(len(ours[0]))  # a pair is a group of its own
+                difference = study.compare(np.stack(ours), np.stack(theirs), groups, rng)
+                what = Comparison("robust", robust, "none", "", condition, setting, "accuracy")
+                plan.append(what)
+                differences.append(difference)
+    return study.judged(plan, differences)
+
+
+def answer(comparisons: list[Comparison]) -> list[str]:
+    """A sentence a robust training and condition."""
+    places = {}  # (robust, condition) -> setting -> comparison
+    for comparison in comparisons:
+        place = comparison.a, comparison.condition
+        places.setdefault(place, {})[SETTINGS[comparison.view]] = comparison
+    sentences = []
+    for (robust, condition), found in places.items():
+        text = study.sentence(robust, "plain training", found)
+        sentences.append(f"{condition.label}: {text}")
+    return sentences
+
+
+def mean_matrices(runs: list[dict]) -> list[dict]:
+    """Accuracy of each language of sentence 1 (down) and sentence 2 (across), mean over seeds.
+
+    As study.py's page draws them; only of conditions that met all the language pairs.
+    """
+    cells, seeds = {}, {}  # (robust, condition) -> (lang, lang) -> accuracies; its seeds
+    for run in runs:
+        for record in run["results"]:
+            place = run["robust"], evaluate.condition_of(record)
+            langs = record["first_lang"], record["second_lang"]
+            cells.setdefault(place, {}).setdefault(langs, []).append(record["accuracy"])
+            seeds.setdefault(place, set()).add(run["seed"])
+    matrices = []
+    for (robust, condition), of_cell in cells.items():
+        langs = sorted({first for first, _ in of_cell})
+        if len(langs) < 2 or len(of_cell) < len(langs) ** 2:
             continue
-        for name in of_seed[seeds[0]]["arrays"]:
-            ours = np.stack([of_seed[seed]["arrays"][name] for seed in seeds])  # (S, N)
-            theirs = np.stack([plain[seed]["arrays"][name] for seed in seeds])
-            d = study.compare(ours, theirs, np.arange(ours.shape[1]), rng)
-            interval = study.bounds(d.low, d.high)
-            where = name.replace("|", ", ")
-            lines.append(f"{robust} - none, {where}: {d.difference:+.3f} {interval}")
-    return lines
+        lines = [[study.mean(of_cell[a, b]) for b in langs] for a in langs]
+        about = {"recipe": robust, "n": len(seeds[robust, condition]), "metric": "accuracy"}
+        matrices.append(condition.fields() | about | {"langs": langs, "values": lines})
+    return matrices
+
+
+def manifest_of(folder: Path) -> dict:
+    """What the page says of a run, from its run.json."""
+    manifest = xlt.read_record(folder / "run.json", "Run the same command again.")
+    flags = manifest["flags"]
+    about = {name: manifest[name] for name in ("flags", "commit", "data_sha256")}
+    about |= {"name": folder.name, "seed": flags["seed"], "device": flags["device"]}
+    return about | {"seconds": manifest["seconds_training"]}
+
+
+def write_page(path: Path, runs: list[dict], folders: list[Path], data: PairData) -> None:
+    """The page of `--report`: study.py's parts, in the frame data/report/pairs.html."""
+    comparisons = compare_recipes(runs)
+    manifests = [manifest_of(folder) for folder in folders]
+    command = shlex.join(["python", *sys.argv])
+    langs = " ".join(runs[0]["langs"])
+    facts = [data.folder.name, f"{runs[0]['n_pairs']:,} pairs", f"languages {langs}"]
+    facts += [f"{name} {version}" for name, version in xlt.versions().items()]
+    sentences = "".join(f"<p>{study.safe(text)}</p>" for text in answer(comparisons))
+    note = f'<p class="note">{study.safe(", ".join(facts))}</p>'
+    parts = {
+        "answer": f'<div class="answer">{sentences}</div>{note}',
+        "table": study.text_grid("<b>Accuracy</b>", results_rows(runs), "w2"),
+        "comparisons": study.forests([comparison.record() for comparison in comparisons]),
+        "matrices": study.part_matrices({"matrices": mean_matrices(runs)}),
+        "runs": study.part_runs({"runs": manifests, "commands": [command]}),
+    }
+    frame = study.FRAME.with_name("pairs.html").read_text(encoding="utf-8")
+    page = study.fill_frame(frame, QUESTION, parts)
+    xlt.write_file(path, f"{page}<!-- {study.SIGNATURE} -->\n")
 
 
 # ---- the program ---------------------------------------------------------------------------------
@@ -920,6 +1054,7 @@ def parse(argv=None) -> argparse.Namespace:
         help="on either sentence, e.g. clean greedy:edits=2 typos pgd; as evaluate.py's")
     add("--attack-cells", choices=("standard", "all"), default="standard",
         help="language pairs that are attacked: two sentences of one language, or the matrix")
+    add("--limit", type=int, default=0, metavar="N", help="only the first N test pairs; 0 for all")
 
     add = parser.add_argument_group("robust training").add_argument
     add("--robust", nargs="+", default=["none"], metavar="NAME[:KEY=VALUE,...][+NAME]",
@@ -945,6 +1080,7 @@ def parse(argv=None) -> argparse.Namespace:
     add("--save-every", type=int, default=200, help="steps between checkpoints")
     add("--log-every", type=int, default=50, help="steps between lines of the log")
     add("--overwrite", action="store_true", help="start over, also complete runs")
+    add("--report", type=Path, metavar="FILE.html", help="write a page: matrices, comparisons")
     add("--smoke", action="store_true", help="one seed, four small steps: does it work?")
     # fmt: on
     args = parser.parse_args(argv)
@@ -1003,6 +1139,8 @@ def main(argv=None) -> int:
     try:
         evaluate.check_device(runs[0].device)
         evaluate.check_precision(runs[0].device, runs[0].precision)
+        if args.report:
+            study.check_report(args.report)
         data = load_pairs(args.data)
         check_languages(data, args)
         open_tables(evaluate.parse_attacks(args.attacks), Path(runs[0].words))
@@ -1013,9 +1151,13 @@ def main(argv=None) -> int:
     except (ValueError, FloatingPointError, OSError, RuntimeError, MemoryError) as error:
         print(f"pairs.py: {train.explain(error, runs[0])}", file=sys.stderr)
         return 1
-    print(results_table(results))
-    for line in difference_lines(results):
-        print(line)
+    print(evaluate.markdown_table(results_rows(results)))
+    for text in answer(compare_recipes(results)):
+        print(f"- {text}")
+    if args.report:
+        folders = [run_folder(flags, args) for flags in runs]
+        write_page(args.report, results, folders, data)
+        print(f"wrote {args.report}", file=sys.stderr)
     print(f"done: {len(runs)} runs in {args.out}, test of {data.folder}")
     return 0
 

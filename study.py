@@ -68,7 +68,8 @@ NOTE = (
     "p: paired randomisation test over questions, Holm's correction over all comparisons of this "
     "page. Significant: both agree."
 )
-FRAME = Path(__file__).parent / "data/report/page.html"  # prose and colours of the page
+FRAME = Path(__file__).parent / "data/report/page.html"  # the page's prose
+STYLE = FRAME.with_name("page.css")  # its colours and shapes
 SIGNATURE = "written by study.py as a report"  # in each file of a report, which may then replace it
 MARKS = {"+": "▲", "-": "▼", "": ""}  # significantly above, below; neither
 # Columns of two tables, and keys of their rows
@@ -532,14 +533,26 @@ def compared_values(recipe, seeds, comparison, scores):
     return scores.values(recipe, seeds, CLEAN, comparison.view, "mAP") - values
 
 
-def make_comparisons(
-    recipes: dict[str, Recipe], scores: QueryScores, conditions: list[Condition]
-) -> list[Comparison]:
-    """All comparisons, paired by seed and group; Holm's correction over all of them.
+def judged(plan: list[Comparison], differences: list[Difference]) -> list[Comparison]:
+    """The planned comparisons with their numbers; Holm's correction over all of them.
 
     Significant: the adjusted p is below .05 (about these seeds) and the interval, which also
     resamples the seeds, leaves out 0.
     """
+    comparisons = []
+    all_adjusted = holm([difference.p for difference in differences])
+    for comparison, difference, adjusted in zip(plan, differences, all_adjusted, strict=True):
+        numbers = vars(difference) | {"holm": adjusted}
+        excludes_zero = difference.low > 0 or difference.high < 0
+        significant = adjusted < 0.05 and excludes_zero
+        comparisons.append(replace(comparison, **numbers, significant=significant))
+    return comparisons
+
+
+def make_comparisons(
+    recipes: dict[str, Recipe], scores: QueryScores, conditions: list[Condition]
+) -> list[Comparison]:
+    """All comparisons, paired by seed and group."""
     plan = plan_comparisons(recipes, scores, conditions)
     # The smallest p possible, about 1 / rounds, times the number of tests must be below .05
     rounds = max(10_000, 40 * len(plan))
@@ -551,14 +564,7 @@ def make_comparisons(
         a_values = compared_values(a, seeds, comparison, scores)
         b_values = compared_values(b, seeds, comparison, scores)
         differences.append(compare(a_values, b_values, scores.group, rng, rounds=rounds))
-    comparisons = []
-    all_adjusted = holm([difference.p for difference in differences])
-    for comparison, difference, adjusted in zip(plan, differences, all_adjusted, strict=True):
-        numbers = vars(difference) | {"holm": adjusted}
-        excludes_zero = difference.low > 0 or difference.high < 0
-        significant = adjusted < 0.05 and excludes_zero
-        comparisons.append(replace(comparison, **numbers, significant=significant))
-    return comparisons
+    return judged(plan, differences)
 
 
 # ---- the answer in sentences ---------------------------------------------------------------------
@@ -864,7 +870,8 @@ def bias_rows(measured):
 def matrices(measured, most=3):
     """mAP of each query language (down) by each passage language (across), of plain recipes.
 
-    "langs" and "values" (langs, langs); at most `most` a recipe, of conditions that met `cross`.
+    "metric", "langs" and "values" (langs, langs); at most `most` a recipe, of conditions that met
+    `cross`.
     """
     maps, shown = [], Counter()
     for one in measured:
@@ -880,7 +887,7 @@ def matrices(measured, most=3):
             lines = []
             for query_lang in langs:
                 lines.append([mean(values[query_lang, passage_lang]) for passage_lang in langs])
-            maps.append(one.row() | {"langs": langs, "values": lines})
+            maps.append(one.row() | {"metric": "mAP", "langs": langs, "values": lines})
     return maps
 
 
@@ -1307,7 +1314,8 @@ def part_matrices(study):
             cells = [heat_cell(value, low, high) for value in line]
             rows.append(table_row([lang, *cells]))
         label = safe(condition_of(matrix).label)
-        caption = f"<b>{safe(matrix['recipe'])}</b>, {label}, mAP, n = {matrix['n']}"
+        what = f"{safe(matrix['metric'])}, n = {matrix['n']}"
+        caption = f"<b>{safe(matrix['recipe'])}</b>, {label}, {what}"
         markup += grid(caption, ["", *langs], rows, "heat")
     return f'<div class="many">{markup}</div>' if markup else ""
 
@@ -1392,22 +1400,27 @@ PARTS = {
 }
 
 
-def render(study: dict, frame: str) -> str:
-    """The study as one HTML page without script or outside reference; the frame is page.html.
+def fill_frame(frame: str, title: str, parts: dict[str, str]) -> str:
+    """One HTML page without script or outside reference.
 
     The frame holds the prose: a <section> and a line of the contents for each part. What has no
-    data is cut out of both.
+    markup is cut out of both.
     *Errors*: ValueError for a frame that has no place for a part.
     """
-    content = {"title": safe(study["question"])}
-    for name, part in PARTS.items():
+    for name, markup in parts.items():
         if f"${name}" not in frame:
             raise ValueError(f"page.html: no place for {name}. Write ${name} in a section.")
-        content[name] = part(study)
-        if not content[name]:
+        if not markup:
             frame = re.sub(rf'<li><a href="#{name}">.*?</li>\s*', "", frame)
             frame = re.sub(rf'(?s)<section id="{name}">.*?</section>\s*', "", frame)
-    return Template(frame).substitute(content)
+    style = STYLE.read_text(encoding="utf-8")
+    return Template(frame).substitute(parts, title=safe(title), style=style)
+
+
+def render(study: dict, frame: str) -> str:
+    """The study as one HTML page; the frame is page.html."""
+    parts = {name: part(study) for name, part in PARTS.items()}
+    return fill_frame(frame, study["question"], parts)
 
 
 # ---- the program ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from conftest import ROOT
 import study
 
 FRAME = (ROOT / "data/report/page.html").read_text(encoding="utf-8")
+STYLE = (ROOT / "data/report/page.css").read_text(encoding="utf-8")
 PARTS = [
     "answer",
     "table",
@@ -97,6 +98,7 @@ def example(lang, text, edits, answer=""):
 MATRIX = {
     "recipe": "x-y-none",
     "n": 5,
+    "metric": "mAP",
     "langs": ["ar", "de"],
     "values": [[0.9, 0.41], [0.52, None]],
 }
@@ -700,7 +702,7 @@ def test_a_heat_map_uses_its_whole_scale(page):
 def schemes():
     """The colours of the light and of the dark scheme: name -> (r, g, b)."""
     palettes = []
-    for block in re.findall(r":root \{(.*?)\}", FRAME, re.DOTALL):
+    for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL):
         palette = {}
         for name, digits in re.findall(r"--([\w-]+): #(\w+);", block):
             if len(digits) == 3:
