@@ -71,6 +71,7 @@ NOTE = (
 FRAME = Path(__file__).parent / "data/report/page.html"  # the page's prose
 STYLE = FRAME.with_name("page.css")  # its colours and shapes
 SIGNATURE = "written by study.py as a report"  # in each file of a report, which may then replace it
+PARENTS = ("x-x-mono", "x-y")  # what hybrid batches are mixed from
 MARKS = {"+": "▲", "-": "▼", "": ""}  # significantly above, below; neither
 # Columns of two tables, and keys of their rows
 PREFERRED = ("own_preferred", "right_own", "right_foreign", "wrong_own", "wrong_foreign")
@@ -694,6 +695,55 @@ def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[st
     return sentences
 
 
+def against_parents(comparisons: list[Comparison], recipes) -> dict[str, list[Comparison]]:
+    """Plain hybrid batches against each plain parent: "x-x-mono" -> comparisons, "x-y" -> ..."""
+    members = defaultdict(list)
+    for c in comparisons:
+        parent = recipes[c.b].batching
+        of_hybrid = c.kind == "batching" and recipes[c.a].batching == "hybrid"
+        if of_hybrid and c.fixed == "none" and parent in PARENTS:
+            members[parent].append(c)
+    return members
+
+
+def attacks_sentence(members: dict[str, list[Comparison]]) -> str:
+    """How often hybrid is above and below its parents under attack, in the pool; "" without any."""
+    parts, losses, attacks = [], [], set()
+    for parent, comparisons in members.items():
+        attacked = [c for c in comparisons if c.condition.attack != "clean" and c.view == "pool"]
+        attacks.update(c.condition for c in attacked)
+        above = sum(c.significant and c.difference > 0 for c in attacked if c.metric == "mAP")
+        below = sum(c.significant and c.difference < 0 for c in attacked if c.metric == "mAP")
+        parts.append(f"above {parent} in {above} and below it in {below}")
+        lost = [c for c in attacked if c.metric == "mAP lost"]
+        more = sum(c.significant and c.difference > 0 for c in lost)
+        less = sum(c.significant and c.difference < 0 for c in lost)
+        losses.append(f"more than {parent} to {more}, less to {less}")
+    if not attacks:
+        return ""
+    return (
+        f"Under {len(attacks)} attacks, in the pool: hybrid is significantly {', '.join(parts)}. "
+        f"Of its clean mAP it loses {'; '.join(losses)}."
+    )
+
+
+def summary(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[str]:
+    """Three sentences: plain hybrid batches against their parents, clean, then attacked.
+
+    Without such runs the first three of `answer`.
+    """
+    members = against_parents(comparisons, recipes)
+    sentences = []
+    for of_parent in members.values():
+        clean = [c for c in of_parent if c.condition == CLEAN]
+        if clean:
+            a, b = recipes[clean[0].a], recipes[clean[0].b]
+            sentences += batching_sentences(clean, a, b)
+    sentences.append(attacks_sentence(members))
+    sentences = [text for text in sentences if text]
+    return sentences or answer(comparisons, recipes)[:3]
+
+
 # ---- tables: rows of numbers ---------------------------------------------------------------------
 # A row is a dict, as the .json holds it: "recipe", Condition.fields(), "n" seeds, and its numbers.
 
@@ -1038,6 +1088,7 @@ def make_study(evaluated: list[Evaluated], command: str = "") -> dict:
     first = evaluated[0].metrics
     return {
         "question": QUESTION,
+        "summary": summary(comparisons, recipes),
         "answer": answer(comparisons, recipes),
         "about": {
             "data": Path(first["data"]).name,
@@ -1208,26 +1259,6 @@ def interval_bar(row, scale):
 PAGE_TABLES = (("pool", "all"), ("mono", "all"), ("cross", "all"), ("pool", "untrained"))
 
 
-def part_answer(study):
-    """The answer in sentences, and what it rests on."""
-    basis = study["about"]
-    versions = [f"{name} {version}" for name, version in basis["versions"].items()]
-    facts = [
-        f"{basis['data']}, {basis['split']} split",
-        f"{basis['n_queries']:,} queries of {basis['n_groups']:,} questions",
-        f"{basis['n_passages']:,} passages",
-        "languages " + " ".join(basis["languages"]),
-        *versions,
-    ]
-    sentences = "".join(f"<p>{safe(text)}</p>" for text in study["answer"])
-    markup = ""
-    if sentences:
-        markup = f'<div class="answer">{sentences}</div>'
-    for note in (", ".join(facts), basis["note"]):
-        markup += f'<p class="note">{safe(note)}</p>'
-    return markup
-
-
 def map_table(rows, view):
     """mAP in one view as text: recipes down, conditions across."""
     texts = defaultdict(dict)  # recipe -> condition -> text
@@ -1281,6 +1312,69 @@ def forests(rows):
     for row in rows:
         by_metric[row["metric"]].append(row)
     return "".join(forest(metric, members) for metric, members in by_metric.items())
+
+
+def parent_rows(study, view):
+    """mAP of plain hybrid batches minus each plain parent: condition -> parent -> comparison."""
+    batchings = {}  # of plain recipes, by name
+    for recipe in study["recipes"]:
+        if recipe["robust"] == "none":
+            batchings[recipe["name"]] = recipe["batching"]
+    rows = defaultdict(dict)
+    for row in study["comparisons"]:
+        parent = batchings.get(row["b"])
+        of_hybrid = row["kind"] == "batching" and batchings.get(row["a"]) == "hybrid"
+        if of_hybrid and parent in PARENTS and (row["view"], row["metric"]) == (view, "mAP"):
+            rows[condition_of(row)][parent] = row
+    return rows
+
+
+def picture(study, view):
+    """Hybrid minus each parent, a row a condition: dots with intervals, all on one scale."""
+    rows = parent_rows(study, view)
+    drawn = [row for of_condition in rows.values() for row in of_condition.values()]
+    if not drawn:
+        return ""
+    low = min(0, *(row["low"] for row in drawn))
+    high = max(0, *(row["high"] for row in drawn))
+    scale = Scale(low, high if high > low else low + 1)
+    parents = [name for name in PARENTS if any(name in found for found in rows.values())]
+    head = [f"hybrid minus {name}{axis(scale)}" for name in parents]
+    lines = []
+    for condition, found in rows.items():
+        cells = [""] * len(parents)
+        for place, name in enumerate(parents):
+            if name in found:
+                cells[place] = interval_bar(found[name], scale)
+        lines.append(table_row([safe(condition.label), *cells]))
+    where = {"pool": "in the pool of all languages", "mono": "within a language"}[view]
+    caption = f"<b>mAP {where}</b>: right of the line, hybrid batches are better"
+    return grid(caption, ["", *head], lines, "forest")
+
+
+def part_answer(study):
+    """What carries the answer: pictures, three sentences; all others behind a click."""
+    basis = study["about"]
+    versions = [f"{name} {version}" for name, version in basis["versions"].items()]
+    facts = [
+        f"{basis['data']}, {basis['split']} split",
+        f"{basis['n_queries']:,} queries of {basis['n_groups']:,} questions",
+        f"{basis['n_passages']:,} passages",
+        "languages " + " ".join(basis["languages"]),
+        *versions,
+    ]
+    markup = picture(study, "pool") + picture(study, "mono")
+    sentences = "".join(f"<p>{safe(text)}</p>" for text in study["summary"])
+    if sentences:
+        markup += f'<div class="answer">{sentences}</div>'
+    for note in (", ".join(facts), basis["note"]):
+        markup += f'<p class="note">{safe(note)}</p>'
+    others = [text for text in study["answer"] if text not in study["summary"]]
+    if others:
+        paragraphs = "".join(f"<p>{safe(text)}</p>" for text in others)
+        plural = "s" if len(others) > 1 else ""
+        markup += folded(f"{len(others)} more sentence{plural}", paragraphs)
+    return markup
 
 
 def part_comparisons(study):

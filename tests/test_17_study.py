@@ -665,6 +665,20 @@ def test_the_answer_tells_every_planted_difference(planted):
     ]
 
 
+def test_the_summary_is_hybrid_against_its_parents_and_a_count_of_attacks(planted):
+    """Number: PLANTED, whose only parent is x-y: two attacks, above in one, below in one; more lost
+    to one, less to the other. LIR is no attack.
+
+    Catches: the control or LIR counted; losses counted as gains; attacks counted once a view.
+    """
+    clean, attacked = planted.study["summary"]
+    assert clean == planted.study["answer"][0]
+    assert attacked == (
+        "Under 2 attacks, in the pool: hybrid is significantly above x-y in 1 and below it in 1. "
+        "Of its clean mAP it loses more than x-y to 1, less to 1."
+    )
+
+
 def test_the_numbers_of_the_answer_are_those_of_the_comparison(planted):
     """Number: three decimals of the first comparison, which is clean, mono. Catches: another row's
     interval, a fraction for a percentage."""

@@ -145,7 +145,8 @@ RUN = {
 }
 STUDY = {
     "question": "Is hybrid better than the $baseline?",
-    "answer": ["Clean: hybrid keeps .262 & more."],
+    "summary": ["Hybrid is above < x-y in one of two."],
+    "answer": ["Clean: hybrid keeps .262 & more.", "Hybrid is above < x-y in one of two."],
     "about": {
         "data": "minifacts",
         "split": "test",
@@ -157,7 +158,10 @@ STUDY = {
         "chance": {"mono": {"mAP": 0.07}, "cross": {}, "pool": {"mAP": 0.001}},
         "note": "Differences are in mAP.",
     },
-    "recipes": [],
+    "recipes": [
+        {"name": "hybrid-none", "batching": "hybrid", "robust": "none"},
+        {"name": "x-y-none", "batching": "x-y", "robust": "none"},
+    ],
     "conditions": [CLEAN, GREEDY],
     "table": [
         table_row("x-y-none", CLEAN, 0.7, 0.5214),
@@ -381,6 +385,28 @@ def test_robust_shows_its_values(page):
     assert table[1] == ["x-y-none", "mono", "5", "2", ".700 ±.100", ".200 ±.050"]
 
 
+def test_the_picture_shows_hybrid_against_its_parent_under_each_condition(page):
+    """Number: two comparisons of batchings in the pool; the one of robust training is no row. The
+    first is significant: a full dot, right of zero.
+
+    Catches: a picture of all comparisons; the columns exchanged; a dot on the wrong side.
+    """
+    figure = section(page, "answer").find("figure")
+    head, *rows = figure.iter("tr")
+    assert "hybrid minus x-y" in text_of(head)
+    assert "x-x-mono" not in text_of(head)
+    assert [text_of(row.find("th")) for row in rows] == ["greedy:edits=2", "clean"]
+    dots = [row.find(".//circle") for row in rows]
+    assert [dot.get("class") for dot in dots] == ["dot", "dot hollow"]
+    zero = float(rows[0].find(".//line[@class='zero']").get("x1"))
+    assert float(dots[1].get("cx")) < zero < float(dots[0].get("cx"))
+
+
+def test_without_hybrid_there_is_no_picture():
+    """Catches: an empty frame, an error at the smallest of no numbers."""
+    assert section(page_of(STUDY | {"recipes": []}), "answer").find("figure") is None
+
+
 def test_runs_show_their_manifest_and_the_commands(page):
     """Catches: flags left out, the whole hash, seconds with three decimals."""
     ((_, row),) = tables(page, "runs")
@@ -390,9 +416,15 @@ def test_runs_show_their_manifest_and_the_commands(page):
 
 
 def test_the_answer_says_what_it_rests_on(page):
-    """Catches: an answer without its data, or without the note on intervals and p."""
-    text = text_of(section(page, "answer"))
-    assert STUDY["answer"][0] in text
+    """Claim: the summary in sight, the other sentences behind a click.
+
+    Catches: an answer without its data, or without the note on intervals and p; a sentence twice.
+    """
+    answer = section(page, "answer")
+    text = text_of(answer)
+    assert text.count(STUDY["summary"][0]) == 1
+    (details,) = answer.iter("details")
+    assert text_of(details) == "1 more sentence" + STUDY["answer"][0]
     assert "2,497 queries of 227 questions" in text
     assert STUDY["about"]["note"] in text
 
