@@ -1339,7 +1339,7 @@ def picture(study, view):
     high = max(0, *(row["high"] for row in drawn))
     scale = Scale(low, high if high > low else low + 1)
     parents = [name for name in PARENTS if any(name in found for found in rows.values())]
-    head = [f"hybrid minus {name}{axis(scale)}" for name in parents]
+    head = [f"minus {name}{axis(scale)}" for name in parents]
     lines = []
     for condition, found in rows.items():
         cells = [""] * len(parents)
@@ -1349,7 +1349,7 @@ def picture(study, view):
         lines.append(table_row([safe(condition.label), *cells]))
     where = {"pool": "in the pool of all languages", "mono": "within a language"}[view]
     caption = f"<b>mAP {where}</b>: right of the line, hybrid batches are better"
-    return grid(caption, ["", *head], lines, "forest")
+    return grid(caption, ["hybrid", *head], lines, "forest duel")
 
 
 def part_answer(study):
