@@ -731,6 +731,20 @@ def evaluate_matrix(
     return matrix
 
 
+def groups_of(pairs: list[Pair]) -> np.ndarray:
+    """Numbers of groups: pairs that share a sentence are one, and its members are no chance apart.
+
+    A premise of XNLI stands with all three labels. *Shapes*: (N,).
+    """
+    groups = np.arange(len(pairs))
+    first_with = {}  # sentence -> the first pair that has it
+    for i, pair in enumerate(pairs):
+        for text in (pair.first.text, pair.second.text):
+            other = first_with.setdefault(text, i)
+            groups[groups == groups[i]] = groups[other]
+    return groups
+
+
 def macro_means(records: list[dict], metric: str, trained: str) -> dict[str, float]:
     """Means over language pairs, of the records of one condition.
 
@@ -813,8 +827,8 @@ def evaluate_run(
 ) -> dict:
     """Clean and attacked; writes metrics.json and metrics.npz. -> what `read_metrics` reads
 
-    metrics.npz: of each test pair the share of a setting's language pairs in which it is right.
-    What is there already, made with the same flags and tables, is not made again.
+    metrics.npz: of each test pair its group, and the share of a setting's language pairs in which
+    it is right. What is there already, made with the same flags and tables, is not made again.
     """
     attack_list = evaluate.parse_attacks(args.attacks)
     tables = open_tables(attack_list, Path(flags.words))
@@ -835,7 +849,7 @@ def evaluate_run(
     for attack in attack_list:
         matrix = evaluate_matrix(best, part, attacked_cells, attack, tables, flags.seed)
         matrices[attack.label] = matrix
-    records, arrays = [], {}
+    records, arrays = [], {"group": groups_of(part.pairs(langs[0], langs[0]))}
     for label, matrix in matrices.items():
         records += matrix.records
         arrays[f"{label}|standard"] = matrix.mean_right(generalized=False)
@@ -954,7 +968,7 @@ def compare_recipes(runs: list[dict]) -> list[Comparison]:
                 theirs = [shares_right(plain[seed], condition, setting) for seed in seeds]
                 if not seeds or any(shares is None for shares in ours + theirs):
                     continue
-                groups = np.arange(len(ours[0]))  # a pair is a group of its own
+                groups = runs[0]["arrays"]["group"]
                 difference = study.compare(np.stack(ours), np.stack(theirs), groups, rng)
                 what = Comparison("robust", robust, "none", "", condition, setting, "accuracy")
                 plan.append(what)
@@ -971,7 +985,8 @@ def answer(comparisons: list[Comparison]) -> list[str]:
     sentences = []
     for (robust, condition), found in places.items():
         text = study.sentence(robust, "plain training", found)
-        sentences.append(f"{condition.label}: {text}")
+        start = "Clean" if condition == evaluate.CLEAN else f"Under {condition.label}"
+        sentences.append(f"{start}: {text}")
     return sentences
 
 

@@ -484,7 +484,7 @@ def test_a_run_leaves_model_manifest_and_metrics(world, tmp_path, capsys):
     assert manifest["complete"]
     assert [choice["step"] for choice in manifest["choices"]] == [3, 6]
     printed = capsys.readouterr().out
-    assert "- clean: rs-rp " in printed
+    assert "- Clean: rs-rp " in printed
     assert "plain training" in printed
     assert not (folder / "ckpt").exists()
 
@@ -538,6 +538,7 @@ def finished(robust, seed, standard, generalized):
             records.append(clean | {"first_lang": second, "second_lang": first, "accuracy": 1.0})
     records.append(clean | {"first_lang": "en", "second_lang": "en", "accuracy": 0.25})
     arrays = {
+        "group": np.array([0, 1, 2, 3]),
         "clean|standard": np.array(standard, dtype=float),
         "clean|generalized": np.array(generalized, dtype=float),
     }
@@ -567,8 +568,20 @@ def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
     assert found["standard"].n_seeds == 2
     assert found["standard"].n_groups == 4
     (text,) = pairs.answer(list(found.values()))
-    assert text.startswith("clean: adv ")
+    assert text.startswith("Clean: adv ")
     assert "the generalized setting" in text
+
+
+def test_pairs_that_share_a_sentence_are_one_group():
+    """Number: a-b, c-d, e-b share b and are one; f-c joins c-d. Catches: a premise that counts three
+    times; only first sentences compared.
+    """
+    sentences = [("a", "b"), ("c", "d"), ("e", "b"), ("f", "c"), ("g", "h")]
+    given = [pair_of(first, second) for first, second in sentences]
+    first, second, third, fourth, fifth = pairs.groups_of(given)
+    assert first == third
+    assert second == fourth
+    assert len({first, second, fifth}) == 3
 
 
 def test_a_matrix_is_the_mean_over_seeds():
