@@ -105,11 +105,16 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("target", type=Path, help="folder of the records; with --search a file")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
-    parser.add_argument("--metrics", default="metrics.json", help="the file in each folder")
+    parser.add_argument("--metrics", default="metrics.json", help="the file in each run's folder")
     parser.add_argument("--search", action="store_true", help="a row a run")
     args = parser.parse_args(argv)
     try:
-        evaluated = [read_evaluated(folder, args.metrics) for folder in args.runs]
+        evaluated = []
+        for folder in args.runs:
+            name = args.metrics
+            if not (folder / name).exists():  # a model that is no run
+                name = "metrics.json"
+            evaluated.append(read_evaluated(folder, name))
         if args.search:
             write_json(args.target, {"rows": [search_row(run) for run in evaluated]})
             return 0

@@ -15,7 +15,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from readme import BATCHINGS, LIR, PUBLISHED, REAL, STUDY_KEYS, Cells, fill, reduce, table_text
+from readme import (
+    BATCHINGS,
+    LIR,
+    PUBLISHED,
+    REAL,
+    STUDY_KEYS,
+    Cells,
+    fill,
+    reduce,
+    short_name,
+    table_text,
+)
 
 from evaluate import CLEAN, Condition, condition_of, number
 from study import PREFERRED, interval_text, p_text
@@ -31,7 +42,9 @@ def short_recipe(study: dict, name: str) -> str:
     for recipe in study["recipes"]:
         if recipe["name"] == name and recipe["batching"] is None:
             return "as it is"
-    return name.removesuffix("-none").replace("-adv", ", adv").replace("-rs-rp", ", rs-rp")
+    for robust in ("adv", "rs-rp", "code-switch"):
+        name = name.replace(f"-{robust}", f", {robust}")
+    return name.removesuffix("-none")
 
 
 def recipes_in_order(study: dict) -> list[str]:
@@ -117,23 +130,44 @@ def matrix_tables(study: dict) -> str:
 # ---- attacked ------------------------------------------------------------------------------------
 
 
+def attacks_of(study: dict) -> list[Condition]:
+    """The attacks of the study; of the controls only greedy's, as many edits at random."""
+    attacks = []
+    for condition in Cells(study).conditions:
+        is_attack = condition.attack != "clean" and not condition.control
+        if is_attack or (condition.control and condition.attack == "greedy"):
+            attacks.append(condition)
+    return attacks
+
+
+def attack_name(condition: Condition) -> str:
+    """The head of a column."""
+    if condition.control:
+        return "random, as many edits"
+    return short_name(condition)
+
+
 def attacked_table(study: dict) -> str:
-    """Pool mAP clean and under each attack, and the share of right first passages that break."""
-    cells, broken, rows = Cells(study), {}, []
-    for row in study["strength"]:
-        broken[row["recipe"], condition_of(row)] = row["broken_pool"]
-    attacks = [c for c in cells.conditions if c.attack != "clean" and not c.control]
+    """mAP of the pool, clean and under each attack; a row a recipe."""
+    cells, rows = Cells(study), []
+    attacks = attacks_of(study)
     for recipe in recipes_in_order(study):
         row = [short_recipe(study, recipe), cells.seeds(recipe), cells.text(recipe, "pool")]
-        for condition in attacks:
-            text = cells.text(recipe, "pool", condition=condition)
-            share = broken.get((recipe, condition))
-            if share is not None:
-                text += f" ({number(share)})"
-            row.append(text)
+        row += [cells.text(recipe, "pool", condition=condition) for condition in attacks]
         rows.append(row)
-    head = ["batches", "n", "clean", *[condition.label for condition in attacks]]
-    return table_text(head, rows)
+    return table_text(["batches", "n", "clean", *map(attack_name, attacks)], rows)
+
+
+def broken_table(study: dict) -> str:
+    """Of the pool's right first passages, the share that is wrong after the attack."""
+    broken, rows = {}, []
+    for row in study["strength"]:
+        broken[row["recipe"], condition_of(row)] = row["broken_pool"]
+    attacks = attacks_of(study)
+    for recipe in recipes_in_order(study):
+        shares = [number(broken.get((recipe, condition))) for condition in attacks]
+        rows.append([short_recipe(study, recipe), *shares])
+    return table_text(["batches", *map(attack_name, attacks)], rows)
 
 
 # ---- the search ----------------------------------------------------------------------------------
@@ -190,7 +224,10 @@ def results_blocks() -> dict[str, str]:
         "search": search_table(search),
     }
     if "attacked" in studies:
-        texts["attacked"] = attacked_table(studies["attacked"])
+        attacked = studies["attacked"]
+        texts["attacked answer"] = answer_list(attacked)
+        texts["attacked"] = attacked_table(attacked)
+        texts["broken"] = broken_table(attacked)
     return texts
 
 
