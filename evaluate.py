@@ -93,10 +93,10 @@ ORIGIN = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "varia
 # Keys of metrics.json that results must share to stand in one file
 IDENTITY = (
     "model_sha256", "tokenizer_sha256", "config_sha256", "data_sha256", "split", "settings",
-    "langs", "limit", "no_self_hits", "precision",
+    "langs", "limit", "form", "no_self_hits", "precision",
 )  # fmt: skip
 # What files do not say that were written when there was no choice yet
-BEFORE = {"precision": "fp32"}
+BEFORE = {"precision": "fp32", "form": ""}
 HERE = Path(__file__).parent
 
 
@@ -510,28 +510,44 @@ def check_split(data, split, langs):
             raise ValueError(f"unknown language {lang!r}: {data.folder} has {known}.")
 
 
-def encode_split(
-    encoder: Encoder,
-    data: DataSet,
-    split: str,
-    langs: list[str],
-    views=VIEWS,
-    limit: int = 0,
-    self_hits: bool = True,
-    store: VectorStore | None = None,
-) -> Split:
-    """Encode a split's queries (of the first `limit` groups by name, 0: all) and passages; rank.
+def select_queries(
+    data: DataSet, split: str, langs: list[str], limit: int = 0, form: str = ""
+) -> list[int]:
+    """Positions of a split's queries in these languages, sorted.
 
-    Without `self_hits`, a passage that has a query's id is no candidate for that query. What the
-    store has is read, not encoded.
-    *Errors*: ValueError for a split or a language that the data has not, or vectors not finite.
+    limit: only those of the first `limit` groups by name; 0: all. form: only those of this form.
+    *Errors*: ValueError for a split, a language or a form that the data has not.
     """
     check_split(data, split, langs)
     queries = [i for i in sorted(data.qrels[split]) if data.queries[i].lang in langs]
+    if form:
+        forms = sorted({data.queries[i].form for i in queries})
+        queries = [i for i in queries if data.queries[i].form == form]
+        if not queries:
+            raise ValueError(f"--form {form!r}: no query of {data.folder} is. There are {forms}.")
     if limit:
         groups = sorted({data.queries[i].group for i in queries})
         first_groups = set(groups[:limit])
         queries = [i for i in queries if data.queries[i].group in first_groups]
+    return queries
+
+
+def encode_split(
+    encoder: Encoder,
+    data: DataSet,
+    split: str,
+    queries: list[int],
+    langs: list[str],
+    views=VIEWS,
+    self_hits: bool = True,
+    store: VectorStore | None = None,
+) -> Split:
+    """Encode queries of a split and all passages in these languages; rank.
+
+    Without `self_hits`, a passage that has a query's id is no candidate for that query. What the
+    store has is read, not encoded.
+    *Errors*: ValueError without queries or passages, or vectors not finite.
+    """
     passages = [i for i, passage in enumerate(data.passages) if passage.lang in langs]
     passages.sort(key=lambda i: data.passages[i].lang)  # stable
     if not queries or not passages:
@@ -769,6 +785,7 @@ class Options:
     split: str = "test"
     langs: list[str] | None = None  # None: all
     limit: int = 0
+    form: str = ""  # none: queries of all forms
     views: Sequence[str] = VIEWS
     lir: Sequence[int] = ()
     centre: bool = False
@@ -1039,7 +1056,7 @@ def describe_frozen(encoder, data, adversary, attack, view):
     hashes = {"data_sha256": data.sha256, "model_sha256": weights_hash(encoder)}
     about = {"view": view, "split": options.split, "table": adversary.hash_of(attack)}
     about |= {"langs": sorted(options.langs or all_langs(data)), "limit": options.limit}
-    about["precision"] = encoder.precision
+    about |= {"precision": encoder.precision, "form": options.form}
     return options.condition(attack).fields() | about | hashes
 
 
@@ -1081,8 +1098,8 @@ def freeze(folder, split, targets, described):
     for query, target in zip(split.queries, targets, strict=True):
         source = target.source
         row = {"_id": source.id, "lang": source.lang, "text": target.text, "group": source.group}
-        row |= {"answer": source.answer, "clean": source.text, "slots": len(target.slots)}
-        row["edits"] = edit_list(target)
+        row |= {"answer": source.answer, "form": source.form, "clean": source.text}
+        row |= {"slots": len(target.slots), "edits": edit_list(target)}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         for passage, relevance in judgements_of(data, split.name, query):
             qrels.append(f"{source.id}\t{passage}\t{relevance:g}\n")
@@ -1199,6 +1216,7 @@ def identity(encoder, data, options):
         "split": options.split,
         "langs": sorted(options.langs or all_langs(data)),
         "limit": options.limit,
+        "form": options.form,
         "no_self_hits": options.no_self_hits,
         "precision": encoder.precision,
     }
@@ -1224,8 +1242,9 @@ def evaluate(
     if options.cache:
         store = VectorStore(options.cache, encoder)
     self_hits = not options.no_self_hits
+    queries = select_queries(data, options.split, langs, options.limit, options.form)
     split = encode_split(
-        encoder, data, options.split, langs, options.views, options.limit, self_hits, store
+        encoder, data, options.split, queries, langs, options.views, self_hits, store
     )
     if options.trec:
         write_trec(options.trec, split)
@@ -1604,6 +1623,8 @@ def parse(argv=None) -> argparse.Namespace:
         help="of queries and passages (default: all)")
     add("--limit", type=int, default=0, metavar="N",
         help="only the first N questions, in all languages: a quick look; 0 for all")
+    add("--form", default="", metavar="NAME",
+        help='only queries whose "form" in queries.jsonl is this, e.g. short (default: all)')
     add("--no-self-hits", action="store_true",
         help="a passage with a query's id is no candidate for it, as in BEIR (ArguAna)")
     add("--views", nargs="+", choices=VIEWS, default=list(VIEWS),

@@ -284,7 +284,7 @@ class Recipe:
 
 def check_alike(run, first):
     """Refuse, with a ValueError, a run that was evaluated on something else than the first one."""
-    for key in ("data_sha256", "split", "langs", "limit"):
+    for key in ("data_sha256", "split", "langs", "limit", "form"):
         if run.metrics[key] != first.metrics[key]:
             raise ValueError(f"{run.path}: another {key} than {first.path}. Evaluate them alike.")
 

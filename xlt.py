@@ -161,6 +161,7 @@ class Text:
     group: str
     context: str = ""
     answer: str = ""
+    form: str = ""
 
 
 @dataclass
@@ -289,7 +290,7 @@ def read_text(line: str) -> Text:
     for key in ("_id", "text"):
         if key not in row:
             raise ValueError(f'"{key}" is missing. Every line needs "_id" and "text".')
-    for key in ("_id", "lang", "text", "title", "context", "group", "answer"):
+    for key in ("_id", "lang", "text", "title", "context", "group", "answer", "form"):
         check_string(row, key)
     if "language" in row and "lang" not in row:
         remedy = 'Call it "lang", with a code such as "de", or rename it if it is another.'
@@ -303,7 +304,8 @@ def read_text(line: str) -> Text:
     group = row.get("group")
     if not group:
         group = row["_id"]
-    return Text(row["_id"], lang, text, group, row.get("context", ""), row.get("answer", ""))
+    others = {name: row.get(name, "") for name in ("context", "answer", "form")}
+    return Text(row["_id"], lang, text, group, **others)
 
 
 def has_words(text: str) -> bool:
@@ -450,6 +452,7 @@ def load_data(folder: str | Path, strict: bool = False) -> DataSet:
         group     optional, the same for all translations of one text; the id without
         context   optional, the paragraph around a passage
         answer    optional, the words of a query's answer, which no attack replaces
+        form      optional, a kind of query, such as "short"; `evaluate.py --form` takes one kind
 
     A score above 0 says "relevant", others are counted and dropped. Beside these files may lie
     synonyms/LANG.json {"word": ["replacement", ...]} and dictionary.tsv (en LANG word translation),

@@ -39,6 +39,7 @@ from evaluate import (
     rank_cells,
     relevant_ranks,
     remove_language,
+    select_queries,
 )
 from xlt import DataSet, Settings, Text, load_data, load_encoder, write_record
 
@@ -780,7 +781,9 @@ def test_every_cell_agrees_with_nested_loops(view):
     defined = 0
     for seed in range(20):
         world = random_world(seed)
-        split = encode_split(world.encoder(), world.data, "test", ["de", "en", "fr", "th"])
+        langs = ["de", "en", "fr", "th"]
+        queries = select_queries(world.data, "test", langs)
+        split = encode_split(world.encoder(), world.data, "test", queries, langs)
         for cell in split.cells:
             if cell.view != view:
                 continue
@@ -1031,6 +1034,24 @@ def test_a_limit_leaves_the_pool_as_large_as_it_is(folder):
     assert metrics["n_passages"] == 4
 
 
+def test_a_form_takes_its_queries_and_leaves_the_pool(folder):
+    """Number: q1's two queries are short; all four passages stay. Catches: queries without a form
+    taken as well; passages that have none left out.
+    """
+    path = folder / "queries.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        if row["group"] == "q1":
+            row["form"] = "short"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    metrics, arrays = evaluate_biased(folder, 1.1, form="short")
+    assert arrays["id"].tolist() == ["q1.en", "q1.de"]
+    assert metrics["form"] == "short"
+    assert metrics["n_passages"] == 4
+    with pytest.raises(ValueError, match=r"--form 'long': .* There are \['', 'short'\]"):
+        evaluate_biased(folder, 1.1, form="long")
+
+
 def test_languages_bound_queries_and_passages(folder):
     """Number: German alone: two queries, two passages. Catches: a pool of all languages still."""
     metrics, arrays = evaluate_biased(folder, 1.1, langs=["de"])
@@ -1154,6 +1175,7 @@ IDENTITY = {
     "settings": {},
     "langs": ["en"],
     "limit": 0,
+    "form": "",
     "no_self_hits": False,
     "precision": "fp32",
 }
