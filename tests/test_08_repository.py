@@ -1,9 +1,10 @@
-"""Rung 8: the repository keeps its promises: imports, names, README.
+"""Rung 8: the repository keeps its promises: imports, names, README and pages of results.
 
 Before: all other rungs. Run: pytest tests/test_08_repository.py
 """
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -15,7 +16,9 @@ import time
 import bench
 import pytest
 from conftest import ROOT
-from readme import blocks, fill
+from readme import SHOW, STUDY, attacked_text, fill, pages, printed_line, read, run_quickstart
+from readme import EXAMPLE as EXAMPLE_FILE
+from readme import RESULTS as RESULTS_FILE
 from results import results_blocks
 
 import attacks
@@ -23,7 +26,10 @@ import train
 
 MODULES = ("xlt", "attacks", "evaluate", "study", "train", "pairs")  # each may use those before it
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = (ROOT / "data/xquad_r/results.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "data/minifacts/results.md").read_text(encoding="utf-8")
+SPEED = (ROOT / "tests/bench.md").read_text(encoding="utf-8")
+REAL_TEXT = (ROOT / "data/xquad_r/results.md").read_text(encoding="utf-8")
+PAGES = (README, RESULTS, SPEED, REAL_TEXT)
 PROGRAMS = [ROOT / f"{name}.py" for name in MODULES]
 PROGRAMS += sorted((ROOT / "data").glob("*/prepare.py")) + sorted((ROOT / "data").glob("*.py"))
 PYTHON = [*PROGRAMS, *sorted((ROOT / "tests").glob("*.py"))]
@@ -134,42 +140,148 @@ def test_an_interrupted_import_leaves_no_traceback(name, tmp_path):
     assert done.stderr == ""
 
 
-def test_the_tables_of_the_readme_are_those_of_the_records():
-    """Claim: no number of the tables is typed by hand. Catches: an edited or outdated table."""
-    assert fill(README, blocks()) == README
+# ---- what the pages say --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(blocks()))
-def test_every_generated_block_stands_in_the_readme(name):
-    """Claim: nothing that is generated was left out. Catches: a marker that was deleted."""
-    assert blocks()[name] in README
+def generated():
+    """(page, its text, the name of a block in it, what tests/readme.py writes there)."""
+    blocks = []
+    for path, contents in pages().items():
+        text = path.read_text(encoding="utf-8")
+        blocks += [(path.name, text, name, content) for name, content in contents.items()]
+    blocks += [("real text", REAL_TEXT, *block) for block in results_blocks().items()]
+    return blocks
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_the_numbers_of_a_page_are_those_of_the_records(path):
+    """Claim: no number between its markers is typed by hand. Catches: an edited or outdated table."""
+    text = path.read_text(encoding="utf-8")
+    assert fill(text, pages()[path]) == text
 
 
 def test_the_tables_of_real_text_are_those_of_the_records():
     """Claim: as for the README. Catches: a number that nobody measured."""
-    assert fill(RESULTS, results_blocks()) == RESULTS
+    assert fill(REAL_TEXT, results_blocks()) == REAL_TEXT
 
 
-@pytest.mark.parametrize("name", sorted(results_blocks()))
-def test_every_generated_block_stands_in_the_results(name):
+@pytest.mark.parametrize(
+    ("text", "name", "content"),
+    [block[1:] for block in generated()],
+    ids=[f"{block[0]}-{block[2]}" for block in generated()],
+)
+def test_every_generated_block_stands_on_its_page(text, name, content):
     """Claim: and has something in it. Catches: a marker that was deleted, an empty table."""
-    assert len(results_blocks()[name].splitlines()) > 2
-    assert results_blocks()[name] in RESULTS
+    assert len(content) > 60
+    assert f"<!-- {name} -->\n{content}\n<!-- end -->" in text
+
+
+@pytest.mark.parametrize("text", PAGES)
+def test_no_block_is_without_its_writer(text):
+    """Claim: each marker on a page names something that is generated for it.
+
+    Catches: a block that was renamed in tests/readme.py, whose old numbers stay for ever.
+    """
+    names = {name for _, page, name, _ in generated() if page == text}
+    assert set(re.findall(r"<!-- ([\w-]+) -->", text)) - {"end"} == names
+
+
+def test_what_was_read_by_hand_was_read_in_this_study():
+    """Claim: the one typed section of the results names the commits of the study that it reads.
+
+    Catches: tables of a new study under the sentences about the old one.
+    """
+    by_hand = RESULTS.partition("## Read by hand")[2].partition("\n## ")[0]
+    (commits,) = re.findall(r"study of commits ([0-9a-f, ]+)\.", by_hand.replace("\n", " "))
+    assert commits.split(", ") == read(STUDY)["commits"]
 
 
 def test_whatever_is_said_of_real_text_names_the_four_bits():
     """Claim: wherever its numbers stand, the page says of which weights. Catches: a table that
     seems to be about the published encoder."""
-    for page in (README, RESULTS):
+    for page in (README, SPEED, REAL_TEXT):
         assert "4-bit weights" in page
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_the_readme_counts_the_lines_of_each_module(name):
+def test_the_first_screen_holds_what_a_visitor_needs():
+    """Number: 62 lines, two screens of a laptop's terminal; 200 for the page: ten minutes' reading.
+    Catches: a front door that is built up, chapter by chapter, until nobody finds the answer."""
+    lines = README.splitlines()
+    screen = "\n".join(lines[:62])
+    marks = ["\n> How does hybrid-batch", "<!-- answer -->", "<!-- real -->", "<!-- example -->"]
+    marks += ["python train.py", "python -m pytest", "**The catch.**"]
+    places = [screen.find(mark) for mark in marks]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert len(lines) <= 200
+
+
+@pytest.mark.parametrize("text", [README, RESULTS, SPEED])
+def test_lines_of_pages_have_at_most_130_columns(text):
+    """Number: an editor's window; rows of tables cannot be broken. Catches: endless lines."""
+    for line in text.splitlines():
+        assert line.startswith("|") or len(line) <= 130, line
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", RESULTS_FILE, ROOT / "tests/bench.md"])
+def test_links_lead_to_files_of_the_repository(path):
+    """Claim: whatever a page points at is there. Catches: a page that moved."""
+    links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        assert (path.parent / link).is_file(), link
+
+
+def test_an_example_is_told_as_it_was_attacked():
+    """Number: by hand, two edits of unequal lengths. Catches: the second edit at the place of the
+    first, the line of q1 for q11."""
+    example = {"id": "q1.de", "text": "Was frisst der Biber?", "edits": [[0, 3, "Welches"]]}
+    example["edits"].append([4, 10, "isst"])
+    assert attacked_text(example) == "Welches isst der Biber?"
+    assert printed_line(example, "a q11.de: x\nb q1.de: y\n") == "b q1.de: y"
+
+
+def test_the_attacked_query_of_the_readme_is_what_its_command_prints(tmp_path):
+    """Claim: the README shows a line of the command above it, and the fall that metrics.json holds.
+
+    Catches: an example from another corpus or encoder: `python tests/readme.py --example`.
+    """
+    told = read(EXAMPLE_FILE)
+    assert f"python evaluate.py {SHOW}\n" in README
+    printed = check("evaluate.py", *shlex.split(SHOW), "--out", tmp_path)
+    assert told["printed"] in printed.splitlines()
+    examples = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["examples"]
+    (example,) = [example for example in examples if example["lang"] == "de"]
+    assert f" {example['id']}: " in told["printed"]
+    assert (example["before"], example["after"]) == (told["before"], told["after"])
+
+
+def test_the_python_of_the_readme_runs_and_prints_what_stands_below_it():
+    """Claim: ten lines, from the repository's root. Catches: a function that was renamed."""
+    assert run_quickstart() == read(EXAMPLE_FILE)["quickstart"]
+
+
+@pytest.mark.parametrize("name", [*(f"{name}.py" for name in MODULES), "tests/"])
+def test_the_readme_counts_the_lines_of_each_file(name):
     """Claim: the table of files is true to within a twentieth. Catches: a count nobody updated."""
-    lines = len((ROOT / f"{name}.py").read_text(encoding="utf-8").splitlines())
-    (told,) = re.findall(rf"^\| `{name}\.py` \| (\d+) \|", README, re.MULTILINE)
+    paths = [ROOT / name]
+    if name == "tests/":
+        paths = sorted((ROOT / name).glob("*.py"))
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+    (told,) = re.findall(rf"^\| `{re.escape(name)}` \| (\d+) \|", README, re.MULTILINE)
     assert abs(int(told) - lines) <= lines / 20
+
+
+def test_the_readme_counts_the_tests(request):
+    """Claim: it says how many pass, to within a twentieth; only where all were collected.
+
+    Catches: a number of last winter.
+    """
+    (told,) = re.findall(r"some ([\d,]+) tests", README)
+    collected = request.session.testscollected
+    if collected < 2000:
+        pytest.skip("a part of the lab course")
+    assert abs(int(told.replace(",", "")) - collected) <= collected / 20
 
 
 def test_the_readme_has_the_two_commands_and_ci_runs_exactly_them():
@@ -181,13 +293,13 @@ def test_the_readme_has_the_two_commands_and_ci_runs_exactly_them():
         assert line in ci
 
 
-# ---- every command of the README runs ------------------------------------------------------------
+# ---- every command of the pages runs -------------------------------------------------------------
 
 
 def readme_commands():
-    """Every `python` or `torchrun` line of the shell blocks of README and results, no comments."""
+    """Every `python` or `torchrun` line of the pages' shell blocks, without comments."""
     commands = []
-    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", README + RESULTS, re.DOTALL):
+    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", "\n".join(PAGES), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             command = line.split("#")[0].strip().split("&&")[-1].strip()
             if command.startswith(("python ", "torchrun ")):
@@ -196,16 +308,17 @@ def readme_commands():
 
 
 def commands_of(program, start="python"):
-    """The README's calls of one program, without "python PROGRAM"."""
+    """The pages' calls of one program, without "python PROGRAM"."""
     start = f"{start} {program}"
     return [command[len(start) :] for command in readme_commands() if command.startswith(start)]
 
 
 def check(program, *words):
-    """Run a program of the repository; its exit code must be 0."""
+    """Run a program of the repository; its exit code must be 0. What it prints."""
     command = [sys.executable, program, *[str(word) for word in words]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def without_middle_values(words):
@@ -228,7 +341,7 @@ SHIPPED = {
 
 
 @pytest.mark.parametrize("line", commands_of("data/"))
-def test_every_prepare_command_of_the_readme_names_a_program(line):
+def test_every_prepare_command_of_the_pages_names_a_program(line):
     """Claim: it is there and has these flags. (Most of them fetch something: not here.)
 
     Catches: a folder that was renamed, a flag that is gone.
@@ -241,7 +354,7 @@ def test_every_prepare_command_of_the_readme_names_a_program(line):
 
 
 @pytest.mark.parametrize("line", commands_of("train.py"))
-def test_every_training_command_of_the_readme_can_be_parsed(line):
+def test_every_training_command_of_the_pages_can_be_parsed(line):
     """Claim: each flag and each of its values is known. Catches: a method or an attack renamed."""
     args = train.parse(shlex.split(line))
     assert train.single_runs(args)
@@ -250,7 +363,7 @@ def test_every_training_command_of_the_readme_can_be_parsed(line):
 
 
 @pytest.mark.parametrize("line", [c for c in commands_of("train.py") if " search" not in c])
-def test_every_training_command_of_the_readme_runs(line, tmp_path):
+def test_every_training_command_of_the_pages_runs(line, tmp_path):
     """Claim: exit 0, in smoke settings. Catches: a flag that is gone.
 
     (The search differs from the study in settings alone, which the test above has parsed.)
@@ -283,7 +396,7 @@ def smoke_runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("line", commands_of("study.py"))
-def test_every_study_command_of_the_readme_runs(line, smoke_runs, tmp_path):
+def test_every_study_command_of_the_pages_runs(line, smoke_runs, tmp_path):
     """Claim: exit 0, and the report is written. Catches: a flag that is gone."""
     words = shlex.split(line)
     first_flag = min(i for i, word in enumerate(words) if word.startswith("--"))
@@ -293,13 +406,29 @@ def test_every_study_command_of_the_readme_runs(line, smoke_runs, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize("line", [c for c in commands_of("evaluate.py") if "xquad_r" not in c])
-def test_every_evaluation_command_of_the_readme_runs(line, tmp_path):
-    """Claim: exit 0, on twelve questions of two languages. (XQuAD-R is not shipped.)"""
+@pytest.mark.parametrize("line", [c for c in commands_of("evaluate.py") if c.strip() != SHOW])
+def test_every_evaluation_command_of_the_pages_runs(line, tmp_path):
+    """Claim: exit 0, on twelve questions of two languages. (The attacked query has its own test.)"""
     words = [word.replace("vectors", str(tmp_path / "vectors")) for word in shlex.split(line)]
+    words = [SHIPPED.get(word, word) for word in words]
     first_flag = min(i for i, word in enumerate(words) if word.startswith("--"))
     small = ["--langs", "en", "el", "--limit", "12", "--out", tmp_path]
     check("evaluate.py", "data/tiny_xlmr", *words[first_flag:], *small)
+
+
+@pytest.mark.parametrize("line", commands_of("pairs.py"))
+def test_every_command_for_pairs_of_the_readme_runs(line, tmp_path):
+    """Claim: exit 0, in smoke settings. Catches: a flag or a method that is gone."""
+    words = without_middle_values(shlex.split(line))
+    check("pairs.py", *words, "--smoke", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("line", commands_of("tests/readme.py"))
+def test_every_command_that_writes_a_page_names_records(line):
+    """Claim: known words only: a study's file, --search, --example. Catches: a flag misspelt, which
+    would be taken for a file."""
+    flags = {word for word in shlex.split(line) if not word.endswith(".study.json")}
+    assert flags <= {"--search", "--example"}
 
 
 def test_the_bundled_world_can_be_written_again(tmp_path):
