@@ -319,7 +319,7 @@ def own_share_text(study: dict) -> str:
 
 
 class Expected:
-    """Rows "what was expected, by whom, what was measured, does it hold?", judged by the means."""
+    """Rows "what was expected, by whom, what was measured, does its direction hold?", judged by the means."""
 
     def __init__(self, study: dict):
         self.cells = Cells(study)
@@ -367,7 +367,7 @@ def expected_table(study: dict) -> str:
             measured.append((recipe, expected.mean(recipe, "pool", "mAP", condition, langs)))
         name = robust.removeprefix(plain.removesuffix("none"))
         expected.add(f"{name} lifts pool mAP, {claim}, languages: {langs}", source, measured)
-    return table_text(["expected", "by", "measured", "holds?"], expected.rows)
+    return table_text(["expected", "by", "measured", "direction holds?"], expected.rows)
 
 
 def robust_r1_table(study: dict) -> str:
@@ -459,7 +459,7 @@ def clean_sentence(study: dict) -> str:
     if not row["significant"]:
         left = f"nothing significant is left between x-x-mono and it ({interval_of(row)})"
     return (
-        f"**Real text, no attack**: in pool mAP, hybrid {mono} and {cross}. When LIR has taken "
+        f"Real text, not attacked: **in pool mAP, hybrid {mono}** and {cross}. When LIR has taken "
         f"each language's main direction out of the vectors, without any training, {left}."
     )
 
@@ -489,7 +489,7 @@ def lost_sentence(study: dict, condition: Condition, where: str) -> str:
     attacked = cells.rows["hybrid-none", condition, "all"]["cells"]["pool"]["mAP"][0]
     level = differs(comparison(study, "x-x-mono", condition), "x-x-mono")
     return (
-        f"**{where}, attacked** ({ATTACK_NAMES.get(condition, condition.label)}): {verdict}. "
+        f"{where}, attacked ({ATTACK_NAMES.get(condition, condition.label)}): **{verdict}**. "
         f"Hybrid's pool mAP falls from {number(clean)} to {number(attacked)}: "
         f"{loses(mono, 'x-x-mono')}'s and {loses(cross, 'x-y')}'s. Attacked, it {level}."
     )
@@ -513,13 +513,13 @@ def robust_sentence(study: dict) -> str:
         if in_place and condition_of(row) == GREEDY and row["significant"]:
             rows.append(row)
     if not rows:
-        return "**No robust training** helps hybrid batches significantly."
+        return "There, no robust training helps hybrid batches significantly."
     best = max(rows, key=lambda row: row["difference"])
     method = best["a"].removeprefix("hybrid-")
     gain = differs(best, "plain training")
     return (
-        f"**What helps there** is to train on {WHAT_ROBUST_DOES[method]} (`--robust {method}`): "
-        f"under the same attack it {gain}."
+        f"There, **training on {WHAT_ROBUST_DOES[method]} helps** (`--robust {method}`): under the "
+        f"same attack it {gain}."
     )
 
 
@@ -529,9 +529,10 @@ def short_answer(world: dict, real: dict) -> str:
     if "attacked" in real:
         condition = attacked_condition(real["attacked"])
         attacked = lost_sentence(real["attacked"], condition, "Real text")
+    seeds = Cells(world).seeds("hybrid-none")
     items = [
         clean_sentence(real["clean"]),
-        lost_sentence(world, GREEDY, "Bundled world") + " " + attacked,
+        lost_sentence(world, GREEDY, f"The bundled world, {seeds} seeds") + " " + attacked,
         robust_sentence(world),
     ]
     return "\n".join(wrapped(f"{i}. {text}", "   ") for i, text in enumerate(items, 1))
@@ -633,7 +634,7 @@ def run_quickstart() -> str:
 def example_text(example: dict) -> str:
     """The command, what it prints, and what it means in English."""
     text = (
-        f"In English: {example['english']} One synonym, and the best right answer falls from rank "
+        f'In English: "{example["english"]}" One synonym, and the best right answer falls from rank '
         f'{example["before"]} to rank {example["after"]}: first stood "{example["first_before"]}", '
         f'now stands "{example["first_after"]}"'
     )

@@ -16,20 +16,25 @@ import time
 import bench
 import pytest
 from conftest import ROOT
-from readme import SHOW, STUDY, attacked_text, fill, pages, printed_line, read, run_quickstart
-from readme import EXAMPLE as EXAMPLE_FILE
-from readme import RESULTS as RESULTS_FILE
+from readme import (
+    EXAMPLE,
+    SHOW,
+    STUDY,
+    attacked_text,
+    fill,
+    pages,
+    printed_line,
+    read,
+    run_quickstart,
+)
 from results import results_blocks
 
 import attacks
 import train
 
 MODULES = ("xlt", "attacks", "evaluate", "study", "train", "pairs")  # each may use those before it
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = (ROOT / "data/minifacts/results.md").read_text(encoding="utf-8")
-SPEED = (ROOT / "tests/bench.md").read_text(encoding="utf-8")
-REAL_TEXT = (ROOT / "data/xquad_r/results.md").read_text(encoding="utf-8")
-PAGES = (README, RESULTS, SPEED, REAL_TEXT)
+PAGES = ("README.md", "data/minifacts/results.md", "tests/bench.md", "data/xquad_r/results.md")
+README, RESULTS, SPEED, REAL_TEXT = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
 PROGRAMS = [ROOT / f"{name}.py" for name in MODULES]
 PROGRAMS += sorted((ROOT / "data").glob("*/prepare.py")) + sorted((ROOT / "data").glob("*.py"))
 PYTHON = [*PROGRAMS, *sorted((ROOT / "tests").glob("*.py"))]
@@ -143,47 +148,44 @@ def test_an_interrupted_import_leaves_no_traceback(name, tmp_path):
 # ---- what the pages say --------------------------------------------------------------------------
 
 
-def generated():
-    """(page, its text, the name of a block in it, what tests/readme.py writes there)."""
+def written():
+    """(page, name of a block in it, its text): all that tests/readme.py and results.py write."""
     blocks = []
     for path, contents in pages().items():
-        text = path.read_text(encoding="utf-8")
-        blocks += [(path.name, text, name, content) for name, content in contents.items()]
-    blocks += [("real text", REAL_TEXT, *block) for block in results_blocks().items()]
+        page = path.relative_to(ROOT).as_posix()
+        blocks += [(page, name, content) for name, content in contents.items()]
+    blocks += [(PAGES[3], name, content) for name, content in results_blocks().items()]
     return blocks
 
 
-@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
-def test_the_numbers_of_a_page_are_those_of_the_records(path):
+@pytest.mark.parametrize("page", PAGES)
+def test_the_numbers_of_a_page_are_those_of_the_records(page):
     """Claim: no number between its markers is typed by hand. Catches: an edited or outdated table."""
-    text = path.read_text(encoding="utf-8")
-    assert fill(text, pages()[path]) == text
-
-
-def test_the_tables_of_real_text_are_those_of_the_records():
-    """Claim: as for the README. Catches: a number that nobody measured."""
-    assert fill(REAL_TEXT, results_blocks()) == REAL_TEXT
+    text = (ROOT / page).read_text(encoding="utf-8")
+    contents = {name: content for other, name, content in written() if other == page}
+    assert contents
+    assert fill(text, contents) == text
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "content"),
-    [block[1:] for block in generated()],
-    ids=[f"{block[0]}-{block[2]}" for block in generated()],
+    ("page", "content"),
+    [(page, content) for page, _, content in written()],
+    ids=[f"{page}-{name}" for page, name, _ in written()],
 )
-def test_every_generated_block_stands_on_its_page(text, name, content):
+def test_every_generated_block_stands_on_its_page(page, content):
     """Claim: and has something in it. Catches: a marker that was deleted, an empty table."""
     assert len(content) > 60
-    assert f"<!-- {name} -->\n{content}\n<!-- end -->" in text
+    assert content in (ROOT / page).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("text", PAGES)
-def test_no_block_is_without_its_writer(text):
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_is_without_its_writer(page):
     """Claim: each marker on a page names something that is generated for it.
 
     Catches: a block that was renamed in tests/readme.py, whose old numbers stay for ever.
     """
-    names = {name for _, page, name, _ in generated() if page == text}
-    assert set(re.findall(r"<!-- ([\w-]+) -->", text)) - {"end"} == names
+    marks = re.findall(r"<!-- (.+?) -->", (ROOT / page).read_text(encoding="utf-8"))
+    assert set(marks) - {"end"} == {name for other, name, _ in written() if other == page}
 
 
 def test_what_was_read_by_hand_was_read_in_this_study():
@@ -204,7 +206,7 @@ def test_whatever_is_said_of_real_text_names_the_four_bits():
 
 
 def test_the_first_screen_holds_what_a_visitor_needs():
-    """Number: 62 lines, two screens of a laptop's terminal; 200 for the page: ten minutes' reading.
+    """Number: 62 lines, which a browser shows on one page; 200 for all: ten minutes' reading.
     Catches: a front door that is built up, chapter by chapter, until nobody finds the answer."""
     lines = README.splitlines()
     screen = "\n".join(lines[:62])
@@ -216,20 +218,20 @@ def test_the_first_screen_holds_what_a_visitor_needs():
     assert len(lines) <= 200
 
 
-@pytest.mark.parametrize("text", [README, RESULTS, SPEED])
-def test_lines_of_pages_have_at_most_130_columns(text):
+@pytest.mark.parametrize("page", PAGES[:3])
+def test_lines_of_pages_have_at_most_130_columns(page):
     """Number: an editor's window; rows of tables cannot be broken. Catches: endless lines."""
-    for line in text.splitlines():
+    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
         assert line.startswith("|") or len(line) <= 130, line
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", RESULTS_FILE, ROOT / "tests/bench.md"])
-def test_links_lead_to_files_of_the_repository(path):
+@pytest.mark.parametrize("page", PAGES[:3])
+def test_links_lead_to_files_of_the_repository(page):
     """Claim: whatever a page points at is there. Catches: a page that moved."""
-    links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert links
     for link in links:
-        assert (path.parent / link).is_file(), link
+        assert ((ROOT / page).parent / link).is_file(), link
 
 
 def test_an_example_is_told_as_it_was_attacked():
@@ -246,7 +248,7 @@ def test_the_attacked_query_of_the_readme_is_what_its_command_prints(tmp_path):
 
     Catches: an example from another corpus or encoder: `python tests/readme.py --example`.
     """
-    told = read(EXAMPLE_FILE)
+    told = read(EXAMPLE)
     assert f"python evaluate.py {SHOW}\n" in README
     printed = check("evaluate.py", *shlex.split(SHOW), "--out", tmp_path)
     assert told["printed"] in printed.splitlines()
@@ -258,7 +260,7 @@ def test_the_attacked_query_of_the_readme_is_what_its_command_prints(tmp_path):
 
 def test_the_python_of_the_readme_runs_and_prints_what_stands_below_it():
     """Claim: ten lines, from the repository's root. Catches: a function that was renamed."""
-    assert run_quickstart() == read(EXAMPLE_FILE)["quickstart"]
+    assert run_quickstart() == read(EXAMPLE)["quickstart"]
 
 
 @pytest.mark.parametrize("name", [*(f"{name}.py" for name in MODULES), "tests/"])
@@ -299,7 +301,9 @@ def test_the_readme_has_the_two_commands_and_ci_runs_exactly_them():
 def readme_commands():
     """Every `python` or `torchrun` line of the pages' shell blocks, without comments."""
     commands = []
-    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", "\n".join(PAGES), re.DOTALL):
+    for block in re.findall(
+        r"```(?:sh|bash)\n(.*?)```", README + RESULTS + SPEED + REAL_TEXT, re.DOTALL
+    ):
         for line in block.replace("\\\n", " ").splitlines():
             command = line.split("#")[0].strip().split("&&")[-1].strip()
             if command.startswith(("python ", "torchrun ")):
