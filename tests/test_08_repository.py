@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT
 from readme import (
     EXAMPLE,
+    REAL,
     SHOW,
     STUDY,
     attacked_text,
@@ -188,14 +189,19 @@ def test_no_block_is_without_its_writer(page):
     assert set(marks) - {"end"} == {name for other, name, _ in written() if other == page}
 
 
-def test_what_was_read_by_hand_was_read_in_this_study():
-    """Claim: the one typed section of the results names the commits of the study that it reads.
+@pytest.mark.parametrize(
+    ("page", "study"),
+    [(RESULTS, read(STUDY)), (REAL_TEXT, read(REAL)["clean"])],
+    ids=["bundled", "real text"],
+)
+def test_what_was_read_by_hand_was_read_in_this_study(page, study):
+    """Claim: what is typed about the tables of a page names the commits of the study it was read in.
 
-    Catches: tables of a new study under the sentences about the old one.
+    Catches: tables of a new study under the sentences about the old one. Read them again, then name
+    the new commits.
     """
-    by_hand = RESULTS.partition("## Read by hand")[2].partition("\n## ")[0]
-    (commits,) = re.findall(r"study of commits ([0-9a-f, ]+)\.", by_hand.replace("\n", " "))
-    assert commits.split(", ") == read(STUDY)["commits"]
+    (commits,) = re.findall(r"study of commits ([0-9a-f, ]+)[.:]", page.replace("\n", " "))
+    assert commits.split(", ") == study["commits"]
 
 
 def test_whatever_is_said_of_real_text_names_the_four_bits():
@@ -225,7 +231,7 @@ def test_lines_of_pages_have_at_most_130_columns(page):
         assert line.startswith("|") or len(line) <= 130, line
 
 
-@pytest.mark.parametrize("page", PAGES[:3])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files_of_the_repository(page):
     """Claim: whatever a page points at is there. Catches: a page that moved."""
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8"))
@@ -422,9 +428,9 @@ def test_every_evaluation_command_of_the_pages_runs(line, tmp_path):
 
 @pytest.mark.parametrize("line", commands_of("pairs.py"))
 def test_every_command_for_pairs_of_the_readme_runs(line, tmp_path):
-    """Claim: exit 0, in smoke settings. Catches: a flag or a method that is gone."""
+    """Claim: exit 0, in smoke settings and two languages. Catches: a flag or a method that is gone."""
     words = without_middle_values(shlex.split(line))
-    check("pairs.py", *words, "--smoke", "--out", tmp_path)
+    check("pairs.py", *words, "--smoke", "--test-langs", "en", "el", "--out", tmp_path)
 
 
 @pytest.mark.parametrize("line", commands_of("tests/readme.py"))
