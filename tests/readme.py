@@ -424,10 +424,10 @@ def interval(low: float, high: float) -> str:
 
 def interval_of(row: dict) -> str:
     """A difference with its sign: "+.011 [-.001, .029]"."""
-    sign = ""
-    if row["difference"] >= 0:
-        sign = "+"
-    return f"{sign}{number(row['difference'])} {interval(row['low'], row['high'])}"
+    difference = number(row["difference"])
+    if not difference.startswith("-"):
+        difference = "+" + difference
+    return f"{difference} {interval(row['low'], row['high'])}"
 
 
 def differs(row: dict, other: str) -> str:

@@ -18,11 +18,15 @@ import pytest
 from conftest import ROOT
 from readme import (
     EXAMPLE,
+    GREEDY,
     REAL,
     SHOW,
     STUDY,
     attacked_text,
+    differs,
     fill,
+    loses,
+    lost_sentence,
     pages,
     printed_line,
     read,
@@ -238,6 +242,39 @@ def test_links_lead_to_files_of_the_repository(page):
     assert links
     for link in links:
         assert ((ROOT / page).parent / link).is_file(), link
+
+
+def test_a_comparison_is_told_by_its_sign_and_its_significance():
+    """Number: by hand; the bounds of a difference below 0 change places when it is told as a size.
+
+    Catches: "-.020 below", the lower bound as the upper one, a difference that is none.
+    """
+    row = {"difference": 0.05, "low": 0.04, "high": 0.07, "significant": True}
+    assert differs(row, "x-y") == "is .050 [.040, .070] above x-y"
+    assert loses(row, "x-y") == ".050 [.040, .070] more than x-y"
+    row = {"difference": -0.02, "low": -0.03, "high": -0.015, "significant": True}
+    assert differs(row, "x-y") == "is .020 [.015, .030] below x-y"
+    assert loses(row, "x-y") == ".020 [.015, .030] less than x-y"
+    row = {"difference": -0.0004, "low": -0.02, "high": 0.01, "significant": False}
+    assert differs(row, "x-y") == "does not differ significantly from x-y (+.000 [-.020, .010])"
+
+
+def test_the_verdict_on_hybrid_batches_follows_the_comparisons():
+    """Number: what is lost to the attack, hybrid against each parent, planted as less and as more.
+
+    Catches: a verdict that stays what it was when the study is measured anew.
+    """
+    study = read(STUDY)
+    verdicts = {}
+    for mono, cross in ((-0.02, -0.02), (-0.02, 0.02), (0.02, 0.02)):
+        for row in study["comparisons"]:
+            if row["metric"] == "mAP lost" and row["b"] in ("x-x-mono-none", "x-y-none"):
+                row["difference"] = cross if row["b"] == "x-y-none" else mono
+                row["significant"] = True
+        verdicts[mono, cross] = lost_sentence(study, GREEDY, "Here")
+    assert "more robust than both" in verdicts[-0.02, -0.02]
+    assert "more robust than one of their parents" in verdicts[-0.02, 0.02]
+    assert "no sign" in verdicts[0.02, 0.02]
 
 
 def test_an_example_is_told_as_it_was_attacked():
