@@ -1,29 +1,45 @@
-"""Write the README's result tables from a study, so that no number in it is typed by hand.
+"""Write tables and sentences of three pages from records, so that no number is typed by hand.
 
-    python tests/readme.py runs/report.study.json      -> data/minifacts/study.json -> README.md
-    python tests/readme.py search.study.json --search  -> data/minifacts/search.json -> README.md
-    python tests/readme.py                             the shipped records -> README.md
+    python tests/readme.py runs/report.study.json      -> data/minifacts/study.json
+    python tests/readme.py search.study.json --search  -> data/minifacts/search.json
+    python tests/readme.py --example                   -> data/minifacts/example.json
+    python tests/readme.py                             the shipped records
 
+Each of them then fills README.md, data/minifacts/results.md and tests/bench.md, where blocks are
+marked: <!-- name --> ... <!-- end -->.
 A study is what study.py writes with --report, beside the page, as .study.json; examples, matrices
-and manifests stay out of the repository, their commands are in the README. tests/bench.json is what
-bench.py writes with --json.
-test_08_repository.py checks that README.md holds exactly what this writes.
+and manifests stay out of the repository. The example is one attacked query of the bundled encoder.
+tests/bench.json is what bench.py writes with --json.
+test_08_repository.py checks that the pages hold exactly what this writes.
 """
 
+import io
 import json
+import shlex
+import subprocess
 import sys
+import tempfile
+import textwrap
+from contextlib import redirect_stdout
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import table_cells
+from bench import step_operations, table_cells
 
+import evaluate
 from evaluate import CLEAN, Condition, condition_of, number
-from study import COLUMNS, cell_text, pair_text
+from study import COLUMNS, cell_text, enumeration, pair_text
+from xlt import Text, load_data, load_encoder
 
+README = ROOT / "README.md"
+RESULTS = ROOT / "data/minifacts/results.md"
+SPEED = ROOT / "tests/bench.md"
 STUDY = ROOT / "data/minifacts/study.json"
 SEARCH = ROOT / "data/minifacts/search.json"
+EXAMPLE = ROOT / "data/minifacts/example.json"
 REAL = ROOT / "data/xquad_r/study.json"  # of results.py
 BENCH = ROOT / "tests/bench.json"
 STUDY_KEYS = (
@@ -51,6 +67,20 @@ PUBLISHED = {
     "x-y": [".755", ".700", ".593", "295"],
     "hybrid": [".798", ".705", ".593", "287"],
 }
+VIEWS = ("mono", "cross", "pool")
+# The attacked query of the README: German questions, German and English passages
+SHOW = "data/tiny_xlmr --langs de en --views pool --attacks greedy:edits=1 --limit 24 --show 24"
+ATTACK_NAMES = {GREEDY: "two words of each question replaced by the synonyms that hurt most"}
+WHAT_ROBUST_DOES = {
+    "rs-rp": "random noise on the word embeddings",
+    "rs-da": "random synonyms",
+    "adv": "worst-case noise on the word embeddings",
+    "code-switch": "words of other languages",
+    "rs-da+self-teaching": "random synonyms and the scores of the unchanged question",
+}
+
+
+# ---- records -------------------------------------------------------------------------------------
 
 
 def reduce(study: dict, keys: tuple) -> dict:
@@ -70,6 +100,22 @@ def rounded(content):
     if isinstance(content, float):
         return round(content, 6)
     return content
+
+
+def read(path: Path) -> dict:
+    """A record of the repository."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# ---- texts ---------------------------------------------------------------------------------------
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """A paragraph in lines of at most 130 columns; of a list's item, those after the first stand
+    further right."""
+    return textwrap.fill(
+        text, 130, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def table_text(head: list[str], rows: list[list[str]]) -> str:
@@ -114,15 +160,18 @@ class Cells:
         return str(self.rows[recipe, CLEAN, "all"]["n"])
 
 
+# ---- data/minifacts/results.md -------------------------------------------------------------------
+
+
 def first_table(study: dict) -> str:
-    """The first screen: a row a batching, clean and attacked, the published row beside it."""
+    """A row a batching, clean and attacked, the published row beside it."""
     cells, rows = Cells(study), []
     head = ["batches", "mono mAP", "cross mAP", "pool mAP", "pool, untrained", "rank distance"]
     head += ["attacked: mono", "attacked: pool"]
     head += ["paper: mono", "cross", "pool", "rank distance"]
     for batching in BATCHINGS:
         recipe = f"{batching}-none"
-        row = [batching, *(cells.text(recipe, view) for view in ("mono", "cross", "pool"))]
+        row = [batching, *(cells.text(recipe, view) for view in VIEWS)]
         if batching == "en-en":  # its untrained languages are ten others: not the column's two
             row.append("-")
         else:
@@ -133,27 +182,6 @@ def first_table(study: dict) -> str:
     luck = [cells.luck(view) for view in ("mono", "cross", "pool", "pool")]
     luck += [cells.luck("pool", "rank_distance"), cells.luck("mono"), cells.luck("pool")]
     rows.append(["chance", *luck, *["-"] * 4])
-    return table_text(head, rows)
-
-
-def real_table(study: dict) -> str:
-    """XQuAD-R: the encoder as it is, with LIR, and trained; the paper's hybrid row and chance."""
-    cells, rows = Cells(study), []
-    (start,) = [recipe["name"] for recipe in study["recipes"] if recipe["batching"] is None]
-    lines = [("as it is", start, CLEAN), ("as it is, LIR", start, LIR)]
-    for batching in BATCHINGS:
-        if cells.has(f"{batching}-none", CLEAN):
-            lines.append((batching, f"{batching}-none", CLEAN))
-    for name, recipe, condition in lines:
-        row = [name, cells.seeds(recipe)]
-        row += [cells.text(recipe, view, condition=condition) for view in ("mono", "cross", "pool")]
-        row.append(cells.text(recipe, "pool", condition=condition, langs="untrained"))
-        rows.append([*row, cells.text(recipe, "pool", "rank_distance", condition)])
-    *maps, distance = PUBLISHED["hybrid"]
-    rows.append(["paper: XLM-R, hybrid", "1", *maps, "-", distance])
-    luck = [cells.luck(view) for view in ("mono", "cross", "pool", "pool")]
-    rows.append(["chance", "", *luck, cells.luck("pool", "rank_distance")])
-    head = ["batches", "n", "mono mAP", "cross mAP", "pool mAP", "pool, untrained", "rank distance"]
     return table_text(head, rows)
 
 
@@ -248,7 +276,130 @@ def search_table(study: dict) -> str:
 
 def answer_list(study: dict) -> str:
     """The generated sentences."""
-    return "\n".join(f"- {text}" for text in study["answer"])
+    return "\n".join(wrapped(f"- {text}", "  ") for text in study["answer"])
+
+
+def size_text(study: dict) -> str:
+    """Of what the tables speak: questions, passages, seeds, versions."""
+    about, cells = study["about"], Cells(study)
+    seeds = {cells.seeds(recipe["name"]) for recipe in study["recipes"]}
+    text = (
+        f"Held-out facts of the bundled world, split {about['split']}: {about['n_groups']} "
+        f"questions in {len(about['languages'])} languages, {about['n_passages']:,} passages. "
+        f"Mean ± standard deviation over {enumeration(sorted(seeds), 'or')} seeds. Two CPU cores, "
+        f"torch {about['versions']['torch']}, transformers {about['versions']['transformers']}."
+    )
+    return wrapped(text)
+
+
+def made_text(study: dict, search: dict) -> str:
+    """What the study took, and where its runs come from."""
+    cells = Cells(study)
+    runs = sum(int(cells.seeds(recipe["name"])) for recipe in study["recipes"])
+    significant = sum(row["significant"] for row in study["comparisons"])
+    text = (
+        f"The study: {runs} runs, {study['seconds'] / 3600:.1f} core hours of training, "
+        f"{len(study['comparisons'])} comparisons, {significant} of them significant; run commits "
+        f"{', '.join(study['commits'])}. The search: {len(search['recipes'])} runs, "
+        f"{search['seconds'] / 3600:.1f} core hours, run commits {', '.join(search['commits'])}."
+    )
+    return wrapped(text)
+
+
+def own_share_text(study: dict) -> str:
+    """How far each batching keeps to the query's language."""
+    shares = {}
+    for row in study["bias"]:
+        if condition_of(row) == CLEAN:
+            shares[row["recipe"]] = row
+    texts = [f"{b} {number(shares[f'{b}-none']['own_share@10'])}" for b in BATCHINGS]
+    blind = number(shares["hybrid-none"]["expected_share"])
+    text = f"In the query's own language are, of the first ten in the pool: {', '.join(texts)}"
+    return wrapped(f"{text}; of a ranking that is blind to language, {blind}.")
+
+
+class Expected:
+    """Rows "what was expected, by whom, what was measured, does its direction hold?", judged by the means."""
+
+    def __init__(self, study: dict):
+        self.cells = Cells(study)
+        self.rows = []
+
+    def mean(self, recipe: str, view: str, metric="mAP", condition=CLEAN, langs="all") -> float:
+        return self.cells.rows[recipe, condition, langs]["cells"][view][metric][0]
+
+    def add(self, claim: str, source: str, measured: list[tuple[str, float]], metric="mAP"):
+        """The claim holds if the measured values do not fall from the first to the last."""
+        values = [value for _, value in measured]
+        holds = "no"
+        if values == sorted(values):
+            holds = "yes"
+        texts = [f"{name} {number(value, metric)}" for name, value in measured]
+        self.rows.append([claim, source, ", ".join(texts), holds])
+
+    def order(self, batchings: list[str], source: str, view: str, metric="mAP"):
+        """From the least to the most."""
+        measured = [(b, self.mean(f"{b}-none", view, metric)) for b in batchings]
+        name = metric.replace("_", " ")
+        self.add(f"{' <= '.join(batchings)} in {view} {name}", source, measured, metric)
+
+
+def expected_table(study: dict) -> str:
+    """What the papers and our pilot led us to expect."""
+    expected = Expected(study)
+    expected.order(["x-x", "en-en", "x-x-mono", "x-y"], "LAReQA", "pool")
+    for view in VIEWS:
+        parents = [(b, expected.mean(f"{b}-none", view)) for b in ("x-x-mono", "x-y")]
+        better = max(parents, key=lambda pair: pair[1])
+        hybrid = ("hybrid", expected.mean("hybrid-none", view))
+        claim = f"hybrid at least as good as its better parent in {view} mAP"
+        expected.add(claim, "hybrid-batch paper", [better, hybrid])
+    expected.order(["x-y", "x-x-mono"], "hybrid-batch paper", "mono")
+    distances = ["hybrid", "x-y", "x-x-mono"]
+    expected.order(distances, "hybrid-batch paper", "pool", "rank_distance")
+    for claim, source, plain, robust, condition, langs in (
+        ("clean", "our pilot, .83 to .84", "hybrid-none", "hybrid-rs-da", CLEAN, "all"),
+        ("greedy", "our pilot, .72 to .80", "hybrid-none", "hybrid-rs-da", GREEDY, "all"),
+        ("clean", "our pilot, .24 to .32", "x-x-mono-none", "x-x-mono-rs-rp", CLEAN, "untrained"),
+    ):
+        measured = []
+        for recipe in (plain, robust):
+            measured.append((recipe, expected.mean(recipe, "pool", "mAP", condition, langs)))
+        name = robust.removeprefix(plain.removesuffix("none"))
+        expected.add(f"{name} lifts pool mAP, {claim}, languages: {langs}", source, measured)
+    return table_text(["expected", "by", "measured", "direction holds?"], expected.rows)
+
+
+def robust_r1_table(study: dict) -> str:
+    """R@1 of queries that stay right clean and under every attack."""
+    by_recipe = {}
+    for row in study["robust_r1"]:
+        by_recipe[row["recipe"], row["view"]] = row
+    rows = []
+    for batching in BATCHINGS:
+        for robust in ROBUST:
+            recipe = f"{batching}-{robust}"
+            if (recipe, "pool") not in by_recipe:
+                continue
+            texts = []
+            for view in ("mono", "pool"):
+                row = by_recipe[recipe, view]
+                texts += [pair_text(row["clean"], "R@1"), pair_text(row["robust"], "R@1")]
+            rows.append([recipe, *texts])
+    head = ["recipe", "mono R@1", "mono, under all attacks", "right in the pool"]
+    return table_text([*head, "pool, under all attacks"], rows)
+
+
+def cost_text(bench: dict) -> str:
+    """What a robust step costs: "rs-rp 1.02, rs-da 1.17"."""
+    texts = []
+    for row in bench["rows"]:
+        if row["row"].startswith("robust-"):
+            texts.append(f"{row['row'].removeprefix('robust-')} {row['ratio']:.2f}")
+    return wrapped(", ".join(texts) + ".")
+
+
+# ---- tests/bench.md ------------------------------------------------------------------------------
 
 
 def bench_table(bench: dict) -> str:
@@ -260,34 +411,315 @@ def bench_table(bench: dict) -> str:
 
 def machine_text(bench: dict) -> str:
     """On what it was measured."""
-    return ", ".join(f"{name} {value}" for name, value in bench["machine"].items())
+    return wrapped(", ".join(f"{name} {value}" for name, value in bench["machine"].items()) + ".")
 
 
-def cost_text(bench: dict) -> str:
-    """What a robust step costs: "rs-rp 1.02, rs-da 1.17"."""
-    texts = []
-    for row in bench["rows"]:
-        if row["row"].startswith("robust-"):
-            texts.append(f"{row['row'].removeprefix('robust-')} {row['ratio']:.2f}")
-    return ", ".join(texts) + "."
+# ---- README.md: the answer -----------------------------------------------------------------------
 
 
-def blocks() -> dict[str, str]:
-    """Name of a marked block in the README -> its text."""
-    study = json.loads(STUDY.read_text(encoding="utf-8"))
-    search = json.loads(SEARCH.read_text(encoding="utf-8"))
-    bench = json.loads(BENCH.read_text(encoding="utf-8"))
+def interval(low: float, high: float) -> str:
+    """ "[-.001, .029]"."""
+    return f"[{number(low)}, {number(high)}]"
+
+
+def interval_of(row: dict) -> str:
+    """A difference with its sign: "+.011 [-.001, .029]"."""
+    difference = number(row["difference"])
+    if not difference.startswith("-"):
+        difference = "+" + difference
+    return f"{difference} {interval(row['low'], row['high'])}"
+
+
+def differs(row: dict, other: str) -> str:
+    """A comparison as the rest of a sentence: "is .112 [.102, .120] above x-x-mono"."""
+    low, high = row["low"], row["high"]
+    if not row["significant"]:
+        return f"does not differ significantly from {other} ({interval_of(row)})"
+    if row["difference"] > 0:
+        return f"is {number(row['difference'])} {interval(low, high)} above {other}"
+    return f"is {number(-row['difference'])} {interval(-high, -low)} below {other}"
+
+
+def comparison(study: dict, other: str, condition: Condition, metric: str = "mAP") -> dict:
+    """Hybrid batches against others in the pool, without robust training."""
+    for row in study["comparisons"]:
+        pair = (row["a"], row["b"], row["view"], row["metric"], row["fixed"])
+        wanted = ("hybrid-none", f"{other}-none", "pool", metric, "none")
+        if pair == wanted and condition_of(row) == condition:
+            return row
+    raise ValueError(f"no comparison of hybrid with {other}: {condition.label}, {metric}")
+
+
+def clean_sentence(study: dict) -> str:
+    """Hybrid against its parents, and what is left of it when language is taken out."""
+    mono = differs(comparison(study, "x-x-mono", CLEAN), "x-x-mono")
+    cross = differs(comparison(study, "x-y", CLEAN), "x-y")
+    row = comparison(study, "x-x-mono", LIR)
+    left = f"it {differs(row, 'x-x-mono')}"
+    if not row["significant"]:
+        left = f"nothing significant is left between x-x-mono and it ({interval_of(row)})"
+    return (
+        f"Real text, not attacked: **in pool mAP, hybrid {mono}** and {cross}. When LIR has taken "
+        f"each language's main direction out of the vectors, without any training, {left}."
+    )
+
+
+def loses(row: dict, other: str) -> str:
+    """The same of what an attack takes: ".019 [.013, .024] more than x-x-mono"."""
+    low, high = row["low"], row["high"]
+    if not row["significant"]:
+        return f"not significantly ({interval_of(row)}) more or less than {other}"
+    if row["difference"] > 0:
+        return f"{number(row['difference'])} {interval(low, high)} more than {other}"
+    return f"{number(-row['difference'])} {interval(-high, -low)} less than {other}"
+
+
+def lost_sentence(study: dict, condition: Condition, where: str) -> str:
+    """What an attack takes from hybrid batches and from their parents: the question's answer."""
+    mono = comparison(study, "x-x-mono", condition, "mAP lost")
+    cross = comparison(study, "x-y", condition, "mAP lost")
+    less = [row["significant"] and row["difference"] < 0 for row in (mono, cross)]
+    verdict = "no sign that hybrid batches make the encoder more robust"
+    if all(less):
+        verdict = "hybrid batches make the encoder more robust than both parents do"
+    elif any(less):
+        verdict = "hybrid batches make the encoder more robust than one of their parents does"
+    cells = Cells(study)
+    clean = cells.rows["hybrid-none", CLEAN, "all"]["cells"]["pool"]["mAP"][0]
+    attacked = cells.rows["hybrid-none", condition, "all"]["cells"]["pool"]["mAP"][0]
+    level = differs(comparison(study, "x-x-mono", condition), "x-x-mono")
+    return (
+        f"{where}, attacked ({ATTACK_NAMES.get(condition, condition.label)}): **{verdict}**. "
+        f"Hybrid's pool mAP falls from {number(clean)} to {number(attacked)}: "
+        f"{loses(mono, 'x-x-mono')}'s and {loses(cross, 'x-y')}'s. Attacked, it {level}."
+    )
+
+
+def attacked_condition(study: dict) -> Condition:
+    """GREEDY where it was measured, else the study's first attack."""
+    conditions = [condition_of(fields) for fields in study["conditions"]]
+    attacks = [c for c in conditions if c.attack != "clean" and not c.control]
+    if GREEDY in attacks:
+        return GREEDY
+    return attacks[0]
+
+
+def robust_sentence(study: dict) -> str:
+    """The robust training that helps hybrid batches most under the attack."""
+    rows = []
+    for row in study["comparisons"]:
+        place = (row["kind"], row["fixed"], row["view"], row["metric"])
+        in_place = place == ("robust", "hybrid", "pool", "mAP")
+        if in_place and condition_of(row) == GREEDY and row["significant"]:
+            rows.append(row)
+    if not rows:
+        return "There, no robust training helps hybrid batches significantly."
+    best = max(rows, key=lambda row: row["difference"])
+    method = best["a"].removeprefix("hybrid-")
+    gain = differs(best, "plain training")
+    return (
+        f"There, **training on {WHAT_ROBUST_DOES[method]} helps** (`--robust {method}`): under the "
+        f"same attack it {gain}."
+    )
+
+
+def short_answer(world: dict, real: dict) -> str:
+    """The answer in three items: real text, the bundled world, robust training."""
+    attacked = "On real text, attacks are not measured yet."
+    if "attacked" in real:
+        condition = attacked_condition(real["attacked"])
+        attacked = lost_sentence(real["attacked"], condition, "Real text")
+    seeds = Cells(world).seeds("hybrid-none")
+    items = [
+        clean_sentence(real["clean"]),
+        lost_sentence(world, GREEDY, f"The bundled world, {seeds} seeds") + " " + attacked,
+        robust_sentence(world),
+    ]
+    return "\n".join(wrapped(f"{i}. {text}", "   ") for i, text in enumerate(items, 1))
+
+
+# ---- README.md: the table ------------------------------------------------------------------------
+
+
+def real_table(study: dict) -> str:
+    """Five rows, five columns: the encoder as it is, with LIR, and three batchings."""
+    cells, rows = Cells(study), []
+    (start,) = [recipe["name"] for recipe in study["recipes"] if recipe["batching"] is None]
+    lines = [("as it is", start, CLEAN), ("as it is, LIR", start, LIR)]
+    for batching in BATCHINGS:
+        if cells.has(f"{batching}-none", CLEAN):
+            lines.append((batching, f"{batching}-none", CLEAN))
+    for name, recipe, condition in lines:
+        row = [name, *(cells.text(recipe, view, condition=condition) for view in VIEWS)]
+        row.append(cells.text(recipe, "pool", condition=condition, langs="untrained"))
+        rows.append([*row, cells.text(recipe, "pool", "rank_distance", condition)])
+    head = ["batches", "mono mAP", "cross mAP", "pool mAP", "pool, untrained", "rank distance"]
+    return table_text(head, rows)
+
+
+def beside_text(study: dict) -> str:
+    """What the table was measured on; the published row and chance beside it."""
+    about, cells = study["about"], Cells(study)
+    luck = [cells.luck(view) for view in VIEWS] + [cells.luck("pool", "rank_distance")]
+    text = (
+        f"XQuAD-R: {about['n_groups']:,} questions in {len(about['languages'])} languages "
+        f"({about['n_queries']:,} queries), {about['n_passages']:,} sentences. Mean ± standard "
+        f"deviation over {cells.seeds('hybrid-none')} seeds. The paper's XLM-R with hybrid batches, "
+        f"one seed: {', '.join(PUBLISHED['hybrid'][:3])}, rank distance {PUBLISHED['hybrid'][3]}; "
+        f"chance: {', '.join(luck[:3])}, rank distance {luck[3]}."
+    )
+    return wrapped(text)
+
+
+# ---- README.md: one attacked query, and ten lines of Python --------------------------------------
+
+
+def first_passage(data, encoder, question: str, langs: list[str]) -> str:
+    """What the encoder ranks first."""
+    passages = [passage for passage in data.passages if passage.lang in langs]
+    query = Text(id="query", lang="", text=question, group="")
+    scores = encoder.encode([query], "query") @ encoder.encode(passages, "passage").T
+    return passages[int(scores.argmax())].text
+
+
+def attacked_text(example: dict) -> str:
+    """An example of metrics.json, with its edits made."""
+    text = example["text"]
+    for start, end, other in reversed(example["edits"]):
+        text = text[:start] + other + text[end:]
+    return text
+
+
+def printed_line(example: dict, printed: str) -> str:
+    """The line of --show about an example of metrics.json."""
+    (line,) = [line for line in printed.splitlines() if f" {example['id']}: " in line]
+    return line
+
+
+def make_example() -> dict:
+    """Run the README's command and keep, of its German queries, the one that it tells about."""
+    printed = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        with redirect_stdout(printed):
+            assert evaluate.main([*shlex.split(SHOW), "--out", folder]) == 0
+        examples = read(Path(folder) / "metrics.json")["examples"]
+    (example,) = [example for example in examples if example["lang"] == "de"]
+    data, encoder = load_data(ROOT / "data/minifacts"), load_encoder(ROOT / "data/tiny_xlmr")
+    question = example["id"].removesuffix(".de")
+    (english,) = [query.text for query in data.queries if query.id == f"{question}.en"]
     return {
-        "real": real_table(json.loads(REAL.read_text(encoding="utf-8"))["clean"]),
-        "first": first_table(study),
-        "full": full_table(study),
-        "robust": robust_tables(study),
-        "attacks": attack_table(study),
-        "answer": answer_list(study),
-        "search": search_table(search),
-        "bench": bench_table(bench),
-        "machine": machine_text(bench),
-        "cost": cost_text(bench),
+        "printed": printed_line(example, printed.getvalue()),
+        "english": english,
+        "before": example["before"],
+        "after": example["after"],
+        "first_before": first_passage(data, encoder, example["text"], ["de", "en"]),
+        "first_after": first_passage(data, encoder, attacked_text(example), ["de", "en"]),
+        "quickstart": run_quickstart(),
+    }
+
+
+def quickstart_code() -> str:
+    """The README's Python block."""
+    text = README.read_text(encoding="utf-8")
+    return text.partition("```python\n")[2].partition("```")[0]
+
+
+def run_quickstart() -> str:
+    """What it prints."""
+    command = [sys.executable, "-c", quickstart_code()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.rstrip("\n")
+
+
+def example_text(example: dict) -> str:
+    """The command, what it prints, and what it means in English."""
+    text = (
+        f'In English: "{example["english"]}" One synonym, and the best right answer falls from rank '
+        f'{example["before"]} to rank {example["after"]}: first stood "{example["first_before"]}", '
+        f'now stands "{example["first_after"]}"'
+    )
+    command = f"python evaluate.py {SHOW}"
+    return f"```sh\n{command}\n#   {example['printed']}\n```\n{wrapped(text)}"
+
+
+def quickstart_output(example: dict) -> str:
+    """As a block of text."""
+    return f"```text\n{example['quickstart']}\n```"
+
+
+# ---- README.md: time and memory of XLM-R-base ----------------------------------------------------
+
+LAYERS = 12  # of both encoders
+WIDTHS = {"e5": 384, "xlmr": 768}
+WEIGHTS = {"e5": 118e6, "xlmr": 278e6}  # with the word embeddings
+FLOATS = 4  # a weight, its gradient, AdamW's two moments
+XQUAD_PAIRS = 13_090  # queries, and about as many passages
+PAPER_PAIRS = 100  # a step of the hybrid-batch paper
+
+
+def layer_weights(width: int) -> int:
+    """Weights of one layer's matrices: 4 of attention, 2 four times as wide."""
+    return 4 * width**2 + 2 * width * 4 * width
+
+
+def xlmr_text(bench: dict) -> str:
+    """What XLM-R-base takes on the benchmark's machine, from what multilingual-e5-small took."""
+    rows = {row["row"]: row for row in bench["rows"]}
+    larger = layer_weights(WIDTHS["xlmr"]) / layer_weights(WIDTHS["e5"])
+    fp32 = median(rows["train-fp32"]["ours"]) / larger
+    bf16 = median(rows["train-bf16"]["ours"]) / larger
+    minutes = 1000 * PAPER_PAIRS / bf16 / 60
+    # a pass forward is a third of a step
+    search = XQUAD_PAIRS / (3 * fp32) / 60
+    held = {name: weights * FLOATS * 4 / 1e9 for name, weights in WEIGHTS.items()}
+    small = rows["cache-memory"]["theirs"][0] / 1000  # GB, chunks of 64 texts
+    wider = WIDTHS["xlmr"] / WIDTHS["e5"]
+    memory = held["xlmr"] + (small - held["e5"]) * wider
+    operations = step_operations(LAYERS * layer_weights(WIDTHS["xlmr"]), 1) / 1e9
+    text = (
+        f"**Time and memory of XLM-R-base**, derived, not measured: it has {larger:.0f} times the "
+        f"matrices of multilingual-e5-small ({operations:.2f} GFLOP a token), so by the benchmark's "
+        f"[rates](tests/bench.md) `train-*`, divided by that, two CPU cores train {fp32:.1f} pairs "
+        f"a second in fp32 and {bf16:.1f} in bf16: {minutes / 60:.1f} hours for 1,000 steps of "
+        f"{PAPER_PAIRS} pairs. XQuAD-R, at a third of a step's work, takes {search:.0f} minutes. "
+        f"With `--chunk-size 64`: {held['xlmr']:.1f} GB for weights, gradient and AdamW's moments, "
+        f"{memory:.0f} GB in all (row `cache-memory`, whose rest grows with the width)."
+    )
+    return wrapped(text)
+
+
+# ---- the pages -----------------------------------------------------------------------------------
+
+
+def pages() -> dict[Path, dict[str, str]]:
+    """Page -> name of a marked block in it -> its text."""
+    study, search, bench = read(STUDY), read(SEARCH), read(BENCH)
+    real, example = read(REAL), read(EXAMPLE)
+    return {
+        README: {
+            "answer": short_answer(study, real),
+            "real": real_table(real["clean"]),
+            "beside": beside_text(real["clean"]),
+            "example": example_text(example),
+            "xlmr": xlmr_text(bench),
+            "quickstart": quickstart_output(example),
+        },
+        RESULTS: {
+            "size": size_text(study),
+            "first": first_table(study),
+            "answer": answer_list(study),
+            "expected": expected_table(study),
+            "full": full_table(study),
+            "own-share": own_share_text(study),
+            "robust": robust_tables(study),
+            "robust-r1": robust_r1_table(study),
+            "cost": cost_text(bench),
+            "machine": machine_text(bench),
+            "search": search_table(search),
+            "attacks": attack_table(study),
+            "made": made_text(study, search),
+        },
+        SPEED: {"bench": bench_table(bench), "machine": machine_text(bench)},
     }
 
 
@@ -305,15 +737,18 @@ def fill(text: str, contents: dict[str, str]) -> str:
 
 def keep(path: Path, target: Path, keys: tuple) -> None:
     """Write what the repository keeps of the study in `path`."""
-    study = reduce(json.loads(path.read_text(encoding="utf-8")), keys)
+    study = reduce(read(path), keys)
     text = json.dumps(study, ensure_ascii=False, separators=(",", ":"))
     target.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if "--search" in sys.argv:
+    if "--example" in sys.argv:
+        kept = json.dumps(make_example(), ensure_ascii=False, indent=1)
+        EXAMPLE.write_text(kept + "\n", encoding="utf-8")
+    elif "--search" in sys.argv:
         keep(Path(sys.argv[1]), SEARCH, SEARCH_KEYS)
     elif len(sys.argv) > 1:
         keep(Path(sys.argv[1]), STUDY, STUDY_KEYS)
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), blocks()), encoding="utf-8")
+    for page, contents in pages().items():
+        page.write_text(fill(page.read_text(encoding="utf-8"), contents), encoding="utf-8")

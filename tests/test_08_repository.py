@@ -1,9 +1,10 @@
-"""Rung 8: the repository keeps its promises: imports, names, README.
+"""Rung 8: the repository keeps its promises: imports, names, README and pages of results.
 
 Before: all other rungs. Run: pytest tests/test_08_repository.py
 """
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -15,15 +16,30 @@ import time
 import bench
 import pytest
 from conftest import ROOT
-from readme import blocks, fill
+from readme import (
+    EXAMPLE,
+    GREEDY,
+    REAL,
+    SHOW,
+    STUDY,
+    attacked_text,
+    differs,
+    fill,
+    loses,
+    lost_sentence,
+    pages,
+    printed_line,
+    read,
+    run_quickstart,
+)
 from results import results_blocks
 
 import attacks
 import train
 
 MODULES = ("xlt", "attacks", "evaluate", "study", "train", "pairs")  # each may use those before it
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = (ROOT / "data/xquad_r/results.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "data/minifacts/results.md", "tests/bench.md", "data/xquad_r/results.md")
+README, RESULTS, SPEED, REAL_TEXT = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
 PROGRAMS = [ROOT / f"{name}.py" for name in MODULES]
 PROGRAMS += sorted((ROOT / "data").glob("*/prepare.py")) + sorted((ROOT / "data").glob("*.py"))
 PYTHON = [*PROGRAMS, *sorted((ROOT / "tests").glob("*.py"))]
@@ -134,42 +150,183 @@ def test_an_interrupted_import_leaves_no_traceback(name, tmp_path):
     assert done.stderr == ""
 
 
-def test_the_tables_of_the_readme_are_those_of_the_records():
-    """Claim: no number of the tables is typed by hand. Catches: an edited or outdated table."""
-    assert fill(README, blocks()) == README
+# ---- what the pages say --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(blocks()))
-def test_every_generated_block_stands_in_the_readme(name):
-    """Claim: nothing that is generated was left out. Catches: a marker that was deleted."""
-    assert blocks()[name] in README
+def written():
+    """(page, name of a block in it, its text): all that tests/readme.py and results.py write."""
+    blocks = []
+    for path, contents in pages().items():
+        page = path.relative_to(ROOT).as_posix()
+        blocks += [(page, name, content) for name, content in contents.items()]
+    blocks += [(PAGES[3], name, content) for name, content in results_blocks().items()]
+    return blocks
 
 
-def test_the_tables_of_real_text_are_those_of_the_records():
-    """Claim: as for the README. Catches: a number that nobody measured."""
-    assert fill(RESULTS, results_blocks()) == RESULTS
+@pytest.mark.parametrize("page", PAGES)
+def test_the_numbers_of_a_page_are_those_of_the_records(page):
+    """Claim: no number between its markers is typed by hand. Catches: an edited or outdated table."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    contents = {name: content for other, name, content in written() if other == page}
+    assert contents
+    assert fill(text, contents) == text
 
 
-@pytest.mark.parametrize("name", sorted(results_blocks()))
-def test_every_generated_block_stands_in_the_results(name):
+@pytest.mark.parametrize(
+    ("page", "content"),
+    [(page, content) for page, _, content in written()],
+    ids=[f"{page}-{name}" for page, name, _ in written()],
+)
+def test_every_generated_block_stands_on_its_page(page, content):
     """Claim: and has something in it. Catches: a marker that was deleted, an empty table."""
-    assert len(results_blocks()[name].splitlines()) > 2
-    assert results_blocks()[name] in RESULTS
+    assert len(content) > 60
+    assert content in (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_is_without_its_writer(page):
+    """Claim: each marker on a page names something that is generated for it.
+
+    Catches: a block that was renamed in tests/readme.py, whose old numbers stay for ever.
+    """
+    marks = re.findall(r"<!-- (.+?) -->", (ROOT / page).read_text(encoding="utf-8"))
+    assert set(marks) - {"end"} == {name for other, name, _ in written() if other == page}
+
+
+@pytest.mark.parametrize(
+    ("page", "study"),
+    [(RESULTS, read(STUDY)), (REAL_TEXT, read(REAL)["clean"])],
+    ids=["bundled", "real text"],
+)
+def test_what_was_read_by_hand_was_read_in_this_study(page, study):
+    """Claim: what is typed about the tables of a page names the commits of the study it was read in.
+
+    Catches: tables of a new study under the sentences about the old one. Read them again, then name
+    the new commits.
+    """
+    (commits,) = re.findall(r"study of commits ([0-9a-f, ]+)[.:]", page.replace("\n", " "))
+    assert commits.split(", ") == study["commits"]
 
 
 def test_whatever_is_said_of_real_text_names_the_four_bits():
     """Claim: wherever its numbers stand, the page says of which weights. Catches: a table that
     seems to be about the published encoder."""
-    for page in (README, RESULTS):
+    for page in (README, SPEED, REAL_TEXT):
         assert "4-bit weights" in page
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_the_readme_counts_the_lines_of_each_module(name):
+def test_the_first_screen_holds_what_a_visitor_needs():
+    """Number: 62 lines, which a browser shows on one page; 200 for all: ten minutes' reading.
+    Catches: a front door that is built up, chapter by chapter, until nobody finds the answer."""
+    lines = README.splitlines()
+    screen = "\n".join(lines[:62])
+    marks = ["\n> How does hybrid-batch", "<!-- answer -->", "<!-- real -->", "<!-- example -->"]
+    marks += ["python train.py", "python -m pytest", "**The catch.**"]
+    places = [screen.find(mark) for mark in marks]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert len(lines) <= 200
+
+
+@pytest.mark.parametrize("page", PAGES[:3])
+def test_lines_of_pages_have_at_most_130_columns(page):
+    """Number: an editor's window; rows of tables cannot be broken. Catches: endless lines."""
+    for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+        assert line.startswith("|") or len(line) <= 130, line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_of_the_repository(page):
+    """Claim: whatever a page points at is there. Catches: a page that moved."""
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        assert ((ROOT / page).parent / link).is_file(), link
+
+
+def test_a_comparison_is_told_by_its_sign_and_its_significance():
+    """Number: by hand; the bounds of a difference below 0 change places when it is told as a size.
+
+    Catches: "-.020 below", the lower bound as the upper one, a difference that is none.
+    """
+    row = {"difference": 0.05, "low": 0.04, "high": 0.07, "significant": True}
+    assert differs(row, "x-y") == "is .050 [.040, .070] above x-y"
+    assert loses(row, "x-y") == ".050 [.040, .070] more than x-y"
+    row = {"difference": -0.02, "low": -0.03, "high": -0.015, "significant": True}
+    assert differs(row, "x-y") == "is .020 [.015, .030] below x-y"
+    assert loses(row, "x-y") == ".020 [.015, .030] less than x-y"
+    row = {"difference": -0.0004, "low": -0.02, "high": 0.01, "significant": False}
+    assert differs(row, "x-y") == "does not differ significantly from x-y (+.000 [-.020, .010])"
+
+
+def test_the_verdict_on_hybrid_batches_follows_the_comparisons():
+    """Number: what is lost to the attack, hybrid against each parent, planted as less and as more.
+
+    Catches: a verdict that stays what it was when the study is measured anew.
+    """
+    study = read(STUDY)
+    verdicts = {}
+    for mono, cross in ((-0.02, -0.02), (-0.02, 0.02), (0.02, 0.02)):
+        for row in study["comparisons"]:
+            if row["metric"] == "mAP lost" and row["b"] in ("x-x-mono-none", "x-y-none"):
+                row["difference"] = cross if row["b"] == "x-y-none" else mono
+                row["significant"] = True
+        verdicts[mono, cross] = lost_sentence(study, GREEDY, "Here")
+    assert "more robust than both" in verdicts[-0.02, -0.02]
+    assert "more robust than one of their parents" in verdicts[-0.02, 0.02]
+    assert "no sign" in verdicts[0.02, 0.02]
+
+
+def test_an_example_is_told_as_it_was_attacked():
+    """Number: by hand, two edits of unequal lengths. Catches: the second edit at the place of the
+    first, the line of q1 for q11."""
+    example = {"id": "q1.de", "text": "Was frisst der Biber?", "edits": [[0, 3, "Welches"]]}
+    example["edits"].append([4, 10, "isst"])
+    assert attacked_text(example) == "Welches isst der Biber?"
+    assert printed_line(example, "a q11.de: x\nb q1.de: y\n") == "b q1.de: y"
+
+
+def test_the_attacked_query_of_the_readme_is_what_its_command_prints(tmp_path):
+    """Claim: the README shows a line of the command above it, and the fall that metrics.json holds.
+
+    Catches: an example from another corpus or encoder: `python tests/readme.py --example`.
+    """
+    told = read(EXAMPLE)
+    assert f"python evaluate.py {SHOW}\n" in README
+    printed = check("evaluate.py", *shlex.split(SHOW), "--out", tmp_path)
+    assert told["printed"] in printed.splitlines()
+    examples = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["examples"]
+    (example,) = [example for example in examples if example["lang"] == "de"]
+    assert f" {example['id']}: " in told["printed"]
+    assert (example["before"], example["after"]) == (told["before"], told["after"])
+
+
+def test_the_python_of_the_readme_runs_and_prints_what_stands_below_it():
+    """Claim: ten lines, from the repository's root. Catches: a function that was renamed."""
+    assert run_quickstart() == read(EXAMPLE)["quickstart"]
+
+
+@pytest.mark.parametrize("name", [*(f"{name}.py" for name in MODULES), "tests/"])
+def test_the_readme_counts_the_lines_of_each_file(name):
     """Claim: the table of files is true to within a twentieth. Catches: a count nobody updated."""
-    lines = len((ROOT / f"{name}.py").read_text(encoding="utf-8").splitlines())
-    (told,) = re.findall(rf"^\| `{name}\.py` \| (\d+) \|", README, re.MULTILINE)
+    paths = [ROOT / name]
+    if name == "tests/":
+        paths = sorted((ROOT / name).glob("*.py"))
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+    (told,) = re.findall(rf"^\| `{re.escape(name)}` \| (\d+) \|", README, re.MULTILINE)
     assert abs(int(told) - lines) <= lines / 20
+
+
+def test_the_readme_counts_the_tests(request):
+    """Claim: it says how many pass, to within a twentieth; only where all were collected.
+
+    Catches: a number of last winter.
+    """
+    (told,) = re.findall(r"some ([\d,]+) tests", README)
+    collected = request.session.testscollected
+    if collected < 2000:
+        pytest.skip("a part of the lab course")
+    assert abs(int(told.replace(",", "")) - collected) <= collected / 20
 
 
 def test_the_readme_has_the_two_commands_and_ci_runs_exactly_them():
@@ -181,13 +338,15 @@ def test_the_readme_has_the_two_commands_and_ci_runs_exactly_them():
         assert line in ci
 
 
-# ---- every command of the README runs ------------------------------------------------------------
+# ---- every command of the pages runs -------------------------------------------------------------
 
 
 def readme_commands():
-    """Every `python` or `torchrun` line of the shell blocks of README and results, no comments."""
+    """Every `python` or `torchrun` line of the pages' shell blocks, without comments."""
     commands = []
-    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", README + RESULTS, re.DOTALL):
+    for block in re.findall(
+        r"```(?:sh|bash)\n(.*?)```", README + RESULTS + SPEED + REAL_TEXT, re.DOTALL
+    ):
         for line in block.replace("\\\n", " ").splitlines():
             command = line.split("#")[0].strip().split("&&")[-1].strip()
             if command.startswith(("python ", "torchrun ")):
@@ -196,16 +355,17 @@ def readme_commands():
 
 
 def commands_of(program, start="python"):
-    """The README's calls of one program, without "python PROGRAM"."""
+    """The pages' calls of one program, without "python PROGRAM"."""
     start = f"{start} {program}"
     return [command[len(start) :] for command in readme_commands() if command.startswith(start)]
 
 
 def check(program, *words):
-    """Run a program of the repository; its exit code must be 0."""
+    """Run a program of the repository; its exit code must be 0. What it prints."""
     command = [sys.executable, program, *[str(word) for word in words]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def without_middle_values(words):
@@ -228,7 +388,7 @@ SHIPPED = {
 
 
 @pytest.mark.parametrize("line", commands_of("data/"))
-def test_every_prepare_command_of_the_readme_names_a_program(line):
+def test_every_prepare_command_of_the_pages_names_a_program(line):
     """Claim: it is there and has these flags. (Most of them fetch something: not here.)
 
     Catches: a folder that was renamed, a flag that is gone.
@@ -241,7 +401,7 @@ def test_every_prepare_command_of_the_readme_names_a_program(line):
 
 
 @pytest.mark.parametrize("line", commands_of("train.py"))
-def test_every_training_command_of_the_readme_can_be_parsed(line):
+def test_every_training_command_of_the_pages_can_be_parsed(line):
     """Claim: each flag and each of its values is known. Catches: a method or an attack renamed."""
     args = train.parse(shlex.split(line))
     assert train.single_runs(args)
@@ -250,7 +410,7 @@ def test_every_training_command_of_the_readme_can_be_parsed(line):
 
 
 @pytest.mark.parametrize("line", [c for c in commands_of("train.py") if " search" not in c])
-def test_every_training_command_of_the_readme_runs(line, tmp_path):
+def test_every_training_command_of_the_pages_runs(line, tmp_path):
     """Claim: exit 0, in smoke settings. Catches: a flag that is gone.
 
     (The search differs from the study in settings alone, which the test above has parsed.)
@@ -283,7 +443,7 @@ def smoke_runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("line", commands_of("study.py"))
-def test_every_study_command_of_the_readme_runs(line, smoke_runs, tmp_path):
+def test_every_study_command_of_the_pages_runs(line, smoke_runs, tmp_path):
     """Claim: exit 0, and the report is written. Catches: a flag that is gone."""
     words = shlex.split(line)
     first_flag = min(i for i, word in enumerate(words) if word.startswith("--"))
@@ -293,13 +453,29 @@ def test_every_study_command_of_the_readme_runs(line, smoke_runs, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
-@pytest.mark.parametrize("line", [c for c in commands_of("evaluate.py") if "xquad_r" not in c])
-def test_every_evaluation_command_of_the_readme_runs(line, tmp_path):
-    """Claim: exit 0, on twelve questions of two languages. (XQuAD-R is not shipped.)"""
+@pytest.mark.parametrize("line", [c for c in commands_of("evaluate.py") if c.strip() != SHOW])
+def test_every_evaluation_command_of_the_pages_runs(line, tmp_path):
+    """Claim: exit 0, on twelve questions of two languages. (The attacked query has its own test.)"""
     words = [word.replace("vectors", str(tmp_path / "vectors")) for word in shlex.split(line)]
+    words = [SHIPPED.get(word, word) for word in words]
     first_flag = min(i for i, word in enumerate(words) if word.startswith("--"))
     small = ["--langs", "en", "el", "--limit", "12", "--out", tmp_path]
     check("evaluate.py", "data/tiny_xlmr", *words[first_flag:], *small)
+
+
+@pytest.mark.parametrize("line", commands_of("pairs.py"))
+def test_every_command_for_pairs_of_the_readme_runs(line, tmp_path):
+    """Claim: exit 0, in smoke settings and two languages. Catches: a flag or a method that is gone."""
+    words = without_middle_values(shlex.split(line))
+    check("pairs.py", *words, "--smoke", "--test-langs", "en", "el", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("line", commands_of("tests/readme.py"))
+def test_every_command_that_writes_a_page_names_records(line):
+    """Claim: known words only: a study's file, --search, --example. Catches: a flag misspelt, which
+    would be taken for a file."""
+    flags = {word for word in shlex.split(line) if not word.endswith(".study.json")}
+    assert flags <= {"--search", "--example"}
 
 
 def test_the_bundled_world_can_be_written_again(tmp_path):
