@@ -24,7 +24,7 @@ from data.tiny_xlmr.prepare import (
     pretraining_texts,
     train_tokenizer,
 )
-from xlt import generator
+from xlt import TrainingPairs, generator
 
 WORLD = ROOT / "data/minifacts"
 LANGS = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"]
@@ -50,18 +50,28 @@ def lexicons():
     return {lang: prepare.read_lexicon(lang) for lang in LANGS}
 
 
+@pytest.fixture(scope="module")
+def form_of():
+    """Query id -> "question" or "short": `load_data` passes over this key of queries.jsonl."""
+    forms = {}
+    for line in (WORLD / "queries.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
+        row = json.loads(line)
+        forms[row["_id"]] = row["form"]
+    return forms
+
+
 # ---- what is shipped -----------------------------------------------------------------------------
 
 
 def test_prepare_writes_the_shipped_files_byte_for_byte(tmp_path):
     """Claim: the folder is a function of lexicon/, which passes its own checks in 11 languages.
 
-    Number: corpus, queries, dictionary, three splits, and synonyms of 11 languages: 17 files.
+    Number: corpus, queries, dictionary, three splits, synonyms and fillers of 11 languages: 28.
     Catches: hash(), the order of a set, a lexicon that was mended without writing the folder.
     """
     prepare.write(tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 17
+    assert len(files) == 28
     for path in files:
         name = path.relative_to(tmp_path)
         assert path.read_bytes() == (WORLD / name).read_bytes(), name
@@ -70,46 +80,126 @@ def test_prepare_writes_the_shipped_files_byte_for_byte(tmp_path):
 def test_the_world_is_as_large_as_its_readme_says(facts):
     """Claim: the table in data/minifacts/readme.md.
 
-    Number: 15 domains, 483 entities, 54 relations, 1801 facts.
+    Number: 15 domains, 483 entities, 54 relations, 1787 facts.
     Catches: a table that was not read to its end, a readme of an older world.
     """
     domains = {fact.relation.split(".")[0] for fact in facts}
     assert len(domains) == 15
     assert len({fact.entity for fact in facts}) == 483
     assert len({fact.relation for fact in facts}) == 54
-    assert len({fact.id for fact in facts}) == len(facts) == 1801
+    assert len({fact.id for fact in facts}) == len(facts) == 1787
 
 
-def test_every_fact_has_a_query_and_a_passage_in_every_language(minifacts):
-    """Claim: eleven of each.
+def test_every_fact_has_queries_and_a_passage_in_every_language(minifacts):
+    """Claim: a passage a fact and language; four queries if it is for training, else two.
 
-    Number: 11 * 1801 = 19,811, as the readme says.
+    Number: 11 * 1787 = 19,657 and 11 * (4 * 1415 + 2 * 372) = 70,444, as the readme says.
     Catches: a language that lacks a fact.
     """
-    assert len(minifacts.queries) == 19811
-    assert len(minifacts.passages) == 19811
-    assert Counter(query.lang for query in minifacts.queries) == dict.fromkeys(LANGS, 1801)
-    assert Counter(passage.lang for passage in minifacts.passages) == dict.fromkeys(LANGS, 1801)
+    assert len(minifacts.queries) == 70444
+    assert len(minifacts.passages) == 19657
+    assert Counter(query.lang for query in minifacts.queries) == dict.fromkeys(LANGS, 6404)
+    assert Counter(passage.lang for passage in minifacts.passages) == dict.fromkeys(LANGS, 1787)
+
+
+def forms_of_facts(minifacts, form_of, split):
+    """(fact, language) -> how often it is asked in a question and in a short query."""
+    forms = {}
+    for position in minifacts.qrels[split]:
+        query = minifacts.queries[position]
+        forms.setdefault((query.group, query.lang), Counter())[form_of[query.id]] += 1
+    return forms
+
+
+@pytest.mark.parametrize(
+    ("split", "facts_of_split", "questions"),
+    [("train", 1415, 3), ("dev", 147, 1), ("test", 225, 1)],
+)
+def test_training_asks_in_three_wordings(minifacts, form_of, split, facts_of_split, questions):
+    """Claim: three questions a training fact and language, one of any other; a short query each.
+
+    Number: every fact of the split in 11 languages.
+    Catches: a test that weighs one fact three times; a short query that stands for a question.
+    """
+    forms = forms_of_facts(minifacts, form_of, split)
+    assert len(forms) == 11 * facts_of_split
+    for key, counts in forms.items():
+        assert counts == {"question": questions, "short": 1}, key
+
+
+def test_short_queries_are_told_apart(minifacts, form_of):
+    """Claim: by "form" and by the id; they end in no question mark, questions do, but in Thai.
+
+    Number: 70,444 queries, and the first fact's in English by eye.
+    Catches: a question that is called short; a template of the wrong kind.
+    """
+    texts = {}
+    for query in minifacts.queries:
+        is_short = form_of[query.id] == "short"
+        assert is_short == query.id.startswith("k")
+        if query.lang != "th":
+            assert is_short != query.text.endswith(("?", ";", "؟", "？")), query
+        texts[query.id] = query.text
+    assert texts["k0.en"] == "capital of France"
+    assert texts["k0.de"] == "Hauptstadt Frankreich"
+    wordings = {texts[f"q0{suffix}.en"] for suffix in ("", "b", "c")}
+    assert len(wordings) == 3
+    assert "What is the official capital of France?" in wordings
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_short_queries_are_short(minifacts, form_of, lang):
+    """Claim: what one types, in every language.
+
+    Number: at most 0.75 of the letters of a question, on average (chance 1).
+    Catches: a question without its mark.
+    """
+    lengths = {"question": [], "short": []}
+    for query in minifacts.queries:
+        if query.lang == lang:
+            lengths[form_of[query.id]].append(len(query.text))
+    means = {form: sum(counts) / len(counts) for form, counts in lengths.items()}
+    assert means["short"] < 0.75 * means["question"]
 
 
 def test_every_query_has_its_answer_in_eleven_languages(minifacts):
-    """Claim: one relevant passage a language.
+    """Claim: one relevant passage a language; of the further training queries that in their own.
 
-    Number: 19,811 queries in three splits.
-    Catches: an answer in the query's own language alone.
+    Number: of 70,444 queries 11 * 1787 = 19,657 questions and 11 * 372 = 4,092 held-out short
+    queries have eleven, the rest, 46,695 of training, one.
+    Catches: an answer in the query's own language alone; a short query without judgements.
     """
-    seen = 0
-    for relevant_of in minifacts.qrels.values():
-        for relevant in relevant_of.values():
-            assert sorted(minifacts.passages[passage].lang for passage in relevant) == LANGS
-            seen += 1
-    assert seen == 19811
+    counts = Counter()
+    for split, relevant_of in minifacts.qrels.items():
+        for position, relevant in relevant_of.items():
+            query = minifacts.queries[position]
+            langs = sorted(minifacts.passages[passage].lang for passage in relevant)
+            is_further = not re.fullmatch(r"q[0-9]+\.[a-z]+", query.id)
+            if split == "train" and is_further:
+                assert langs == [query.lang], query
+            else:
+                assert langs == LANGS, query
+            counts[len(langs)] += 1
+    assert counts == {11: 19657 + 4092, 1: 46695}
+
+
+def test_training_pairs_every_wording_with_every_language(minifacts):
+    """Claim: what answers a fact's question answers its other queries, too, by their group.
+
+    Number: France's capital: four English queries, and a passage in each of 11 languages.
+    Catches: a short query that is trained with passages of its own language alone.
+    """
+    pairs = TrainingPairs(minifacts, LANGS)
+    queries = [minifacts.queries[i].id for i in pairs.queries["france.capital"]["en"]]
+    assert sorted(queries) == ["k0.en", "q0.en", "q0b.en", "q0c.en"]
+    passages = pairs.passages["france.capital"]
+    assert {lang: len(positions) for lang, positions in passages.items()} == dict.fromkeys(LANGS, 1)
 
 
 def test_every_answer_tells_the_fact_that_is_asked_for(minifacts):
     """Claim: the group of a relevant passage is that of its query.
 
-    Number: 11 * 19,811 pairs.
+    Number: 11 * 23,749 + 46,695 pairs.
     Catches: ids that are shifted by one.
     """
     for relevant_of in minifacts.qrels.values():
@@ -167,17 +257,59 @@ def test_most_paragraphs_hold_other_sentences_too(minifacts):
     assert len(longer) > 0.9 * len(minifacts.passages)
 
 
+# ---- what it says of the world -------------------------------------------------------------------
+
+
+def test_nothing_is_counted_to_zero(facts):
+    """Claim: nobody asks how many legs a fish has, or how many wheels a ship.
+
+    Number: 50 animals with legs and 6 vehicles with wheels.
+    Catches: a snake that "has 0 legs".
+    """
+    counts = [fact.value for fact in facts if fact.relation in ("animal.legs", "vehicle.wheels")]
+    assert len(counts) == 56
+    assert "#0" not in counts
+
+
+def test_who_eats_fish_or_insects_does_not_eat_meat(facts):
+    """Claim: what people say of the animal.
+
+    Number: nine animals, by hand.
+    Catches: a dolphin that "mainly eats meat".
+    """
+    diets = {fact.entity: fact.value for fact in facts if fact.relation == "animal.diet"}
+    for animal in ("dolphin", "seal", "penguin", "shark", "salmon", "tuna"):
+        assert diets[animal] == "fish_food"
+    for animal in ("frog", "spider", "scorpion"):
+        assert diets[animal] == "insects_food"
+    assert diets["tiger"] == "meat"
+
+
+def test_hindi_answers_how_an_animal_is_born(minifacts, facts):
+    """Claim: "by giving birth to live young", or "by laying eggs", as the question asks.
+
+    Number: all answers end in देकर, "by giving".
+    Catches: "eggs", an answer to "what".
+    """
+    births = {fact.id for fact in facts if fact.relation == "animal.birth"}
+    answers = set()
+    for query in minifacts.queries:
+        if query.lang == "hi" and query.group in births:
+            answers.add(query.answer)
+    assert answers == {"जीवित बच्चे देकर", "अंडे देकर"}
+
+
 # ---- splits and leaks ----------------------------------------------------------------------------
 
 
 def test_splits_are_as_large_as_the_readme_says(facts):
     """Claim: by fact, about 8 % dev and 12.5 % test.
 
-    Number: 1426, 148 and 227.
+    Number: 1415, 147 and 225.
     Catches: a share that is rounded otherwise.
     """
     counts = Counter(fact.split for fact in facts)
-    assert counts == {"train": 1426, "dev": 148, "test": 227}
+    assert counts == {"train": 1415, "dev": 147, "test": 225}
 
 
 def test_splits_share_no_fact(minifacts):
@@ -228,7 +360,7 @@ def training_paragraphs(minifacts):
 def test_no_training_paragraph_tells_a_held_out_fact(minifacts, facts, lexicons):
     """Claim: no statement of a held-out fact, in any wording, is in a paragraph of its entity.
 
-    Number: 375 facts in 11 languages and 3 wordings or more, so at least 12,375 statements.
+    Number: 372 facts in 11 languages and 3 wordings or more, so at least 12,276 statements.
     Catches: paragraphs that hold all facts of an entity.
     """
     paragraphs = training_paragraphs(minifacts)
@@ -242,7 +374,7 @@ def test_no_training_paragraph_tells_a_held_out_fact(minifacts, facts, lexicons)
                 statements += 1
                 for paragraph in paragraphs[fact.entity, lang]:
                     assert statement not in paragraph, (fact, lang)
-    assert statements >= 12375
+    assert statements >= 12276
 
 
 def test_pretraining_reads_training_facts_alone(facts, lexicons):
@@ -271,12 +403,17 @@ def test_pretraining_reads_four_kinds_of_text(facts, lexicons):
     assert "The capital of France is Paris." in texts["france.capital", "s"]["en"]
 
 
-# ---- synonyms and dictionary ---------------------------------------------------------------------
+# ---- synonyms, fillers and dictionary ------------------------------------------------------------
+
+
+def shipped_table(folder, lang):
+    """word -> replacements, as attacks read them."""
+    return json.loads((WORLD / f"{folder}/{lang}.json").read_text(encoding="utf-8"))
 
 
 def shipped_synonyms(lang):
-    """word -> replacements, as attacks read them."""
-    return json.loads((WORLD / f"synonyms/{lang}.json").read_text(encoding="utf-8"))
+    """word -> replacements of the same meaning."""
+    return shipped_table("synonyms", lang)
 
 
 @pytest.mark.parametrize("lang", LANGS)
@@ -289,6 +426,54 @@ def test_there_are_enough_synonyms_in_every_language(lang):
     table = shipped_synonyms(lang)
     assert len(table) >= 150
     assert min(len(replacements) for replacements in table.values()) >= 1
+
+
+FILLERS = {
+    "ar": ["بالضبط", "تحديدا", "يا ترى"],
+    "de": ["eigentlich", "genau", "denn"],
+    "el": ["ακριβώς", "άραγε"],
+    "en": ["exactly", "precisely", "just"],
+    "es": ["exactamente", "precisamente"],
+    "hi": ["आख़िर क", "कुल मिलाकर"],
+    "ru": ["именно", " же"],
+    "th": ["กันแน่", "ก็คือ"],
+    "tr": ["acaba", "tam olarak"],
+    "vi": ["chính xác", "là gì thế"],
+    "zh": ["究竟", "到底"],
+}
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_fillers_are_no_synonyms(lang):
+    """Claim: an attack by synonyms replaces words; "what exactly" for "what" is another table's.
+
+    Number: two or three fillers a language by hand, each of which fillers/ has and synonyms/ not.
+    Catches: a robustness to "acaba" that counts as one to synonyms.
+    """
+    synonyms = shipped_synonyms(lang)
+    fillers = shipped_table("fillers", lang)
+    assert len(fillers) >= 4
+    for filler in FILLERS[lang]:
+        assert any(filler in text for text in chain(*fillers.values())), filler
+        for word, replacements in synonyms.items():
+            added = [text for text in replacements if filler in text and filler not in word]
+            assert added == [], (word, filler)
+    for word, replacements in fillers.items():
+        assert set(replacements).isdisjoint(synonyms.get(word, []))
+
+
+def test_german_questions_can_do_without_fillers(minifacts, form_of):
+    """Claim: "eigentlich" is rare.
+
+    Number: in fewer than 5 % of the German questions.
+    Catches: templates that all begin "Was ist eigentlich".
+    """
+    questions = []
+    for query in minifacts.queries:
+        if query.lang == "de" and form_of[query.id] == "question":
+            questions.append(query.text)
+    assert len(questions) == 3 * 1415 + 372
+    assert sum("eigentlich" in text for text in questions) < 0.05 * len(questions)
 
 
 @pytest.mark.parametrize("lang", LANGS)
@@ -308,21 +493,22 @@ def test_most_replacements_occur_in_no_wording(lexicons, lang):
 
 
 @pytest.mark.parametrize("lang", LANGS)
-def test_questions_can_be_attacked_in_every_language(minifacts, lang):
+def test_questions_can_be_attacked_in_every_language(minifacts, form_of, lang):
     """Claim: test questions have words to replace, nearly all of them.
 
-    Number: 2.5 a question on average, and at most 2 % of the 227 without any.
+    Number: 2.5 a question on average, and at most 2 % of the 225 without any. (A short query has
+    0.8 to 1.2, and 13 to 30 % of them have none.)
     Catches: a table of one language whose words the questions do not use.
     """
     table = shipped_synonyms(lang)
     counts = []
     for position in minifacts.qrels["test"]:
         query = minifacts.queries[position]
-        if query.lang == lang:
+        if query.lang == lang and form_of[query.id] == "question":
             counts.append(len(find_words(query.text, table, lang)))
-    assert len(counts) == 227
-    assert sum(counts) / 227 >= 2.5
-    assert counts.count(0) <= 0.02 * 227
+    assert len(counts) == 225
+    assert sum(counts) / 225 >= 2.5
+    assert counts.count(0) <= 0.02 * 225
 
 
 def dictionary_rows():
@@ -405,6 +591,7 @@ RUSSIAN = prepare.Lexicon(
     terms={"cat": {"name": "кошка", "g": "f"}, "fur": {"name": "шерсть", "g": "m"}},
     wordings={},
     synonyms={},
+    fillers={},
     words={},
 )
 
@@ -455,17 +642,26 @@ FRANCE = prepare.Fact("france.capital", "france", "country.capital", "paris", "t
 SPAIN = prepare.Fact("spain.capital", "spain", "country.capital", "madrid", "test")
 QUESTIONS = ["What is the capital of {e}?", "Which city rules {e}?", "Where is {e} ruled from?"]
 SYNONYMS = {"capital": ["seat"]}
+FILLED = {
+    "what": ["exactly what"],
+    "which": ["exactly which"],
+    "where": ["exactly where"],
+    "is": ["actually is"],
+}
 STATEMENTS = ["{v} is the capital of {e}.", "{v} rules {e}.", "{e} is ruled from {v}."]
+SHORT = ["capital of {e}"]
 
 
-def english(questions=QUESTIONS, synonyms=SYNONYMS, spain="Spain"):
+def english(questions=QUESTIONS, short=SHORT, synonyms=SYNONYMS, fillers=FILLED, spain="Spain"):
     """A lexicon of two countries without a mistake, unless one is given."""
     names = {"france": "France", "spain": spain, "paris": "Paris", "madrid": "Madrid"}
+    wordings = {"q": questions, "s": STATEMENTS, "k": short}
     return prepare.Lexicon(
         lang="en",
         terms={term: {"name": name} for term, name in names.items()},
-        wordings={("country.capital", "q"): questions, ("country.capital", "s"): STATEMENTS},
+        wordings={("country.capital", kind): texts for kind, texts in wordings.items()},
         synonyms=synonyms,
+        fillers=fillers,
         words={},
     )
 
@@ -506,13 +702,44 @@ def test_a_mistake_in_a_question_is_seen(question, complaint):
 
 
 def test_a_wording_too_few_is_seen():
-    """Claim: each relation needs three questions.
+    """Claim: each relation needs three questions and a short query.
 
-    Number: two.
+    Number: two, and none.
     Catches: a relation that was begun and not finished.
     """
-    complaints = list(prepare.check_sentences([FRANCE], english(questions=QUESTIONS[:2])))
-    assert complaints == ["en country.capital: 2 wordings, needs 3"]
+    complaints = list(prepare.check_sentences([FRANCE], english(QUESTIONS[:2], short=[])))
+    assert complaints == [
+        "en country.capital q: 2 wordings, needs 3",
+        "en country.capital k: 0 wordings, needs 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("short", "complaint"),
+    [
+        ("capital", "slots [] in"),
+        ("{e} {v}", "slots ['e', 'v'] in"),
+        ("capital of {e}?", "a short query ends in '?'"),
+        ("Which city rules {e}.", "a short query ends in '.'"),
+    ],
+)
+def test_a_mistake_in_a_short_query_is_seen(short, complaint):
+    """Claim: it names the entity, not the answer, and is no sentence.
+
+    Number: one mistake.
+    Catches: a question or a statement that is marked "k".
+    """
+    complaints = "\n".join(prepare.check_sentences([FRANCE], english(short=[short])))
+    assert complaint in complaints
+
+
+def test_a_short_query_keeps_its_first_letter():
+    """Claim: people type "capital of France"; questions begin with a capital.
+
+    Number: by eye.
+    Catches: `render`, with which every short query looks like a title.
+    """
+    assert prepare.short_query(FRANCE, english()) == "capital of France"
 
 
 def test_two_facts_with_one_question_are_seen():
@@ -522,7 +749,7 @@ def test_two_facts_with_one_question_are_seen():
     Catches: a question with two gold facts, of which one counts as wrong.
     """
     complaints = list(prepare.check_sentences([FRANCE, SPAIN], english(spain="France")))
-    assert len(complaints) == 3, "one a wording"
+    assert len(complaints) == 4, "one a wording, one for the short query"
     assert "asks for france.capital and for spain.capital" in complaints[0]
 
 
@@ -546,6 +773,25 @@ def test_a_mistake_in_the_synonyms_is_seen(synonyms, complaint):
     Catches: a check that is left out.
     """
     complaints = "\n".join(prepare.check_words([FRANCE, SPAIN], english(synonyms=synonyms)))
+    assert complaint in complaints
+
+
+@pytest.mark.parametrize(
+    ("fillers", "complaint"),
+    [
+        ({"what": ["exactly what"]}, "en: 1 words with a filler, needs 4"),
+        ({"Capital": ["exactly capital"]}, "filler 'Capital': not lower case"),
+        ({"river": ["river exactly"]}, "filler 'river' occurs in no wording"),
+        ({"capital": ["seat"]}, "filler 'capital': ['seat'] are synonyms, too"),
+    ],
+)
+def test_a_mistake_in_the_fillers_is_seen(fillers, complaint):
+    """Claim: as in the synonyms; and none stands in both tables.
+
+    Number: one mistake.
+    Catches: a check that is left out.
+    """
+    complaints = "\n".join(prepare.check_words([FRANCE, SPAIN], english(fillers=fillers)))
     assert complaint in complaints
 
 
@@ -579,7 +825,7 @@ def test_nothing_is_written_of_a_world_with_a_mistake(tmp_path, monkeypatch):
 
 
 def test_one_language_can_be_checked_and_sampled(capsys):
-    """Claim: --check prints so many facts, question and statement, and the number of problems.
+    """Claim: --check prints so many facts, with their texts, and the number of problems.
 
     Number: two facts, no problem, exit code 0.
     Catches: a check that writes, or that says nothing.
@@ -587,7 +833,7 @@ def test_one_language_can_be_checked_and_sampled(capsys):
     assert prepare.main(["--check", "zh", "--sample", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert [line.count(" | ") for line in lines] == [2, 2, 0]
+    assert [line.count(" | ") for line in lines] == [3, 3, 0]
     assert lines[2] == "0 problems"
 
 
@@ -706,7 +952,7 @@ def test_pretraining_twice_gives_the_same_weights(facts, lexicons):
 def test_the_tokenizer_knows_every_character(minifacts, encoder):
     """Claim: no word of the world has an unknown piece.
 
-    Number: all words between blanks of 39,622 texts; more than 20,000 are distinct.
+    Number: all words between blanks of 90,101 texts; more than 20,000 are distinct.
     Catches: a tokenizer of the training texts alone.
     """
     words = set()
@@ -722,10 +968,10 @@ def test_the_tokenizer_knows_every_character(minifacts, encoder):
 def test_a_tokenizer_trained_twice_is_the_same(minifacts):
     """Claim: the same texts in another order give the same file.
 
-    Number: 496 questions, 1,500 pieces.
+    Number: 497 queries, 1,500 pieces.
     Catches: tokenizers' UnigramTrainer, whose scores differ by up to 0.1 from run to run.
     """
-    lines = [query.text for query in minifacts.queries[::40]]
+    lines = [query.text for query in minifacts.queries[::142]]
     first = train_tokenizer(lines, 1500)
     second = train_tokenizer(lines[::-1], 1500)
     assert len(first) == 1500, "no pieces: the test is vacuous"

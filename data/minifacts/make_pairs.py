@@ -86,7 +86,8 @@ KEPT_CAPITALS = {
 SHARED_CURRENCIES = ("dollar", "pound")
 
 # Relations of which an entity has one value. Where values are listed, only these exclude each
-# other for sure: nothing is both fruit and vegetable in the kitchen, but a nut may be a fruit
+# other for sure: nothing is both fruit and vegetable in the kitchen, but a nut may be a fruit, and
+# fish is meat to some
 FUNCTIONAL = {
     "country.capital": (),
     "country.continent": (),

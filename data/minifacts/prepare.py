@@ -2,8 +2,10 @@
 
     facts.tsv            france  capital  paris            entity, relation, value
     LANG/terms.tsv       france  Frankreich  Frankreichs   a name and its inflected forms
-    LANG/wordings.tsv    country.capital  q  "Was ist die Hauptstadt {e.gen}?"
-      -> queries.jsonl   "Was ist die Hauptstadt Frankreichs?"     one a fact and language
+    LANG/wordings.tsv    country.capital  q  "Wie heißt die Hauptstadt {e.gen}?"
+      -> queries.jsonl   "Wie heißt die Hauptstadt Frankreichs?"   one a fact and language, in
+                                                                   training one a wording
+                         "Hauptstadt Frankreich"                   one a fact and language
       -> corpus.jsonl    "Die Hauptstadt Frankreichs ist Paris."   one a fact and language
 
 Where to look next: lexicon/ is the source, `render` fills a wording, `render_language` makes all
@@ -46,8 +48,11 @@ SCRIPTS = {  # the others are written in Latin letters
 STATEMENT_ENDS = {"hi": "।", "th": "", "zh": "。"}  # elsewhere "."
 QUESTION_ENDS = {"ar": "؟", "el": ";", "th": "", "zh": "？"}  # elsewhere "?"
 SHARES = {"test": 0.125, "dev": 0.08}  # of the facts of each relation, rounded, at least one
-MIN_WORDINGS = 3  # questions of a relation and language, and as many statements
+# Kinds of wordings, and how many of each a relation and language have: questions, statements, and
+# short queries as people type them: "capital of France"
+MIN_WORDINGS = {"q": 3, "s": 3, "k": 1}
 MIN_SYNONYMS = 150  # words of a language with a replacement, and words with a translation
+MIN_FILLERS = 4  # words of a language that a filler may stand by
 # Relations whose entities have proper names: no words for a dictionary
 PROPER_NAMES = ("country", "city", "planet", "invention", "book", "month")
 
@@ -66,8 +71,9 @@ class Fact(NamedTuple):
 class Lexicon(NamedTuple):
     lang: str
     terms: dict[str, dict[str, str]]  # id -> column -> form
-    wordings: dict[tuple[str, str], list[str]]  # (relation, "q" or "s") -> templates
+    wordings: dict[tuple[str, str], list[str]]  # (relation, "q", "s" or "k") -> templates
     synonyms: dict[str, list[str]]  # word -> replacements
+    fillers: dict[str, list[str]]  # word -> the same with "exactly", or another such word
     words: dict[str, str]  # English word -> translation
 
 
@@ -168,11 +174,11 @@ def read_terms(path):
 
 
 def read_wordings(path):
-    """(relation, "q" or "s") -> its templates."""
+    """(relation, kind) -> its templates."""
     wordings = {}
     for number, cells in read_rows(path):
-        if len(cells) != 3 or cells[1] not in ("q", "s"):
-            raise ValueError(f"{path}:{number}: {cells} is not relation, q|s, text.")
+        if len(cells) != 3 or cells[1] not in MIN_WORDINGS:
+            raise ValueError(f"{path}:{number}: {cells} is not relation, q|s|k, text.")
         relation, kind, template = cells
         wordings.setdefault((relation, kind), []).append(template)
     return wordings
@@ -195,10 +201,11 @@ def read_lexicon(lang: str) -> Lexicon:
     terms = read_terms(folder / "terms.tsv")
     wordings = read_wordings(folder / "wordings.tsv")
     synonyms = read_synonyms(folder / "synonyms.tsv")
+    fillers = read_synonyms(folder / "fillers.tsv")
     words = {}
     if lang != "en":
         words = {cells[0]: cells[1] for _, cells in read_rows(folder / "words.tsv")}
-    return Lexicon(lang, terms, wordings, synonyms, words)
+    return Lexicon(lang, terms, wordings, synonyms, fillers, words)
 
 
 # ---- from a template to a sentence ---------------------------------------------------------------
@@ -269,11 +276,22 @@ def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
     return capitalize(fill(template, fact, lexicon), lexicon.lang)
 
 
-def sentence(fact: Fact, kind: str, lexicon: Lexicon) -> str:
-    """The one wording that the data set uses for this fact and language."""
+def sentences(fact: Fact, kind: str, lexicon: Lexicon) -> list[str]:
+    """All wordings for this fact and language, in an order that begins anywhere, by a hash."""
     templates = lexicon.wordings[fact.relation, kind]
-    number = stable_hash(fact.id, kind, lexicon.lang)
-    return render(templates[number % len(templates)], fact, lexicon)
+    start = stable_hash(fact.id, kind, lexicon.lang) % len(templates)
+    return [render(text, fact, lexicon) for text in templates[start:] + templates[:start]]
+
+
+def sentence(fact: Fact, kind: str, lexicon: Lexicon) -> str:
+    """The one wording that the data set uses for this fact and language, if it uses one."""
+    return sentences(fact, kind, lexicon)[0]
+
+
+def short_query(fact: Fact, lexicon: Lexicon) -> str:
+    """What people type into a search box, without a capital at the beginning."""
+    (template,) = lexicon.wordings[fact.relation, "k"]
+    return fill(template, fact, lexicon)
 
 
 def paragraph(fact, entity_facts, statement_of, lang):
@@ -286,6 +304,36 @@ def paragraph(fact, entity_facts, statement_of, lang):
     if lang == "zh":
         blank = ""
     return blank.join(statement_of[other] for other in sorted(told, key=hashes.get))
+
+
+def query_ids(number: int, fact: Fact, lang: str) -> list[str]:
+    """The ids of a fact's queries in one language: its questions', then that of the short query.
+
+    A training fact is asked in all wordings: q7.de, q7b.de, q7c.de, k7.de. Another: q7.de, k7.de.
+    """
+    suffixes = [""]
+    if fact.split == "train":
+        suffixes = ["", "b", "c"]
+    return [f"q{number}{suffix}.{lang}" for suffix in suffixes] + [f"k{number}.{lang}"]
+
+
+def query_rows(number, fact, lexicon):
+    """A fact's rows of queries.jsonl in one language."""
+    ids = query_ids(number, fact, lexicon.lang)
+    questions = sentences(fact, "q", lexicon)[: len(ids) - 1]
+    rows = []
+    for query_id, text in zip(ids, [*questions, short_query(fact, lexicon)], strict=True):
+        form = "short" if query_id.startswith("k") else "question"
+        row = {
+            "_id": query_id,
+            "lang": lexicon.lang,
+            "text": text,
+            "group": fact.id,
+            "answer": slot_text("v", "", fact, lexicon),
+            "form": form,
+        }
+        rows.append(row)
+    return rows
 
 
 def render_language(facts: list[Fact], lexicon: Lexicon) -> tuple[list[dict], list[dict]]:
@@ -305,15 +353,8 @@ def render_language(facts: list[Fact], lexicon: Lexicon) -> tuple[list[dict], li
             "context": paragraph(fact, by_entity[fact.entity], statement_of, lang),
             "group": fact.id,
         }
-        query = {
-            "_id": f"q{number}.{lang}",
-            "lang": lang,
-            "text": sentence(fact, "q", lexicon),
-            "group": fact.id,
-            "answer": slot_text("v", "", fact, lexicon),
-        }
         passages.append(passage)
-        queries.append(query)
+        queries += query_rows(number, fact, lexicon)
     return passages, queries
 
 
@@ -328,10 +369,10 @@ def foreign_letters(text, lang):
 
 
 def check_slots(template, fact, kind, lang):
-    """A question names the entity, a statement entity and value; choices come on top of that."""
-    expected = ["e", "v"]
-    if kind == "q":
-        expected = ["e"]
+    """A query names the entity, a statement entity and value; choices come on top of that."""
+    expected = ["e"]
+    if kind == "s":
+        expected = ["e", "v"]
     outside = re.sub(r"\[[^\]]*\]", "", template)
     slots = sorted(re.findall(r"\{([ev])[.\w]*\}", outside))
     if slots != expected:
@@ -339,10 +380,14 @@ def check_slots(template, fact, kind, lang):
 
 
 def check_text(text, fact, kind, lang):
-    """A sentence is in its script, has all slots filled, no double blank, and ends as it should."""
+    """A text is in its script, has all slots filled, no double blank, and ends as it should."""
     end = STATEMENT_ENDS.get(lang, ".")
     if kind == "q":
         end = QUESTION_ENDS.get(lang, "?")
+    if kind == "k":
+        end = ""
+        if text[-1] in ".?;؟？。।":
+            yield f"{lang} {fact.id}: a short query ends in {text[-1]!r}: {text!r}"
     without_symbol = text
     if fact.value[0] == "=":
         without_symbol = text.replace(fact.value[1:], "")  # it is the same in every script
@@ -356,19 +401,19 @@ def check_sentences(facts: list[Fact], lexicon: Lexicon) -> Iterator[str]:
     lang = lexicon.lang
     asker_of = {}  # question -> id of the first fact that asks it
     for fact in facts:
-        for kind in ("q", "s"):
+        for kind, wanted in MIN_WORDINGS.items():
             templates = lexicon.wordings.get((fact.relation, kind), [])
-            if len(templates) < MIN_WORDINGS:
-                yield f"{lang} {fact.relation}: {len(templates)} wordings, needs {MIN_WORDINGS}"
+            if len(templates) < wanted:
+                yield f"{lang} {fact.relation} {kind}: {len(templates)} wordings, needs {wanted}"
             for template in templates:
                 yield from check_slots(template, fact, kind, lang)
                 try:
-                    text = render(template, fact, lexicon)
+                    text = fill(template, fact, lexicon)
                 except ValueError as error:
                     yield str(error)
                     continue
                 yield from check_text(text, fact, kind, lang)
-                if kind == "q" and asker_of.setdefault(text, fact.id) != fact.id:
+                if kind != "s" and asker_of.setdefault(text, fact.id) != fact.id:
                     yield f"{lang}: {text!r} asks for {asker_of[text]} and for {fact.id}"
 
 
@@ -415,32 +460,45 @@ def lower_all(facts, lexicon):
     return Lowered(templates, names, entity_names)
 
 
-def check_synonym(word, replacements, lang, lowered):
-    """Yield what is wrong with one word of the synonyms."""
+def check_replaced(what, word, replacements, lang, lowered):
+    """Yield what is wrong with one word of the synonyms or of the fillers."""
     repeats = len(set(replacements)) < len(replacements)
     if not replacements or word in replacements or word != lower(word) or repeats:
-        yield f"{lang} synonym {word!r}: not lower case, or bad replacements {replacements}"
+        yield f"{lang} {what} {word!r}: not lower case, or bad replacements {replacements}"
     if not occurs(word, lowered.templates, lang):
-        yield f"{lang} synonym {word!r} occurs in no wording"
+        yield f"{lang} {what} {word!r} occurs in no wording"
     if word in lowered.names or occurs(word, lowered.entity_names, lang):
-        yield f"{lang} synonym {word!r} is part of a name or a value"
+        yield f"{lang} {what} {word!r} is part of a name or a value"
     letters = foreign_letters("".join(replacements), lang)
     if letters:
-        yield f"{lang} synonym {word!r}: foreign letters {letters}"
+        yield f"{lang} {what} {word!r}: foreign letters {letters}"
+
+
+def check_fillers(lexicon, lowered):
+    """Yield what is wrong with the fillers of one language; a filler is no synonym, too."""
+    lang = lexicon.lang
+    if len(lexicon.fillers) < MIN_FILLERS:
+        yield f"{lang}: {len(lexicon.fillers)} words with a filler, needs {MIN_FILLERS}"
+    for word, replacements in lexicon.fillers.items():
+        yield from check_replaced("filler", word, replacements, lang, lowered)
+        both = set(replacements) & set(lexicon.synonyms.get(word, []))
+        if both:
+            yield f"{lang} filler {word!r}: {sorted(both)} are synonyms, too"
 
 
 def check_words(facts: list[Fact], lexicon: Lexicon) -> Iterator[str]:
-    """Yield what is wrong with the synonyms and the dictionary words of one language."""
+    """Yield what is wrong with synonyms, fillers and dictionary words of one language."""
     lang = lexicon.lang
     if len(lexicon.synonyms) < MIN_SYNONYMS:
         yield f"{lang}: {len(lexicon.synonyms)} synonyms, needs {MIN_SYNONYMS}"
     lowered = lower_all(facts, lexicon)
     for word, replacements in lexicon.synonyms.items():
-        yield from check_synonym(word, replacements, lang, lowered)
+        yield from check_replaced("synonym", word, replacements, lang, lowered)
     replacements = list(chain(*lexicon.synonyms.values()))
     unseen = sum(not occurs(word, lowered.templates, lang) for word in replacements)
     if unseen < 0.6 * len(replacements):
         yield f"{lang}: only {unseen} of {len(replacements)} replacements occur in no wording"
+    yield from check_fillers(lexicon, lowered)
     if lang != "en" and len(lexicon.words) < MIN_SYNONYMS:
         yield f"{lang}: {len(lexicon.words)} words, needs {MIN_SYNONYMS}"
 
@@ -492,14 +550,22 @@ def dictionary_lines(facts, lexicons):
 
 
 def qrels_lines(facts, split):
-    """Each question of the split, in each language, is answered by its fact in every language."""
+    """Each query of the split, in each language, is answered by its fact in every language.
+
+    Of a training fact's further wordings and short query only the answer in their own language is
+    listed: training knows the others by the group, and 470,000 lines are saved.
+    """
     lines = ["query-id\tcorpus-id\tscore\n"]
     for number, fact in enumerate(facts):
         if fact.split != split:
             continue
         for query_lang in LANGS:
-            for passage_lang in LANGS:
-                lines.append(f"q{number}.{query_lang}\tp{number}.{passage_lang}\t1\n")
+            for position, query_id in enumerate(query_ids(number, fact, query_lang)):
+                passage_langs = LANGS
+                if split == "train" and position > 0:
+                    passage_langs = [query_lang]
+                for passage_lang in passage_langs:
+                    lines.append(f"{query_id}\tp{number}.{passage_lang}\t1\n")
     return lines
 
 
@@ -529,8 +595,9 @@ def world_files(facts: list[Fact], lexicons: dict[str, Lexicon]) -> dict[str, li
         passage_rows, query_rows = render_language(facts, lexicon)
         corpus += json_lines(passage_rows)
         queries += json_lines(query_rows)
-        table = json.dumps(lexicon.synonyms, ensure_ascii=False, indent=1, sort_keys=True)
-        files[f"synonyms/{lang}.json"] = [table, "\n"]
+        for folder, table in (("synonyms", lexicon.synonyms), ("fillers", lexicon.fillers)):
+            text = json.dumps(table, ensure_ascii=False, indent=1, sort_keys=True)
+            files[f"{folder}/{lang}.json"] = [text, "\n"]
     for split in SPLITS:
         files[f"qrels/{split}.tsv"] = qrels_lines(facts, split)
     return files
@@ -565,7 +632,7 @@ def print_check(lang, sample):
         for fact in sorted(facts, key=hashes.get)[:sample]:
             question = sentence(fact, "q", lexicon)
             statement = sentence(fact, "s", lexicon)
-            print(fact.id, question, statement, sep=" | ")
+            print(fact.id, question, short_query(fact, lexicon), statement, sep=" | ")
     print(*problems[:200], f"{len(problems)} problems", sep="\n")
     return len(problems)
 
