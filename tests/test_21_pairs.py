@@ -115,6 +115,18 @@ def test_a_file_that_is_none_of_pairs_is_refused(world, name, text, message):
         load_pairs(world)
 
 
+def test_two_files_of_one_language_are_refused(world):
+    """Number: deu is de. Catches: the one that comes last, without a word; a code that is none,
+    without its file.
+    """
+    path = write_pairs(world, "test", "deu", labelled("de"))
+    with pytest.raises(ValueError, match=r"test-deu.tsv: .*test-de.tsv is of 'de', too"):
+        load_pairs(world)
+    path.rename(path.with_name("test-german.tsv"))
+    with pytest.raises(ValueError, match="test-german.tsv: unknown language 'german'"):
+        load_pairs(world)
+
+
 def test_a_folder_without_a_split_is_refused(world):
     """Catches: a KeyError after the training."""
     for path in (world / "pairs").glob("dev-*"):
@@ -157,6 +169,25 @@ def test_the_longer_sentence_is_cut(encoder):
     assert classifier.texts_cut["pair", "en"] == 1
 
 
+def test_a_length_without_positions_is_refused(encoder):
+    """Number: the model's own room and one more. Catches: an IndexError at the first long pair."""
+    room = xlt.room_for_tokens(encoder.model)
+    PairClassifier(encoder, 2, length=room)
+    with pytest.raises(ValueError, match=f"--length {room + 1}: this model reads {room} tokens"):
+        PairClassifier(encoder, 2, length=room + 1)
+
+
+def test_not_all_pairs_of_a_long_training_are_remembered(encoder):
+    """Number: `tokenize` lets go of them at 200,000. Catches: memory that grows with every edit."""
+    classifier = PairClassifier(encoder, 2)
+    classifier.remembered = dict.fromkeys(range(200_001))
+    pair = pair_of("A dog eats.", "A cat sleeps.")
+    for _ in range(2):
+        classifier.tokenize_pairs([pair])
+    assert list(classifier.remembered) == [("pair", pair)]
+    assert classifier.texts_seen["pair", "en"] == 2
+
+
 def test_logits_are_the_head_on_the_first_token(encoder):
     """Claim: W h + b, h the first token's state of the library's own forward pass, to 1e-5.
 
@@ -177,8 +208,11 @@ def test_logits_are_the_head_on_the_first_token(encoder):
 
 
 def test_a_saved_classifier_gives_the_same_logits(encoder, tmp_path):
-    """Claim: bit for bit. Catches: a new head; the length or the order of the labels lost."""
+    """Claim: bit for bit. Number: a third has no end. Catches: a new head; its bias, the length or
+    the order of the labels lost."""
     classifier = PairClassifier(encoder, 3, length=40, seed=5)
+    with torch.no_grad():
+        classifier.head.bias.copy_(torch.tensor([0.1, -0.7, 1 / 3]))
     both = [pair_of("A dog eats.", "A cat sleeps.")]
     pairs.save_classifier(classifier, ["c", "a", "b"], tmp_path)
     again, labels = pairs.load_classifier(tmp_path)
@@ -240,6 +274,42 @@ def test_losses_are_cross_entropy_and_kl():
     assert losses.consistency.item() == pytest.approx(kl, abs=1e-6)
 
 
+def test_the_points_of_a_method_enter_by_their_mean():
+    """Number: FreeLB with two points, (0, 0) and (0, 1) for label 0: log 2 and 1.313262, mean
+    1.003205; weight 1 and no clean loss. KL of (.5, .5) from (.731059, .268941):
+    .5 (log .5 - log .731059) + .5 (log .5 - log .268941) = .120115; of (0, 1): .462117; mean
+    .291116.
+
+    Catches: a sum over points; a clean loss that nobody asked for.
+    """
+    method = train.Method("adv", how="freelb", steps=2)
+    logits = [torch.tensor([row]) for row in ([1.0, 0.0], [0.0, 0.0], [0.0, 1.0])]
+    points = [View("query", [{}], None, method, point, 2) for point in range(2)]
+    label = torch.tensor([0])
+    losses = pair_losses(points, logits[1:], train.Robust((method,)), label)
+    assert losses.loss.item() == pytest.approx(1.003205, abs=1e-6)
+    assert losses.clean is None
+    taught = train.Robust((method,), consistency=1.0)
+    losses = pair_losses([View("query", [{}]), *points], logits, taught, label)
+    assert losses.consistency.item() == pytest.approx(0.291116, abs=1e-6)
+
+
+def test_the_teacher_gets_no_gradient():
+    """Number: clean loss of share 0, so that only the KL could reach the clean logits.
+
+    Catches: a teacher that comes to meet its student.
+    """
+    method = train.Method("typos", weight=1.0)
+    clean = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    student = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    views = [View("query", [{}]), View("query", [{}], None, method)]
+    pair_losses(
+        views, [clean, student], train.Robust((method,), consistency=2.0), torch.tensor([0])
+    ).loss.backward()
+    assert clean.grad.abs().max() == 0
+    assert student.grad.abs().max() > 0.1
+
+
 def make_step(world, robust, chunk_size=0, dropout=0.1):
     """Four pairs, a fresh classifier in training mode, and what perturbs them."""
     argv = ["--data", str(world), "--robust", robust, "--batch-size", "4"]
@@ -296,6 +366,69 @@ def test_gradient_caching_changes_nothing(world, robust):
     largest = max(grad.abs().max().item() for grad in theirs.values())
     for name, grad in theirs.items():
         assert (ours[name] - grad).abs().max().item() < 3e-6 * largest, name
+
+
+def test_the_head_drops_others_in_every_step_and_the_same_ones_again(world):
+    """Number: noise on no text, dropout in the head alone; steps 3, 3 and 4.
+
+    Catches: a stream without the step; one that goes on where another ended.
+    """
+    losses = []
+    for number in (3, 3, 4):
+        step = make_step(world, "none", dropout=0.0)
+        report = pairs.pair_step(step.classifier, step.batch, step.flags, step.perturber, number)
+        losses.append(report.losses.loss.item())
+        torch.rand(7)  # somebody else draws
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_step_counts_tokens_of_all_views(world):
+    """Number: by the tokenizer, four pairs clean and once more under noise.
+
+    Catches: one view's tokens; padding among them.
+    """
+    step = make_step(world, "rs-rp:weight=.5")
+    _, report = gradients(step)
+    tokens = 0
+    for position in step.batch.queries:
+        pair = pairs.training_pair(step.perturber, position)
+        ids = step.classifier.tokenizer(pair.first.text, pair.second.text)["input_ids"]
+        tokens += 2 * len(ids)
+    assert report.tokens == tokens <= report.padded_tokens
+    assert report.wrong_negatives.shape == (4, 1)
+    assert not report.wrong_negatives.any()
+
+
+def test_a_batch_is_drawn_from_all_pairs_by_the_seed(world):
+    """Number: 8 pairs, batches of 4: two are an epoch. Catches: an order without the seed; pairs
+    that never come."""
+    orders = []
+    for seed in ("0", "0", "1"):
+        argv = ["--data", str(world), "--batch-size", "4", "--steps", "2", "--seed", seed]
+        (flags,) = pairs.single_runs(pairs.parse(argv))
+        orders.append([batch.queries for batch in pairs.pair_batches(8, flags)])
+        first, second = orders[-1]
+        assert sorted(first + second) == list(range(8))
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("robust", ["rs-da", "rs-da:cut=blanks"])
+def test_a_word_in_sentence_2_alone_can_be_replaced(world, robust):
+    """Number: "large" stands in second sentences only. Catches: a refusal after sentence 1."""
+    (world / "synonyms/en.json").write_text('{"large": ["huge"]}')
+    step = make_step(world, robust)
+    assert step.perturber.labels.tolist() == [1, 0] * 4
+
+
+def test_a_word_that_the_method_does_not_cut_out_is_none(world):
+    """Number: "sleeps." has a full stop, so it stands between blanks as another word.
+
+    Catches: a training that changes nothing and says so nowhere.
+    """
+    (world / "synonyms/en.json").write_text('{"sleeps": ["naps"]}')
+    make_step(world, "rs-da")
+    with pytest.raises(ValueError, match="no training pair has a word that synonyms"):
+        make_step(world, "rs-da:cut=blanks")
 
 
 def test_worst_case_noise_raises_the_loss(world):
@@ -389,6 +522,7 @@ class WordCounter:
         return torch.tensor(rows)
 
 
+GREEDY = attacks.parse_attack("greedy")
 TABLE = {"en": {"good": ["fine", "bad"], "day": ["evening"]}}
 
 
@@ -403,6 +537,38 @@ def test_an_adversary_takes_the_sentence_where_it_hurts_more():
         WordCounter(), [pair_of("good day", "good good", 1)], attack, TABLE, 0
     )
     assert (changed.first.text, changed.second.text) == ("good day", "bad bad")
+
+
+def test_each_sentence_is_edited_in_its_own_language():
+    """Number: "gut" and "good" are worth nothing and something to this classifier; with German
+    words in English sentences nothing could be replaced.
+
+    Catches: one table for both; that of the other sentence.
+    """
+    german = Text("p", "de", "Tag gut", "p")
+    pair = Pair(german, Text("p", "en", "good day", "p"), 1)
+    tables = {"en": {"good": ["bad"]}, "de": {"gut": ["bad"], "good": ["worse"]}}
+    (first,) = pairs.edit_side(WordCounter(), [pair], "first", GREEDY, tables, 0)
+    assert (first.first.text, first.second.text) == ("Tag bad", "good day")
+    (second,) = pairs.edit_side(WordCounter(), [pair], "second", GREEDY, tables, 0)
+    assert (second.first.text, second.second.text) == ("Tag gut", "bad day")
+    assert (second.first.lang, second.second.lang) == ("de", "en")
+
+
+def test_an_attack_has_the_words_of_its_own_table():
+    """Number: synonyms say "fine", the dictionary "bon": code-switch takes the second.
+
+    Catches: one table for all sources; logits of the pairs before the attack.
+    """
+    both = [pair_of("good day", "evening", 1)]
+    tables = {"synonyms": {"en": {"good": ["bad"]}}, "dictionary": {"en": {"good": ["bon"]}}}
+    attack = attacks.parse_attack("code-switch:edits=1")
+    logits, n_changed = pairs.attacked_logits(WordCounter(), both * 20, attack, tables)
+    assert n_changed < 20, "the second sentence has no word of the table"
+    assert set(logits[:, 1].tolist()) == {0.0, 1.0}
+    logits, n_changed = pairs.attacked_logits(WordCounter(), both, GREEDY, tables)
+    assert logits.tolist() == [[0.5, -1.0]]
+    assert n_changed == 1
 
 
 def test_random_edits_draw_the_sentence():
@@ -438,6 +604,67 @@ def test_noise_lowers_the_margins_of_a_real_classifier(encoder):
     assert (last < clean - 1e-3).all(), "the attack did nothing"
 
 
+def test_a_pair_has_its_own_noise_wherever_it_stands(encoder):
+    """Claim: to 1e-5, which is the padding's. Number: two pairs in either order, and one alone.
+
+    Catches: a stream by position; dropout under attack; rows put back in a chunk's order.
+    """
+    classifier = PairClassifier(encoder, 2, seed=3)
+    short = pair_of("Yes.", "No.", 1, "a")
+    long = pair_of("A dog eats its food.", "A very long no, it is not so.", 0, "b")
+    attack = attacks.parse_attack("gaussian:epsilon=0.5")
+    logits = pairs.attack_noise(classifier, [long, short], attack)
+    for order in ([short, long], [long]):
+        again = pairs.attack_noise(classifier, order, attack)
+        torch.testing.assert_close(again[-1], logits[0], atol=1e-5, rtol=1e-5)
+    other = pairs.attack_noise(classifier, [long], attack, seed=1)
+    assert not torch.allclose(other[0], logits[0], atol=1e-4)
+
+
+class Listener:
+    """A classifier that says 1 where sentence 1 is German, whatever else there is."""
+
+    def predict(self, both):
+        """Scores (N, 2)."""
+        return torch.tensor([[0.0, 1.0 if pair.first.lang == "de" else -1.0] for pair in both])
+
+
+def test_a_matrix_knows_sentence_1_and_sentence_2(world):
+    """Number: labels 1 and 0: right on the first pair with German first, else on the second.
+    So standard is (.5, .5), of en-en and de-de; of the generalized cells de-en alone: (1, 0).
+
+    Catches: languages exchanged; the settings exchanged; a mean over pairs.
+    """
+    test = pairs.TestPairs(load_pairs(world))
+    cells = [("de", "de"), ("de", "en"), ("en", "en")]
+    matrix = pairs.evaluate_matrix(Listener(), test, cells)
+    places = [(record["first_lang"], record["second_lang"]) for record in matrix.records]
+    assert places == cells
+    assert [right.tolist() for right in matrix.right.values()] == [
+        [True, False], [True, False], [False, True],
+    ]  # fmt: skip
+    shares = {name: values.tolist() for name, values in matrix.setting_shares().items()}
+    assert shares == {"standard": [0.5, 0.5], "generalized": [1.0, 0.0]}
+
+
+def test_broken_are_right_pairs_that_are_wrong_under_attack(world, monkeypatch):
+    """Number: before, the first pair is right; the attack turns both: one broken, one mended.
+
+    Catches: the mended among the broken; right ones counted after the attack.
+    """
+    test = pairs.TestPairs(load_pairs(world))
+
+    def turned(*given):
+        """Label 0 for both pairs."""
+        return torch.tensor([[1.0, 0.0], [1.0, 0.0]]), 2
+
+    monkeypatch.setattr(pairs, "attacked_logits", turned)
+    matrix = pairs.attack_matrix(Listener(), test, [("de", "en")], GREEDY, {})
+    (record,) = matrix.records
+    assert (record["n_right"], record["n_broken"], record["accuracy"]) == (1, 1, 0.5)
+    assert record["AP"] == 0.5, "one positive of two, at a tie behind the other"
+
+
 def test_what_an_attack_broke_was_right_before(world, encoder):
     """Number: two pairs a cell, attacked in German and English alone. Catches: a matrix attacked
     that was asked for its diagonal; more broken than right."""
@@ -445,12 +672,13 @@ def test_what_an_attack_broke_was_right_before(world, encoder):
     data = load_pairs(world)
     attack = attacks.parse_attack("typos-greedy:edits=2")
     cells = [("de", "de"), ("en", "en")]
-    matrix = pairs.evaluate_matrix(classifier, pairs.TestPart(data, "test"), cells, attack, {}, 0)
+    matrix = pairs.attack_matrix(classifier, pairs.TestPairs(data), cells, attack, {})
     for record in matrix.records:
         assert record["attack"] == "typos-greedy"
         assert record["n_broken"] <= record["n_right"] <= 2
         right = record["n_right"] - record["n_broken"]
         assert record["accuracy"] == pytest.approx(right / 2), "nothing wrong becomes right here"
+        assert record["n_changed"] > 0, "the attack did nothing"
     assert [record["first_lang"] for record in matrix.records] == ["de", "en"]
 
 
@@ -498,8 +726,8 @@ def test_the_same_command_gives_the_same_model(world, tmp_path):
 
 
 def test_a_finished_run_is_not_trained_again(world, tmp_path, monkeypatch):
-    """Catches: hours for a table. Number: no step and no matrix on the second day; another attack
-    is evaluated, and still not trained.
+    """Catches: hours for a table; seconds and cut pairs that a later start forgets. Number: no step
+    and no matrix on the second day; another attack is evaluated, and still not trained.
     """
     assert run(world, tmp_path / "out") == 0
 
@@ -513,8 +741,14 @@ def test_a_finished_run_is_not_trained_again(world, tmp_path, monkeypatch):
     assert run(world, tmp_path / "out") == 0
     monkeypatch.setattr(pairs, "evaluate_matrix", plain_matrix)
     assert run(world, tmp_path / "out", "--attacks", "clean", "typos") == 0
-    metrics = pairs.read_metrics(tmp_path / "out/pairs-none-seed0")
+    folder = tmp_path / "out/pairs-none-seed0"
+    metrics = pairs.read_metrics(folder)
     assert {record["attack"] for record in metrics["results"]} == {"clean", "typos"}
+    # Killed after the last look at dev, before it says that it is complete
+    content = xlt.read_record(folder / "run.json", "")
+    xlt.write_record(folder / "run.json", content | {"complete": False})
+    assert run(world, tmp_path / "out", "--attacks", "clean", "typos") == 0
+    assert xlt.read_record(folder / "run.json", "") == content
 
 
 def test_limit_takes_the_first_pairs_of_every_language(world, tmp_path):
@@ -522,6 +756,193 @@ def test_limit_takes_the_first_pairs_of_every_language(world, tmp_path):
     assert run(world, tmp_path / "out", "--limit", "1") == 0
     metrics = pairs.read_metrics(tmp_path / "out/pairs-none-seed0")
     assert [record["n"] for record in metrics["results"]] == [1, 1, 1, 1]
+
+
+def evaluated(world, folder, *argv):
+    """`evaluate_run` with a classifier that is none."""
+    args = pairs.parse(["--data", str(world), *argv])
+    (flags,) = pairs.single_runs(args)
+    folder.mkdir(exist_ok=True)
+    return pairs.evaluate_run(Listener(), load_pairs(world), flags, args, folder)
+
+
+def test_half_an_evaluation_is_none(world, tmp_path, monkeypatch):
+    """Number: killed while metrics.npz is written for another --limit.
+
+    Catches: metrics.json of one evaluation beside metrics.npz of another.
+    """
+    folder = tmp_path / "run"
+    assert evaluated(world, folder)["n_pairs"] == 2
+
+    def killed(*args, **arrays):
+        """Ctrl-C."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(world, folder, "--limit", "1")
+    monkeypatch.undo()
+    assert not (folder / "metrics.json").exists()
+    assert evaluated(world, folder, "--limit", "1")["n_pairs"] == 1
+
+
+def test_single_pairs_that_are_damaged_are_refused(world, tmp_path):
+    """Catches: a BadZipFile with its traceback. Number: a file cut in half."""
+    folder = tmp_path / "run"
+    evaluated(world, folder)
+    content = (folder / "metrics.npz").read_bytes()
+    (folder / "metrics.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="metrics.npz: does not open"):
+        evaluated(world, folder)
+
+
+def test_groups_are_those_of_the_trained_language(world, tmp_path):
+    """Number: the German sentences 1 are one, the English ones two.
+
+    Catches: other groups for another order of --test-langs.
+    """
+    rows = [("Ein Hund.", "Kein Hund.", "1"), ("Ein Hund.", "Eine Katze.", "0")]
+    write_pairs(world, "test", "de", rows)
+    for order in (["de", "en"], ["en", "de"]):
+        metrics = evaluated(world, tmp_path / "run", "--test-langs", *order)
+        assert metrics["langs"] == order
+        assert metrics["arrays"]["group"].tolist() == [0, 1]
+    alone = evaluated(world, tmp_path / "run", "--test-langs", "de", "--train-lang", "de")
+    assert alone["arrays"]["group"].tolist() == [0, 0]
+
+
+def test_other_words_are_another_evaluation(world, tmp_path, monkeypatch):
+    """Number: one word more, then the same words again. Catches: numbers of yesterday's table."""
+    sizes = []
+    plain_measure = pairs.measure
+
+    def counting(classifier, test, langs, attack_list, tables, attack_cells):
+        """Keep how many words the table has."""
+        sizes.append(len(tables["synonyms"]["en"]))
+        return plain_measure(classifier, test, langs, attack_list, tables, attack_cells)
+
+    monkeypatch.setattr(pairs, "measure", counting)
+    attack = ["--attacks", "clean", "random"]
+    evaluated(world, tmp_path / "run", *attack)
+    words = {"big": ["huge"], "cat": ["kitten"], "dog": ["hound"], "eats": ["devours"]}
+    (world / "synonyms/en.json").write_text(json.dumps(words))
+    evaluated(world, tmp_path / "run", *attack)
+    evaluated(world, tmp_path / "run", *attack)
+    assert sizes == [3, 4]
+
+
+def test_all_runs_meet_the_attack_of_the_record(world, tmp_path, monkeypatch):
+    """Number: the record says attack seed 0, the run has seed 3.
+
+    Catches: an attack that differs from run to run, of which the record says nothing.
+    """
+    seeds = set()
+    plain_edits = attacks.random_edits
+
+    def listening(items, attack, seed):
+        """Keep the seed."""
+        seeds.add(seed)
+        return plain_edits(items, attack, seed)
+
+    monkeypatch.setattr(attacks, "random_edits", listening)
+    flags = ["--seed", "3", "--attacks", "typos", "--attack-cells", "all"]
+    metrics = evaluated(world, tmp_path / "run", *flags)
+    assert seeds == {record["attack_seed"] for record in metrics["results"]} == {0}
+    assert len(metrics["results"]) == 8
+
+
+def manifest(**changes):
+    """run.json of a run, as far as it is compared."""
+    flags = {"lr": 0.001, "data": "here", "device": "cpu"}
+    hashes = dict.fromkeys((*pairs.INPUTS, "tokenizer_sha256", "config_sha256"), "a")
+    return {"flags": flags} | hashes | changes
+
+
+def test_a_run_is_the_same_wherever_its_data_lie(tmp_path):
+    """Number: data and device differ. Catches: a run that cannot be moved to another machine; an
+    older run.json, without the last two hashes."""
+    moved = {"lr": 0.001, "data": "there", "device": "cuda"}
+    pairs.check_same_run(tmp_path, manifest(flags=moved), manifest())
+    older = manifest()
+    del older["tokenizer_sha256"], older["config_sha256"]
+    pairs.check_same_run(tmp_path, older, manifest())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flags": {"lr": 0.1, "data": "here"}}, "made with --lr 0.1, not 0.001"),
+        ({"data_sha256": "b"}, "another data_sha256"),
+        ({"init_sha256": "b"}, "another init_sha256"),
+        ({"tables_sha256": "b"}, "another tables_sha256"),
+        ({"tokenizer_sha256": "b"}, "another tokenizer_sha256"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(tmp_path, changes, message):
+    """Number: one thing at a time. Catches: a model of other data under this run's name."""
+    with pytest.raises(ValueError, match=message):
+        pairs.check_same_run(tmp_path, manifest(**changes), manifest())
+
+
+def fake_training(monkeypatch, accuracies):
+    """No training: at each look dev has the next of these accuracies."""
+    looks = iter(accuracies)
+
+    def no_loop(*args):
+        """It took a second."""
+        return SimpleNamespace(seconds=1.0)
+
+    def next_look(logits, both):
+        """Nobody asks which pairs are right."""
+        return None, {"n": 2, "accuracy": next(looks)}
+
+    monkeypatch.setattr(train, "training_loop", no_loop)
+    monkeypatch.setattr(pairs, "score_pairs", next_look)
+
+
+def looks_at_dev(world, tmp_path, monkeypatch, choices):
+    """`train_pairs`, four looks, after those that were had already. -> steps saved, run.json"""
+    args = pairs.parse(["--data", str(world), "--out", str(tmp_path), "--steps", "8"])
+    args.choices = 4
+    (flags,) = pairs.single_runs(args)
+    folder = tmp_path / "pairs-none-seed0"
+    folder.mkdir()
+    saved = []
+
+    def save(classifier, labels, where):
+        """Keep when."""
+        assert (labels, where) == (LABELS, folder / "model")
+        saved.append(len(run_json["choices"]))
+
+    monkeypatch.setattr(pairs, "save_classifier", save)
+    classifier = Listener()
+    classifier.texts_cut = {}
+    run_json = dict.fromkeys(pairs.INPUTS, "a") | {"choices": choices}
+    perturber = SimpleNamespace(labels=torch.zeros(8))
+    pairs.train_pairs(flags, args, load_pairs(world), classifier, perturber, run_json)
+    return saved, xlt.read_record(folder / "run.json", "")
+
+
+def test_the_best_look_at_dev_is_kept(world, tmp_path, monkeypatch):
+    """Number: dev .5 .7 .7 .6: the second is saved, and no later one.
+
+    Catches: the last one; the later one at a tie; the worst.
+    """
+    fake_training(monkeypatch, [0.5, 0.7, 0.7, 0.6])
+    saved, run_json = looks_at_dev(world, tmp_path, monkeypatch, [])
+    assert saved == [1, 2]
+    assert [choice["step"] for choice in run_json["choices"]] == [2, 4, 6, 8]
+    assert run_json["complete"]
+
+
+def test_looks_that_were_had_count_after_an_interruption(world, tmp_path, monkeypatch):
+    """Number: .7 at step 4 before; .6 and .7 after it are no better. Catches: a best that starts at
+    nothing; looks that are had twice."""
+    before = [{"step": 2, "n": 2, "accuracy": 0.5}, {"step": 4, "n": 2, "accuracy": 0.7}]
+    fake_training(monkeypatch, [0.6, 0.7])
+    saved, run_json = looks_at_dev(world, tmp_path, monkeypatch, before)
+    assert saved == []
+    assert [choice["step"] for choice in run_json["choices"]] == [2, 4, 6, 8]
 
 
 # ---- many runs -----------------------------------------------------------------------------------
@@ -572,6 +993,33 @@ def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
     assert "the generalized setting" in text
 
 
+def test_one_group_of_pairs_is_not_compared():
+    """Number: four pairs of one premise. Catches: an error after hours, instead of the table."""
+    runs = [finished("adv", 0, [1] * 4, [1] * 4), finished("none", 0, [0] * 4, [0] * 4)]
+    for run in runs:
+        run["arrays"]["group"] = np.zeros(4, dtype=int)
+    assert pairs.compare_recipes(runs) == []
+    assert pairs.answer([]) == []
+
+
+def test_a_row_is_a_recipe_and_condition():
+    """Number: seeds 0 and 4 of `finished`: de-en is right in 0 and .4, en-de in 1: generalized
+    (.5 + .7) / 2 = .6, standard (.5 + .25) / 2 = .375. The second recipe has one seed.
+
+    Catches: seeds of two recipes in one mean; means of the trained language in another column.
+    """
+    runs = [finished("none", 0, [0], [0]), finished("none", 4, [0], [0])]
+    runs.append(finished("adv", 4, [0], [0]))
+    for run in runs:
+        run["train_lang"] = "en"
+    head, none, adv = pairs.results_rows(runs)
+    assert head[:4] == ["robust", "condition", "n", "trained"]
+    assert none == ["none", "clean", "2", ".250 ±.000", ".375 ±.000", ".500 ±.000", ".600 ±.141",
+                    ".487 ±.071"]  # fmt: skip
+    assert adv[:3] == ["adv", "clean", "1"]
+    assert adv[6] == ".700"
+
+
 def test_pairs_that_share_a_sentence_are_one_group():
     """Number: a-b, c-d, e-b share b and are one; f-c joins c-d. Catches: a premise that counts three
     times; only first sentences compared.
@@ -618,9 +1066,10 @@ def test_a_run_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
     """Claim: to the same bytes. Number: stopped in step 5 of 6, after the look at dev at 3 and a
     checkpoint at 4.
 
-    Catches: a plan that starts over; a choice that is lost, or made again with later weights.
+    Catches: a plan that starts over; a choice that is lost, or made again with later weights; cut
+    pairs that are counted once more at each look at dev.
     """
-    every = ["--save-every", "4"]
+    every = ["--save-every", "4", "--length", "11"]  # so short that pairs are cut
     assert run(world, tmp_path / "whole", *every) == 0
     plain_step = pairs.pair_step
 
@@ -635,11 +1084,15 @@ def test_a_run_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
         run(world, tmp_path / "stopped", *every)
     monkeypatch.setattr(pairs, "pair_step", plain_step)
     assert run(world, tmp_path / "stopped", *every) == 0
-    choices = []
-    for name in ("whole", "stopped"):
-        manifest = xlt.read_record(tmp_path / name / "pairs-none-seed0/run.json", "")
-        choices.append(manifest["choices"])
-    assert choices[0] == choices[1]
+    whole, stopped = [
+        xlt.read_record(tmp_path / name / "pairs-none-seed0/run.json", "")
+        for name in ("whole", "stopped")
+    ]
+    assert whole["choices"] == stopped["choices"]
+    (cut,) = whole["truncated"]
+    assert whole["truncated"] == stopped["truncated"]
+    assert (cut["tower"], cut["lang"], cut["of"]) == ("pair", "en", 24), "6 steps of 4 pairs"
+    assert 0 < cut["cut"] <= 24
     for file in ("model/model.safetensors", "model/head.json", "metrics.json"):
         name = f"pairs-none-seed0/{file}"
         assert (tmp_path / "whole" / name).read_bytes() == (
@@ -655,6 +1108,10 @@ def test_a_run_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
         (["--train-lang", "fr"], 1, "no train-fr.tsv. There is en"),
         (["--test-langs", "fr"], 1, "no test-fr.tsv. There is de, en"),
         (["--robust", "code-switch"], 1, "dictionary.tsv: no such dictionary"),
+        (["--robust", "rs-da", "--words", "/nowhere"], 1, "/nowhere/synonyms"),
+        (["--attacks", "greedy", "--words", "/nowhere"], 1, "/nowhere/synonyms"),
+        (["--attacks", "nonsense"], 2, "nonsense"),
+        (["--report", "page.txt"], 1, "page.txt"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_work(world, tmp_path, capsys, flags, code, message):
@@ -662,3 +1119,17 @@ def test_what_cannot_be_done_is_said_before_the_work(world, tmp_path, capsys, fl
     assert run(world, tmp_path / "out", *flags) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--limit", "-1"], ["--chunk-size", "-1"], ["--weight-decay", "-1"], ["--choices", "0"],
+        ["--test-langs", "de", "de"], ["--length", "7"], ["--warmup", "1"], ["--lr", "nan"],
+    ],
+)  # fmt: skip
+def test_a_number_that_cannot_be_meant_is_wrong_usage(capsys, flags):
+    """Catches: --limit -1, which left out the last pair; a language that counts twice."""
+    with pytest.raises(SystemExit, match="2"):
+        pairs.parse(flags)
+    assert flags[0] in capsys.readouterr().err
