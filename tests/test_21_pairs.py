@@ -22,6 +22,7 @@ from train import View
 from xlt import Text
 
 LABELS = ["0", "1"]
+RS_DA = train.Method("rs-da", weight=0.5)
 # The same pairs in two languages; the last word of a sentence tells it apart
 SENTENCES = {
     "en": [("The big cat sleeps.", "The large cat sleeps."), ("A dog eats.", "A dog is eaten.")],
@@ -54,6 +55,12 @@ def world(tmp_path):
     words = {"big": ["huge"], "cat": ["kitten"], "dog": ["hound"]}
     (tmp_path / "synonyms/en.json").write_text(json.dumps(words))
     return tmp_path
+
+
+def flags_of(world, *argv):
+    """The flags of one run on this world."""
+    (flags,) = pairs.single_runs(pairs.parse(["--data", str(world), *argv]))
+    return flags
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +214,28 @@ def test_logits_are_the_head_on_the_first_token(encoder):
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_head_starts_by_its_seed(encoder):
+    """Number: 3 labels of 128 numbers; their deviation is .02, as BERT's, to four errors of .0007.
+
+    Catches: one head for all seeds; a head of 0, which has no gradient for the encoder.
+    """
+    heads = [PairClassifier(encoder, 3, seed=seed).head.weight for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert abs(heads[0].std().item() - 0.02) < 0.003
+
+
+def test_a_classifier_computes_as_its_encoder(encoder):
+    """Number: bf16, chunks of one length. Catches: a flag that gets lost in the new object."""
+    other = xlt.Encoder(encoder.model, encoder.tokenizer, encoder.settings, "bf16")
+    other.one_length = True
+    classifier = PairClassifier(other, 2, length=33)
+    assert classifier.precision == "bf16"
+    assert classifier.one_length
+    assert classifier.settings.pooling == "cls"
+    assert classifier.settings.query_length == 33
+
+
 def test_a_saved_classifier_gives_the_same_logits(encoder, tmp_path):
     """Claim: bit for bit. Number: a third has no end. Catches: a new head; its bias, the length or
     the order of the labels lost."""
@@ -234,6 +263,22 @@ def test_ties_go_to_the_negatives():
     """Number: one positive among three equal ones stands last: 1/3. Catches: a constant that
     scores 1."""
     assert average_precision(np.zeros(3), np.array([True, False, False])) == pytest.approx(1 / 3)
+
+
+def test_right_pairs_and_the_positive_label():
+    """Number: label 1 leads by .9, .8 and .7, and is right in the first and the third: accuracy
+    2/3, AP 5/6. With label 0 as the positive one AP is 1/2.
+
+    Catches: the labels exchanged; an AP of three labels.
+    """
+    both = [pair_of("a", "b", label) for label in (1, 0, 1)]
+    logits = torch.tensor([[0.0, 0.9], [0.0, 0.8], [0.0, 0.7]])
+    is_right, numbers = pairs.score_pairs(logits, both)
+    assert is_right.tolist() == [True, False, True]
+    assert numbers == {"n": 3, "accuracy": 0.666667, "AP": 0.833333}
+    three_labels = torch.zeros(3, 3)
+    _, numbers = pairs.score_pairs(three_labels, both)
+    assert numbers == {"n": 3, "accuracy": 0.333333}
 
 
 def test_macro_means_are_of_languages_and_not_of_pairs():
@@ -283,14 +328,16 @@ def test_the_points_of_a_method_enter_by_their_mean():
     Catches: a sum over points; a clean loss that nobody asked for.
     """
     method = train.Method("adv", how="freelb", steps=2)
-    logits = [torch.tensor([row]) for row in ([1.0, 0.0], [0.0, 0.0], [0.0, 1.0])]
+    clean = torch.tensor([[1.0, 0.0]])
+    of_points = [torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])]
     points = [View("query", [{}], None, method, point, 2) for point in range(2)]
     label = torch.tensor([0])
-    losses = pair_losses(points, logits[1:], train.Robust((method,)), label)
+    losses = pair_losses(points, of_points, train.Robust((method,)), label)
     assert losses.loss.item() == pytest.approx(1.003205, abs=1e-6)
     assert losses.clean is None
     taught = train.Robust((method,), consistency=1.0)
-    losses = pair_losses([View("query", [{}]), *points], logits, taught, label)
+    views = [View("query", [{}]), *points]
+    losses = pair_losses(views, [clean, *of_points], taught, label)
     assert losses.consistency.item() == pytest.approx(0.291116, abs=1e-6)
 
 
@@ -303,17 +350,17 @@ def test_the_teacher_gets_no_gradient():
     clean = torch.tensor([[1.0, 0.0]], requires_grad=True)
     student = torch.tensor([[0.0, 1.0]], requires_grad=True)
     views = [View("query", [{}]), View("query", [{}], None, method)]
-    pair_losses(
-        views, [clean, student], train.Robust((method,), consistency=2.0), torch.tensor([0])
-    ).loss.backward()
+    robust = train.Robust((method,), consistency=2.0)
+    losses = pair_losses(views, [clean, student], robust, torch.tensor([0]))
+    losses.loss.backward()
     assert clean.grad.abs().max() == 0
     assert student.grad.abs().max() > 0.1
 
 
 def make_step(world, robust, chunk_size=0, dropout=0.1):
     """Four pairs, a fresh classifier in training mode, and what perturbs them."""
-    argv = ["--data", str(world), "--robust", robust, "--batch-size", "4"]
-    (flags,) = pairs.single_runs(pairs.parse([*argv, "--chunk-size", str(chunk_size)]))
+    argv = ["--robust", robust, "--batch-size", "4", "--chunk-size", str(chunk_size)]
+    flags = flags_of(world, *argv)
     encoder = xlt.load_encoder(ROOT / "data/tiny_xlmr")
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -369,17 +416,85 @@ def test_gradient_caching_changes_nothing(world, robust):
 
 
 def test_the_head_drops_others_in_every_step_and_the_same_ones_again(world):
-    """Number: noise on no text, dropout in the head alone; steps 3, 3 and 4.
+    """Number: dropout in the head alone; steps 3, 3 and 4, then 3 in chunks of one text.
 
-    Catches: a stream without the step; one that goes on where another ended.
+    Catches: a stream without the step; one that goes on where the last chunk's ended.
     """
     losses = []
-    for number in (3, 3, 4):
-        step = make_step(world, "none", dropout=0.0)
+    for number, chunk_size in [(3, 0), (3, 0), (4, 0), (3, 1)]:
+        step = make_step(world, "none", chunk_size, dropout=0.0)
         report = pairs.pair_step(step.classifier, step.batch, step.flags, step.perturber, number)
         losses.append(report.losses.loss.item())
-        torch.rand(7)  # somebody else draws
-    assert losses[0] == losses[1] != losses[2]
+    first, again, later, in_chunks = losses
+    assert first == again
+    assert abs(first - later) > 1e-4
+    assert in_chunks == pytest.approx(first, abs=1e-5)
+
+
+def test_the_gradient_is_that_of_the_formula(world, monkeypatch):
+    """Claim: of every weight, to 1e-5 of the largest, by autograd through one plain forward pass.
+
+    Number: .5 CE of four pairs + .5 CE of their edited twins, without dropout.
+    Catches: perturbed pairs that are not edited, or that never reach the weights; a pair whose
+    sentence 2 is sentence 1.
+    """
+    monkeypatch.setattr(pairs, "DROPOUT", 0.0)
+    step = make_step(world, "rs-da:rate=1,weight=.5", chunk_size=2, dropout=0.0)
+    grads, report = gradients(step)
+    train.zero_gradients(step.classifier)
+    clean, edited = [], []
+    given = load_pairs(world).pairs("train", "en", "en")
+    for position in step.batch.queries:
+        clean.append(given[position])
+        edited.append(pairs.edited_pair(step.perturber, RS_DA, 3, position))
+    assert clean != edited, "nothing was edited"
+    labels = pairs.labels_of(clean)
+    loss = torch.zeros(())
+    for members in (clean, edited):
+        h = step.classifier(step.classifier.tokenize_pairs(members))
+        scores = step.classifier.head(h)
+        loss = loss + 0.5 * torch.nn.functional.cross_entropy(scores, labels)
+    loss.backward()
+    assert report.losses.loss.item() == pytest.approx(loss.item(), abs=1e-5)
+    weights = dict(step.classifier.named_parameters())
+    largest = max(grad.abs().max().item() for grad in grads.values())
+    for name, grad in grads.items():
+        assert (weights[name].grad - grad).abs().max().item() < 1e-5 * largest, name
+
+
+def test_freelb_trains_on_all_its_points(world):
+    """Number: 3 points of 4 pairs each, beside the clean ones: the views of a step, by method.
+
+    Catches: one view for all points; a clean view where nothing looks at it.
+    """
+    for robust, numbers in [("adv:how=freelb", [None, 0, 1, 2]), ("adv:weight=1", [0])]:
+        step = make_step(world, robust)
+        views = pairs.clean_pair_views(step.classifier, step.batch, step.perturber)
+        views += pairs.perturbed_pair_views(step.classifier, step.batch, step.perturber, 3)
+        points = [None if view.method is None else view.point for view in views]
+        assert points == numbers
+        assert all(len(view.rows) == 4 for view in views)
+
+
+def test_each_row_of_a_chunk_has_its_own_label():
+    """Number: identity head, h = (1, 0): label 0 costs .313262, label 1 costs 1.313262; rows 2 and
+    0 of the batch have labels 1 and 0.
+
+    Catches: the labels of rows 0 and 1; a mean over the chunk.
+    """
+    head = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2))
+        head.bias.zero_()
+    loss = pairs.PairLoss(head, torch.tensor([0, 0, 1]))
+    values = loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), [2, 0])
+    assert values.tolist() == pytest.approx([1.313262, 0.313262], abs=1e-6)
+
+
+def test_warm_up_is_a_share_of_the_steps(world):
+    """Number: .1 of 30 steps. Catches: none at all."""
+    flags = flags_of(world, "--steps", "30", "--warmup", "0.1")
+    assert flags.warmup_steps == 3
 
 
 def test_a_step_counts_tokens_of_all_views(world):
@@ -390,8 +505,9 @@ def test_a_step_counts_tokens_of_all_views(world):
     step = make_step(world, "rs-rp:weight=.5")
     _, report = gradients(step)
     tokens = 0
+    given = load_pairs(world).pairs("train", "en", "en")
     for position in step.batch.queries:
-        pair = pairs.training_pair(step.perturber, position)
+        pair = given[position]
         ids = step.classifier.tokenizer(pair.first.text, pair.second.text)["input_ids"]
         tokens += 2 * len(ids)
     assert report.tokens == tokens <= report.padded_tokens
@@ -404,8 +520,7 @@ def test_a_batch_is_drawn_from_all_pairs_by_the_seed(world):
     that never come."""
     orders = []
     for seed in ("0", "0", "1"):
-        argv = ["--data", str(world), "--batch-size", "4", "--steps", "2", "--seed", seed]
-        (flags,) = pairs.single_runs(pairs.parse(argv))
+        flags = flags_of(world, "--batch-size", "4", "--steps", "2", "--seed", seed)
         orders.append([batch.queries for batch in pairs.pair_batches(8, flags)])
         first, second = orders[-1]
         assert sorted(first + second) == list(range(8))
@@ -549,10 +664,12 @@ def test_each_sentence_is_edited_in_its_own_language():
     pair = Pair(german, Text("p", "en", "good day", "p"), 1)
     tables = {"en": {"good": ["bad"]}, "de": {"gut": ["bad"], "good": ["worse"]}}
     (first,) = pairs.edit_side(WordCounter(), [pair], "first", GREEDY, tables, 0)
-    assert (first.first.text, first.second.text) == ("Tag bad", "good day")
+    assert first.first.text == "Tag bad"
+    assert first.second.text == "good day"
     (second,) = pairs.edit_side(WordCounter(), [pair], "second", GREEDY, tables, 0)
-    assert (second.first.text, second.second.text) == ("Tag gut", "bad day")
-    assert (second.first.lang, second.second.lang) == ("de", "en")
+    assert second.first.text == "Tag gut"
+    assert second.second.text == "bad day"
+    assert second.second.lang == "en"
 
 
 def test_an_attack_has_the_words_of_its_own_table():
@@ -561,7 +678,10 @@ def test_an_attack_has_the_words_of_its_own_table():
     Catches: one table for all sources; logits of the pairs before the attack.
     """
     both = [pair_of("good day", "evening", 1)]
-    tables = {"synonyms": {"en": {"good": ["bad"]}}, "dictionary": {"en": {"good": ["bon"]}}}
+    tables = {
+        "synonyms": {"en": {"good": ["bad"]}},
+        "dictionary": {"en": {"good": ["bon"]}},
+    }
     attack = attacks.parse_attack("code-switch:edits=1")
     logits, n_changed = pairs.attacked_logits(WordCounter(), both * 20, attack, tables)
     assert n_changed < 20, "the second sentence has no word of the table"
@@ -626,7 +746,11 @@ class Listener:
 
     def predict(self, both):
         """Scores (N, 2)."""
-        return torch.tensor([[0.0, 1.0 if pair.first.lang == "de" else -1.0] for pair in both])
+        rows = []
+        for pair in both:
+            is_german = pair.first.lang == "de"
+            rows.append([0.0, 1.0 if is_german else -1.0])
+        return torch.tensor(rows)
 
 
 def test_a_matrix_knows_sentence_1_and_sentence_2(world):
@@ -640,11 +764,12 @@ def test_a_matrix_knows_sentence_1_and_sentence_2(world):
     matrix = pairs.evaluate_matrix(Listener(), test, cells)
     places = [(record["first_lang"], record["second_lang"]) for record in matrix.records]
     assert places == cells
-    assert [right.tolist() for right in matrix.right.values()] == [
-        [True, False], [True, False], [False, True],
-    ]  # fmt: skip
-    shares = {name: values.tolist() for name, values in matrix.setting_shares().items()}
-    assert shares == {"standard": [0.5, 0.5], "generalized": [1.0, 0.0]}
+    assert matrix.right["de", "de"].tolist() == [True, False]
+    assert matrix.right["de", "en"].tolist() == [True, False]
+    assert matrix.right["en", "en"].tolist() == [False, True]
+    shares = matrix.setting_shares()
+    assert shares["standard"].tolist() == [0.5, 0.5]
+    assert shares["generalized"].tolist() == [1.0, 0.0]
 
 
 def test_broken_are_right_pairs_that_are_wrong_under_attack(world, monkeypatch):
@@ -661,8 +786,9 @@ def test_broken_are_right_pairs_that_are_wrong_under_attack(world, monkeypatch):
     monkeypatch.setattr(pairs, "attacked_logits", turned)
     matrix = pairs.attack_matrix(Listener(), test, [("de", "en")], GREEDY, {})
     (record,) = matrix.records
-    assert (record["n_right"], record["n_broken"], record["accuracy"]) == (1, 1, 0.5)
-    assert record["AP"] == 0.5, "one positive of two, at a tie behind the other"
+    assert record["n_right"] == 1
+    assert record["n_broken"] == 1
+    assert record["accuracy"] == 0.5
 
 
 def test_what_an_attack_broke_was_right_before(world, encoder):
@@ -761,7 +887,7 @@ def test_limit_takes_the_first_pairs_of_every_language(world, tmp_path):
 def evaluated(world, folder, *argv):
     """`evaluate_run` with a classifier that is none."""
     args = pairs.parse(["--data", str(world), *argv])
-    (flags,) = pairs.single_runs(args)
+    flags = flags_of(world, *argv)
     folder.mkdir(exist_ok=True)
     return pairs.evaluate_run(Listener(), load_pairs(world), flags, args, folder)
 
@@ -851,6 +977,25 @@ def test_all_runs_meet_the_attack_of_the_record(world, tmp_path, monkeypatch):
     assert len(metrics["results"]) == 8
 
 
+@pytest.mark.parametrize(("which", "n_attacked"), [("standard", 2), ("all", 4)])
+def test_the_diagonal_is_attacked_or_the_matrix(world, tmp_path, which, n_attacked):
+    """Number: two languages. Catches: hours for cells that nobody asked for."""
+    flags = ["--attacks", "clean", "typos", "--attack-cells", which]
+    metrics = evaluated(world, tmp_path / "run", *flags)
+    attacked = [r for r in metrics["results"] if r["attack"] == "typos"]
+    assert len(attacked) == n_attacked
+    assert len(metrics["results"]) == 4 + n_attacked
+    assert ("typos|generalized" in metrics["arrays"]) == (which == "all")
+
+
+def test_the_first_pairs_are_taken(world):
+    """Number: one of two, and all. Catches: the last ones; a limit in one language."""
+    data = load_pairs(world)
+    both = data.pairs("test", "de", "en")
+    assert pairs.TestPairs(data, 1).pairs("de", "en") == both[:1]
+    assert pairs.TestPairs(data).pairs("de", "en") == both
+
+
 def manifest(**changes):
     """run.json of a run, as far as it is compared."""
     flags = {"lr": 0.001, "data": "here", "device": "cpu"}
@@ -902,9 +1047,9 @@ def fake_training(monkeypatch, accuracies):
 
 def looks_at_dev(world, tmp_path, monkeypatch, choices):
     """`train_pairs`, four looks, after those that were had already. -> steps saved, run.json"""
-    args = pairs.parse(["--data", str(world), "--out", str(tmp_path), "--steps", "8"])
-    args.choices = 4
-    (flags,) = pairs.single_runs(args)
+    argv = ["--steps", "8", "--choices", "4"]
+    args = pairs.parse(["--out", str(tmp_path), *argv])
+    flags = flags_of(world, *argv)
     folder = tmp_path / "pairs-none-seed0"
     folder.mkdir()
     saved = []
@@ -938,7 +1083,10 @@ def test_the_best_look_at_dev_is_kept(world, tmp_path, monkeypatch):
 def test_looks_that_were_had_count_after_an_interruption(world, tmp_path, monkeypatch):
     """Number: .7 at step 4 before; .6 and .7 after it are no better. Catches: a best that starts at
     nothing; looks that are had twice."""
-    before = [{"step": 2, "n": 2, "accuracy": 0.5}, {"step": 4, "n": 2, "accuracy": 0.7}]
+    before = [
+        {"step": 2, "n": 2, "accuracy": 0.5},
+        {"step": 4, "n": 2, "accuracy": 0.7},
+    ]
     fake_training(monkeypatch, [0.6, 0.7])
     saved, run_json = looks_at_dev(world, tmp_path, monkeypatch, before)
     assert saved == []
@@ -968,16 +1116,16 @@ def finished(robust, seed, standard, generalized):
 
 def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
     """Number: right in .25 of four pairs more in the standard setting, in .75 more in the
-    generalized one, for either seed: so .5 more there. Seed 2 has no plain run.
+    generalized one, for either seed: so .5 more there. Seed 0 has no plain run.
 
     Catches: the difference with its sign turned; seeds paired by their order; the two settings
     exchanged.
     """
     runs = [
-        finished("adv", 2, [0, 0, 0, 0], [0, 0, 0, 0]),
-        finished("adv", 0, [1, 1, 0, 0], [1, 1, 1, 0]),
+        finished("adv", 0, [0, 0, 0, 0], [0, 0, 0, 0]),
+        finished("adv", 2, [1, 1, 0, 0], [1, 1, 1, 0]),
         finished("none", 1, [1, 0, 0, 0], [0, 0, 0, 0]),
-        finished("none", 0, [1, 0, 0, 0], [0, 0, 0, 0]),
+        finished("none", 2, [1, 0, 0, 0], [0, 0, 0, 0]),
         finished("adv", 1, [1, 1, 0, 0], [1, 1, 1, 0]),
     ]
     found = {c.view: c for c in pairs.compare_recipes(runs)}
@@ -995,7 +1143,11 @@ def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
 
 def test_one_group_of_pairs_is_not_compared():
     """Number: four pairs of one premise. Catches: an error after hours, instead of the table."""
-    runs = [finished("adv", 0, [1] * 4, [1] * 4), finished("none", 0, [0] * 4, [0] * 4)]
+    right, wrong = [1] * 4, [0] * 4
+    runs = [
+        finished("adv", 0, right, right),
+        finished("none", 0, wrong, wrong),
+    ]
     for run in runs:
         run["arrays"]["group"] = np.zeros(4, dtype=int)
     assert pairs.compare_recipes(runs) == []
@@ -1012,12 +1164,24 @@ def test_a_row_is_a_recipe_and_condition():
     runs.append(finished("adv", 4, [0], [0]))
     for run in runs:
         run["train_lang"] = "en"
-    head, none, adv = pairs.results_rows(runs)
+    attacked = [record | {"attack": "typos", "accuracy": 0.0} for record in runs[2]["results"]]
+    runs[2]["results"] = runs[2]["results"] + attacked
+    head, none, adv, typos = pairs.results_rows(runs)
     assert head[:4] == ["robust", "condition", "n", "trained"]
-    assert none == ["none", "clean", "2", ".250 ±.000", ".375 ±.000", ".500 ±.000", ".600 ±.141",
-                    ".487 ±.071"]  # fmt: skip
+    assert none == [
+        "none",
+        "clean",
+        "2",
+        ".250 ±.000",
+        ".375 ±.000",
+        ".500 ±.000",
+        ".600 ±.141",
+        ".487 ±.071",
+    ]
     assert adv[:3] == ["adv", "clean", "1"]
     assert adv[6] == ".700"
+    assert typos[:3] == ["adv", "typos", "1"]
+    assert typos[6] == ".000"
 
 
 def test_pairs_that_share_a_sentence_are_one_group():
@@ -1084,14 +1248,13 @@ def test_a_run_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
         run(world, tmp_path / "stopped", *every)
     monkeypatch.setattr(pairs, "pair_step", plain_step)
     assert run(world, tmp_path / "stopped", *every) == 0
-    whole, stopped = [
-        xlt.read_record(tmp_path / name / "pairs-none-seed0/run.json", "")
-        for name in ("whole", "stopped")
-    ]
+    whole = xlt.read_record(tmp_path / "whole/pairs-none-seed0/run.json", "")
+    stopped = xlt.read_record(tmp_path / "stopped/pairs-none-seed0/run.json", "")
     assert whole["choices"] == stopped["choices"]
     (cut,) = whole["truncated"]
     assert whole["truncated"] == stopped["truncated"]
-    assert (cut["tower"], cut["lang"], cut["of"]) == ("pair", "en", 24), "6 steps of 4 pairs"
+    assert cut["tower"] == "pair"
+    assert cut["of"] == 24, "6 steps of 4 pairs"
     assert 0 < cut["cut"] <= 24
     for file in ("model/model.safetensors", "model/head.json", "metrics.json"):
         name = f"pairs-none-seed0/{file}"
@@ -1122,14 +1285,21 @@ def test_what_cannot_be_done_is_said_before_the_work(world, tmp_path, capsys, fl
 
 
 @pytest.mark.parametrize(
-    "flags",
+    "text",
     [
-        ["--limit", "-1"], ["--chunk-size", "-1"], ["--weight-decay", "-1"], ["--choices", "0"],
-        ["--test-langs", "de", "de"], ["--length", "7"], ["--warmup", "1"], ["--lr", "nan"],
+        "--limit -1",
+        "--chunk-size -1",
+        "--weight-decay -1",
+        "--choices 0",
+        "--test-langs de de",
+        "--length 7",
+        "--warmup 1",
+        "--lr nan",
     ],
-)  # fmt: skip
-def test_a_number_that_cannot_be_meant_is_wrong_usage(capsys, flags):
+)
+def test_a_value_that_cannot_be_meant_is_wrong_usage(capsys, text):
     """Catches: --limit -1, which left out the last pair; a language that counts twice."""
+    flag, *values = text.split()
     with pytest.raises(SystemExit, match="2"):
-        pairs.parse(flags)
-    assert flags[0] in capsys.readouterr().err
+        pairs.parse([flag, *values])
+    assert flag in capsys.readouterr().err
