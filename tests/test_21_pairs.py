@@ -87,6 +87,20 @@ def test_line_i_is_the_same_pair_in_every_language(world):
     assert first.first.id == first.second.id != second.first.id
 
 
+def test_labels_are_numbered_by_their_names(world):
+    """Number: five labels, in the file in another order. Catches: the order of the file, or of a
+    set, which is another one in every process."""
+    names = ["neutral", "contradiction", "other", "entailment", "alike"]
+    for split in ("train", "dev", "test"):
+        for path in (world / "pairs").glob(f"{split}-*"):
+            path.unlink()
+        write_pairs(world, split, "en", [("A dog.", "A cat.", name) for name in names])
+    data = load_pairs(world)
+    assert data.labels == ["alike", "contradiction", "entailment", "neutral", "other"]
+    given = data.pairs("train", "en", "en")
+    assert pairs.labels_of(given).tolist() == [3, 1, 4, 2, 0]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -341,6 +355,29 @@ def test_the_points_of_a_method_enter_by_their_mean():
     assert losses.consistency.item() == pytest.approx(0.291116, abs=1e-6)
 
 
+def test_the_log_says_the_mean_over_methods():
+    """Number: typos (0, 1) and rs-da (0, 0) for label 0: 1.313262 and .693147, mean 1.003205; KL
+    .462117 and .120115, mean .291116. Their weights .25 and .5 count in the loss alone.
+
+    Catches: sums, which would grow with every method.
+    """
+    typos, synonyms = train.Method("typos", weight=0.25), train.Method("rs-da", weight=0.5)
+    views = [View("query", [{}])]
+    for method in (typos, synonyms):
+        views.append(View("query", [{}], None, method))
+    logits = [
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([[0.0, 1.0]]),
+        torch.tensor([[0.0, 0.0]]),
+    ]
+    robust = train.Robust((typos, synonyms), consistency=1.0)
+    losses = pair_losses(views, logits, robust, torch.tensor([0]))
+    assert losses.perturbed.item() == pytest.approx(1.003205, abs=1e-6)
+    assert losses.consistency.item() == pytest.approx(0.291116, abs=1e-6)
+    supervised = 0.25 * 0.313262 + 0.25 * 1.313262 + 0.5 * 0.693147
+    assert losses.loss.item() == pytest.approx(supervised + 0.582232, abs=2e-6)
+
+
 def test_the_teacher_gets_no_gradient():
     """Number: clean loss of share 0, so that only the KL could reach the clean logits.
 
@@ -569,6 +606,35 @@ def test_both_sentences_are_edited(world):
         changed[1].add(pair.second.text)
     assert "The huge kitten sleeps." in changed[0]
     assert "The large kitten sleeps." in changed[1]
+
+
+def test_code_switching_takes_words_of_the_dictionary(world):
+    """Number: "big" is "groß", every word switched. Catches: the synonyms' table; none."""
+    (world / "dictionary.tsv").write_text("en\tde\tbig\tgroß\n", encoding="utf-8")
+    step = make_step(world, "code-switch:words=1")
+    (method,) = step.perturber.robust.methods
+    pair = pairs.edited_pair(step.perturber, method, 0, 0)
+    assert pair.first.text == "The groß cat sleeps."
+    assert pair.second.text == "The large cat sleeps."
+
+
+def test_noise_is_in_units_of_the_mean_norm(world, monkeypatch):
+    """Number: of the word embeddings, by a loop; epsilon .5. Catches: absolute numbers."""
+    step = make_step(world, "rs-rp")
+    table = step.classifier.model.get_input_embeddings().weight.tolist()
+    unit = sum(math.hypot(*row) for row in table) / len(table)
+    assert step.perturber.unit == pytest.approx(unit, rel=1e-5)
+    radii = []
+
+    def no_noise(objective, chunk, attack, radius, rngs):
+        """Keep the radius."""
+        radii.append(radius)
+        return torch.zeros_like(chunk.embeddings)
+
+    monkeypatch.setattr(attacks, "find_noise", no_noise)
+    attack = attacks.parse_attack("fgm:epsilon=0.5")
+    pairs.attack_noise(step.classifier, [pair_of("A dog eats.", "Yes.")], attack)
+    assert radii == pytest.approx([0.5 * unit], rel=1e-5)
 
 
 # ---- Robust-XLT's RS-DA, as coded ----------------------------------------------------------------
@@ -1029,6 +1095,15 @@ def test_another_run_in_the_folder_is_refused(tmp_path, changes, message):
         pairs.check_same_run(tmp_path, manifest(**changes), manifest())
 
 
+def test_a_new_start_takes_away_the_old_one(tmp_path):
+    """Catches: a checkpoint of the run before, refused at the first look. Number: both leftovers."""
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt/state.pt").write_text("old")
+    (tmp_path / "log.jsonl").write_text("old")
+    pairs.start_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def fake_training(monkeypatch, accuracies):
     """No training: at each look dev has the next of these accuracies."""
     looks = iter(accuracies)
@@ -1134,6 +1209,9 @@ def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
         "generalized": 0.75,
         "generalized - standard": 0.5,
     }
+    smallest = min(c.p for c in found.values())
+    assert 0 < 3 * smallest < 1
+    assert min(c.holm for c in found.values()) == pytest.approx(3 * smallest), "three tests"
     assert found["standard"].n_seeds == 2
     assert found["standard"].n_groups == 4
     (text,) = pairs.answer(list(found.values()))
