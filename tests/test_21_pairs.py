@@ -1096,7 +1096,7 @@ def test_another_run_in_the_folder_is_refused(tmp_path, changes, message):
 
 
 def test_a_new_start_takes_away_the_old_one(tmp_path):
-    """Catches: a checkpoint of the run before, refused at the first look. Number: both leftovers."""
+    """Catches: a checkpoint of an older run, refused at the first look. Number: both leftovers."""
     (tmp_path / "ckpt").mkdir()
     (tmp_path / "ckpt/state.pt").write_text("old")
     (tmp_path / "log.jsonl").write_text("old")
@@ -1263,7 +1263,7 @@ def test_a_row_is_a_recipe_and_condition():
 
 
 def test_pairs_that_share_a_sentence_are_one_group():
-    """Number: a-b, c-d, e-b share b and are one; f-c joins c-d. Catches: a premise that counts three
+    """Number: a-b, c-d, e-b share b and are one; f-c joins c-d. Catches: a premise counted three
     times; only first sentences compared.
     """
     sentences = [("a", "b"), ("c", "d"), ("e", "b"), ("f", "c"), ("g", "h")]
