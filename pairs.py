@@ -1222,12 +1222,14 @@ def parse(argv=None) -> argparse.Namespace:
     add("--log-every", type=int, default=50, help="steps between lines of the log")
     add("--overwrite", action="store_true", help="start over, also complete runs")
     add("--report", type=Path, metavar="FILE.html", help="write a page: matrices, comparisons")
-    add("--smoke", action="store_true", help="one seed, four small steps: does it work?")
+    add("--smoke", action="store_true", help="one seed, four small steps, 12 test pairs")
     # fmt: on
     args = parser.parse_args(argv)
     for name in ("steps", "choices", "batch_size", "lr", "clip", "save_every", "log_every"):
         if not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+    if args.smoke and not args.limit:
+        args.limit = 12
     for name in ("chunk_size", "weight_decay", "limit"):
         if not 0 <= getattr(args, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 0")
