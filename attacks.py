@@ -1543,24 +1543,28 @@ def streams(items, attack, seed, *use):
     return [generator(seed, attack.label, item.source.id, *use) for item in items]
 
 
+def find_noise(objective, chunk: Chunk, attack: Attack, radius: float, rngs: list) -> Tensor:
+    """The noise of a chunk's texts under an attack on embeddings. -> (B, T, D)"""
+    embeddings, places = chunk.embeddings, chunk.places
+    if attack.name in ("gaussian", "uniform"):
+        dim = embeddings.shape[-1]
+        return random_noise(places, dim, rngs, radius, attack.name, attack.ball)
+    ball = Ball(radius, attack.norm, attack.ball)
+    if attack.name == "fgm":
+        return fgm(objective, embeddings, places, ball)
+    climb = Climb(attack.steps, attack.step_size, attack.restarts)
+    return pgd(objective, embeddings, places, ball, climb, rngs)
+
+
 def attack_embeddings(items, encoder, pools, attack, seed):
     """Noise on the word embeddings of each item's query."""
     unit = mean_norm(encoder)
     radius = ball_radius(attack.epsilon, attack.norm, encoder)
-    ball = Ball(radius, attack.norm, attack.ball)
-    climb = Climb(attack.steps, attack.step_size, attack.restarts)
     with eval_mode(encoder):
         for chunk, members in query_chunks(items, encoder):
-            embeddings, places = chunk.embeddings, chunk.places
             objective = MarginObjective(members, chunk, encoder, pools)
             rngs = streams(members, attack, seed)
-            if attack.name == "fgm":
-                delta = fgm(objective, embeddings, places, ball)
-            elif attack.name == "pgd":
-                delta = pgd(objective, embeddings, places, ball, climb, rngs)
-            else:  # gaussian, uniform
-                dim = embeddings.shape[-1]
-                delta = random_noise(places, dim, rngs, radius, attack.name, attack.ball)
+            delta = find_noise(objective, chunk, attack, radius, rngs)
             add_noise(members, chunk, delta, encoder, unit)
 
 

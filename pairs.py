@@ -8,12 +8,14 @@
     generalized   sentence 1 in L1, sentence 2 in L2    all the rest; trained on one language alone
 
 x_m is the pair perturbed by the --robust method m: edited sentences, or noise on the word
-embeddings. This is the task that Robust-XLT was made for; the encoder, the perturbations and the
-training loop are those of the retrieval lecture.
-Where to look next: `PairClassifier` is the model, `pair_step` a training step (beside
-`training_step` in train.py), `evaluate_pairs` the matrix.
+embeddings; w_m is its share of the loss, c the factor of self-teaching. This is the task that
+Robust-XLT was made for; the encoder, the perturbations and the training loop are those of the
+retrieval lecture.
+Where to look next: `PairClassifier` is the model, `pair_losses` the formula, `pair_step` a training
+step (beside `training_step` in train.py), `evaluate_matrix` the matrix, `attack_words` and
+`attack_noise` the adversary.
 Left out on purpose: a pooler with tanh, ensembles of smoothed predictions at test time (neither is
-in Robust-XLT).
+in Robust-XLT); random controls of the worst cases (evaluate.py has them); several processes.
 Differs from Robust-XLT: its RS-DA trains on ten fixed copies of every pair; here a pair is drawn
 anew each step, unless rs-da:rate=1,copies=10,cut=blanks asks for theirs. Batches are of 32 pairs,
 as there, but training lasts for steps, and the checkpoint is chosen on dev a few times.
@@ -22,7 +24,7 @@ as there, but training lasts for steps, and the checkpoint is chosen on dev a fe
     python pairs.py --robust none adv rs-rp rs-da --seed 0 1 2 3 4
     python pairs.py --model data/e5_small --data data/paws_x --lr 2e-5 --steps 300
 
-Shapes: B pairs of a batch, T tokens, D embedding, C labels, L languages, N pairs of a split.
+Shapes: B pairs of a batch, b of a chunk, T tokens, D embedding, C labels, N pairs of a split.
 """
 
 import argparse
@@ -34,7 +36,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 if __name__ == "__main__":  # Ctrl-C while torch is imported: an end without a traceback
@@ -52,7 +54,7 @@ import train
 import xlt
 from attacks import Attack, AttackedQuery, Tables
 from study import Comparison
-from train import Losses, Perturber, Robust, StepReport, View
+from train import Losses, Method, Perturber, Robust, StepReport, View
 from xlt import Encoder, Text
 
 HERE = Path(__file__).parent
@@ -60,8 +62,8 @@ SPLITS = ("train", "dev", "test")
 HEADER = "sentence1\tsentence2\tlabel"
 DROPOUT = 0.1  # before the head, as in BERT's classifiers
 QUESTION = "Does robust training help a classifier of sentence pairs across languages?"
-GAP = "generalized - standard"
-SETTINGS = {  # and how a sentence calls them
+GAP = "generalized - standard"  # how much more is right where the two languages differ
+SETTINGS = {  # what is compared, and how a sentence calls it
     "standard": "the standard setting",
     "generalized": "the generalized setting",
     GAP: "the difference of the two",
@@ -77,7 +79,17 @@ class Pair:
 
     first: Text
     second: Text
-    label: int
+    label: int  # place in PairData.labels
+
+    @property
+    def lang(self) -> str:
+        """Under which cut pairs are counted."""
+        return self.first.lang
+
+
+def labels_of(pairs: list[Pair]) -> Tensor:
+    """The numbers of their labels. -> (N,)"""
+    return torch.tensor([pair.label for pair in pairs])
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Row:
 
     first: str
     second: str
-    label: str
+    label: str  # as it is written there
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -127,11 +139,12 @@ class PairData:
     def pairs(self, split: str, first_lang: str, second_lang: str) -> list[Pair]:
         """The pairs of a split with sentence 1 in one language and sentence 2 in another. (N,)"""
         pairs = []
-        both = zip(self.rows[split][first_lang], self.rows[split][second_lang], strict=True)
-        for i, (row, other) in enumerate(both):
-            pair_id = f"{split}{i}"  # of both sentences: one random stream a pair
+        first_rows, second_rows = self.rows[split][first_lang], self.rows[split][second_lang]
+        for i, (row, second_row) in enumerate(zip(first_rows, second_rows, strict=True)):
+            # SUBTLE: one id for both sentences, and in all languages: it names the random streams
+            pair_id = f"{split}{i}"
             first = Text(pair_id, first_lang, row.first, pair_id)
-            second = Text(pair_id, second_lang, other.second, pair_id)
+            second = Text(pair_id, second_lang, second_row.second, pair_id)
             pairs.append(Pair(first, second, self.labels.index(row.label)))
         return pairs
 
@@ -140,22 +153,26 @@ class PairData:
 
 
 def check_parallel(paths: dict[str, Path], rows: dict[str, list[Row]], labels: list[str]) -> None:
-    """Refuse, with a ValueError, languages of a split that are not the same pairs."""
-    first_lang = "en" if "en" in rows else min(rows)
-    first_path, first_rows = paths[first_lang], rows[first_lang]
-    for lang, own in rows.items():
-        if len(own) != len(first_rows):
-            counts = f"{len(own)} pairs, {first_path} has {len(first_rows)}"
+    """Refuse languages of one split that are not the same pairs. paths, rows: by language.
+
+    *Errors*: ValueError with both files and the line.
+    """
+    model_lang = "en" if "en" in rows else min(rows)
+    model_path, model_rows = paths[model_lang], rows[model_lang]
+    for lang, lang_rows in rows.items():
+        if len(lang_rows) != len(model_rows):
+            counts = f"{len(lang_rows)} pairs, {model_path} has {len(model_rows)}"
             raise ValueError(f"{paths[lang]}: {counts}. Line i must be the same pair in both.")
-        for number, (row, other) in enumerate(zip(own, first_rows, strict=True), 2):
+        # The header is line 1
+        for number, (row, model_row) in enumerate(zip(lang_rows, model_rows, strict=True), 2):
             where = f"{paths[lang]}:{number}"
             if row.label not in labels:
-                known = ", ".join(labels)
-                raise ValueError(f"{where}: label {xlt.quoted(row.label)} is none of {known}.")
-            if row.label != other.label:
+                options = ", ".join(labels)
+                raise ValueError(f"{where}: label {xlt.quoted(row.label)} is none of {options}.")
+            if row.label != model_row.label:
                 raise ValueError(
-                    f"{where}: label {row.label!r}, but {other.label!r} in {first_path}:{number}. "
-                    "Line i must be the same pair in both."
+                    f"{where}: label {row.label!r}, but {model_row.label!r} in "
+                    f"{model_path}:{number}. Line i must be the same pair in both."
                 )
 
 
@@ -168,19 +185,20 @@ def load_pairs(folder: str | Path) -> PairData:
     *Errors*: ValueError with file, line, value and remedy.
     """
     folder = Path(folder)
-    rows, paths, digest = {}, {}, hashlib.sha256()
+    files, digest = {split: [] for split in SPLITS}, hashlib.sha256()
     for path in sorted((folder / "pairs").glob("*.tsv")):
         split, _, code = path.stem.partition("-")
         if split not in SPLITS or not code:
             raise ValueError(f"{path}: is not named train-LANG, dev-LANG or test-LANG. Rename it.")
-        lang = xlt.base_language(code)
-        rows.setdefault(split, {})[lang] = read_rows(path)
-        paths.setdefault(split, {})[lang] = path
+        files[split].append((code, path))
         digest.update(path.name.encode() + path.read_bytes())
+    rows, paths = {}, {}  # split -> language -> rows, path
     for split in SPLITS:
-        if split not in rows:
+        if not files[split]:
             remedy = "Run the folder's prepare.py, or give another --data."
             raise ValueError(f"{folder}/pairs/{split}-LANG.tsv: no such file. {remedy}")
+        paths[split] = attacks.one_file_a_language(files[split])
+        rows[split] = {lang: read_rows(path) for lang, path in paths[split].items()}
     labels = sorted({row.label for of_lang in rows["train"].values() for row in of_lang})
     if len(labels) < 2:
         raise ValueError(f"{folder}/pairs: all training labels are {labels}. Two are needed.")
@@ -201,6 +219,9 @@ class PairClassifier(Encoder):
     """
 
     def __init__(self, encoder: Encoder, n_labels: int, length: int = 128, seed: int = 0):
+        room = xlt.room_for_tokens(encoder.model)
+        if room is not None and length > room:
+            raise ValueError(f"--length {length}: this model reads {room} tokens. Take fewer.")
         settings = replace(encoder.settings, pooling="cls", query_length=length)
         super().__init__(encoder.model, encoder.tokenizer, settings, encoder.precision)
         self.one_length = encoder.one_length
@@ -208,33 +229,32 @@ class PairClassifier(Encoder):
         with torch.no_grad():
             size = self.head.weight.shape
             start = torch.randn(size, generator=xlt.generator(seed, "head"))
-            self.head.weight.copy_(0.02 * start)
+            self.head.weight.copy_(0.02 * start)  # as BERT's weights start
             self.head.bias.zero_()
 
     def tokenize_pairs(self, pairs: list[Pair]) -> list[dict[str, list[int]]]:
-        """Pairs -> unpadded token rows; the longer sentence is cut if both are too long."""
+        """Pairs -> unpadded token rows; cut pairs are counted, rows remembered, as texts' are."""
+        return self.tokenize(pairs, "pair")
+
+    def _token_rows(self, pairs, tower):
+        """The token row of each pair, and whether it was cut.
+
+        CHANGED vs Encoder: two sentences without a prefix; the longer one loses its end.
+        """
+        firsts = [pair.first.text for pair in pairs]
+        seconds = [pair.second.text for pair in pairs]
         limit = self.settings.query_length
         self.tokenizer.model_max_length = 10**9  # no warnings: we cut and count by ourselves
+        columns = self._call_tokenizer(firsts, seconds)
         rows = []
-        for pair in pairs:
-            sentences = pair.first.text, pair.second.text
-            key = "pair", sentences
-            if self.remembered is None or key not in self.remembered:
-                row = self._call_tokenizer(*sentences)
-                is_cut = len(row["input_ids"]) > limit
-                if is_cut:
-                    how = {"truncation": "longest_first", "max_length": limit}
-                    row = self._call_tokenizer(*sentences, **how)
-                entry = row, is_cut
-                if self.remembered is not None:
-                    self.remembered[key] = entry
-            else:
-                entry = self.remembered[key]
-            row, is_cut = entry
-            self.texts_seen["pair", pair.first.lang] += 1
+        for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+            row = {name: column[i] for name, column in columns.items()}
+            is_cut = len(row["input_ids"]) > limit
             if is_cut:
-                self.texts_cut["pair", pair.first.lang] += 1
-            rows.append(row)
+                row = self._call_tokenizer(
+                    first, second, truncation="longest_first", max_length=limit
+                )
+            rows.append((row, is_cut))
         return rows
 
     def from_embeddings(self, embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -243,7 +263,10 @@ class PairClassifier(Encoder):
         return hidden[:, 0]  # CHANGED vs Encoder: no pooling, no normalisation
 
     def logits(self, h: Tensor) -> Tensor:
-        """First tokens' states -> scores of the labels. (B, D) -> (B, C)"""
+        """First tokens' states -> scores of the labels, with dropout in training.
+
+        (B, D) -> (B, C)
+        """
         return self.head(F.dropout(h, DROPOUT, self.training))
 
     @torch.no_grad()
@@ -258,25 +281,36 @@ class PairClassifier(Encoder):
 
 
 def save_classifier(classifier: PairClassifier, labels: list[str], folder: Path) -> None:
-    """Write encoder, tokenizer, head and the names of the labels."""
+    """Write encoder, tokenizer and, as head.json, the head and the names of the labels."""
     xlt.save_encoder(classifier, folder)
     weight, bias = classifier.head.weight.tolist(), classifier.head.bias.tolist()
     xlt.write_record(folder / "head.json", {"labels": labels, "weight": weight, "bias": bias})
 
 
-def load_classifier(folder: Path, device="cpu", precision="fp32") -> tuple[PairClassifier, list]:
-    """What `save_classifier` wrote, and the names of its labels."""
+def load_classifier(
+    folder: Path, device: str = "cpu", precision: str = "fp32"
+) -> tuple[PairClassifier, list[str]]:
+    """What `save_classifier` wrote, and the names of its labels.
+
+    *Errors*: ValueError for a folder without head.json, or what `load_encoder` refuses.
+    """
     head = xlt.read_record(folder / "head.json", "Give the model/ of a run of pairs.py.")
     encoder = xlt.load_encoder(folder, device, precision)
-    length = encoder.settings.query_length
+    length = encoder.settings.query_length  # where the run's --length was saved
     classifier = PairClassifier(encoder, len(head["labels"]), length)
-    with torch.no_grad():
+    with torch.no_grad():  # JSON's numbers are read back to the last bit
         classifier.head.weight.copy_(torch.tensor(head["weight"]))
         classifier.head.bias.copy_(torch.tensor(head["bias"]))
     return classifier, head["labels"]
 
 
 # ---- flags ---------------------------------------------------------------------------------------
+
+
+# What a run is trained on is known by its hash wherever it lies
+NOT_TRAINED = ("device", "model", "data", "words")
+# In run.json: all that training depends on beside the flags
+INPUTS = ("data_sha256", "init_sha256", "tables_sha256")
 
 
 @dataclass(frozen=True)
@@ -309,8 +343,7 @@ class PairFlags:
     @property
     def trained(self) -> dict:
         """The flags that training depends on; data and model are known by their hashes."""
-        others = ("device", "model", "data", "words")
-        return {name: value for name, value in asdict(self).items() if name not in others}
+        return {name: value for name, value in asdict(self).items() if name not in NOT_TRAINED}
 
     @property
     def name(self) -> str:
@@ -323,7 +356,7 @@ class PairFlags:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Positions of B training pairs. (Named as in xlt.Batch: the loop counts both alike.)"""
+    """Positions of B training pairs; with the names of xlt.Batch, since the loop counts both."""
 
     queries: list[int]
     kind: str = "pairs"
@@ -337,51 +370,11 @@ class PairBatch:
 
 
 def pair_batches(count: int, flags: PairFlags) -> Iterator[PairBatch]:
-    """`steps` batches, every epoch in a new order: a function of the flags alone."""
+    """`steps` batches, every epoch in a new order; drawn from `count` pairs and the flags alone."""
     rng = xlt.generator(flags.seed, "pairs")
-    names = [str(i) for i in range(count)]
-    drawn = xlt.endless_groups(names, flags.batch_size, rng)
+    drawn = xlt.endless_groups(list(range(count)), flags.batch_size, rng)
     for _ in range(flags.steps):
-        yield PairBatch([int(name) for name in next(drawn)])
-
-
-@dataclass
-class PairPerturber(Perturber):
-    """What the perturbations of one run need; sentence 1 is its query, sentence 2 its passage."""
-
-    labels: Tensor | None = None  # (N,) of the training pairs
-
-
-def make_pair_perturber(
-    flags: PairFlags, pairs: list[Pair], classifier: Encoder | None = None
-) -> PairPerturber:
-    """Open the tables that --robust needs; without classifier only to see whether all is there.
-
-    *Errors*: ValueError for a missing table, or where no pair has a replaceable word.
-    """
-    folder = Path(flags.words)
-    sentences = xlt.DataSet(
-        folder, [pair.first for pair in pairs], [pair.second for pair in pairs], qrels={}
-    )
-    unit = 1.0
-    if classifier is not None:
-        unit = attacks.mean_norm(classifier)
-    robust = pair_robust(flags.robust)
-    perturber = PairPerturber(robust, flags.seed, sentences, unit)
-    perturber.labels = torch.tensor([pair.label for pair in pairs])
-    sources = {method.source for method in robust.methods} - {"embeddings"}
-    if "synonyms" in sources:
-        perturber.tables["synonyms"] = attacks.read_synonyms(folder)
-    if "dictionary" in sources:
-        # All languages: the pairs of the generalized setting meet in the middle of a sentence, too
-        perturber.tables["dictionary"] = attacks.read_dictionary(folder / "dictionary.tsv")
-    for source in sorted(sources):
-        if not any(perturber.slots(source, "query", i) for i in range(len(pairs))):
-            raise ValueError(
-                f"--robust {flags.robust}: no training pair has a word that {source} could "
-                f"replace. Add words to {folder}'s synonyms/ or dictionary.tsv."
-            )
-    return perturber
+        yield PairBatch(next(drawn))
 
 
 def pair_robust(text: str) -> Robust:
@@ -395,11 +388,51 @@ def pair_robust(text: str) -> Robust:
     return train.parse_robust(text)
 
 
-def edited_pair(perturber: PairPerturber, method, step: int, position: int) -> Pair:
-    """A training pair with its edits of this step, in both sentences."""
-    first = train.edit_text(perturber, method, step, "query", position)
-    second = train.edit_text(perturber, method, step, "passage", position)
-    return Pair(first, second, int(perturber.labels[position]))
+@dataclass
+class PairPerturber(Perturber):
+    """What the perturbations of one run need; sentence 1 is its query, sentence 2 its passage."""
+
+    labels: Tensor | None = None  # (N,) of the training pairs
+
+
+def check_replaceable(perturber: PairPerturber, flags: PairFlags) -> None:
+    """Refuse, with a ValueError, a method that finds no word in any sentence of any pair."""
+    positions = range(len(perturber.labels))
+    places = list(itertools.product(positions, ("query", "passage")))
+    for method in perturber.robust.methods:
+        if method.source == "embeddings":
+            continue
+        if not any(perturber.slots(method.source, tower, i, method.cut) for i, tower in places):
+            raise ValueError(
+                f"--robust {flags.robust}: no training pair has a word that {method.source} could "
+                f"replace. Add words to {flags.words}'s synonyms/ or dictionary.tsv."
+            )
+
+
+def make_pair_perturber(
+    flags: PairFlags, pairs: list[Pair], classifier: PairClassifier | None = None
+) -> PairPerturber:
+    """Open the tables that --robust needs; without classifier only to see whether all is there.
+
+    *Errors*: ValueError for a missing table, or where no pair has a replaceable word.
+    """
+    folder = Path(flags.words)
+    firsts, seconds = [pair.first for pair in pairs], [pair.second for pair in pairs]
+    sentences = xlt.DataSet(folder, firsts, seconds, qrels={})
+    unit = 1.0
+    if classifier is not None:
+        unit = attacks.mean_norm(classifier)
+    robust = pair_robust(flags.robust)
+    perturber = PairPerturber(robust, flags.seed, sentences, unit, labels=labels_of(pairs))
+    sources = {method.source for method in robust.methods}
+    if "synonyms" in sources:
+        perturber.tables["synonyms"] = attacks.read_synonyms(folder)
+    if "dictionary" in sources:
+        # CHANGED vs make_perturber: words of all languages, the tested ones too. In the generalized
+        # setting two languages meet in one input, and code-switching is to show that
+        perturber.tables["dictionary"] = attacks.read_dictionary(folder / "dictionary.tsv")
+    check_replaceable(perturber, flags)
+    return perturber
 
 
 def training_pair(perturber: PairPerturber, position: int) -> Pair:
@@ -408,16 +441,26 @@ def training_pair(perturber: PairPerturber, position: int) -> Pair:
     return Pair(first, second, int(perturber.labels[position]))
 
 
+def edited_pair(perturber: PairPerturber, method: Method, step: int, position: int) -> Pair:
+    """A training pair with its edits of this step, in both sentences."""
+    first = train.edit_text(perturber, method, step, "query", position)
+    second = train.edit_text(perturber, method, step, "passage", position)
+    return Pair(first, second, int(perturber.labels[position]))
+
+
 def clean_pair_views(classifier, batch, perturber):
-    """The pairs as they are, if a loss or a method looks at them."""
+    """The pairs as they are, if a loss or a method looks at them: one view, or none."""
     if not perturber.robust.needs_clean_queries:
         return []
     pairs = [training_pair(perturber, i) for i in batch.queries]
-    return [View("query", classifier.tokenize_pairs(pairs))]
+    return [View("query", classifier.tokenize_pairs(pairs))]  # a pair is one text of one tower
 
 
 def perturbed_pair_views(classifier, batch, perturber, step):
-    """The pairs once more for each method; those with noise get it from train.py's `add_noise`."""
+    """The pairs once more for each method; FreeLB's once for each point.
+
+    Edited pairs are complete, noise comes with `add_noise` of train.py.
+    """
     views = []
     for method in perturber.robust.methods:
         if method.source == "embeddings":
@@ -435,7 +478,10 @@ def perturbed_pair_views(classifier, batch, perturber, step):
 
 @dataclass(frozen=True)
 class PairLoss:
-    """Cross-entropy of some pairs of the batch, one by one: what worst-case noise maximises."""
+    """Cross-entropy of some pairs of the batch, one by one: what worst-case noise maximises.
+
+    (Without the dropout of `PairClassifier.logits`: the search draws nothing.)
+    """
 
     head: nn.Linear
     labels: Tensor  # (B,)
@@ -445,20 +491,32 @@ class PairLoss:
         return F.cross_entropy(self.head(h), self.labels[rows], reduction="none")
 
 
+def pair_kl(perturbed: Tensor, clean: Tensor) -> Tensor:
+    """KL between perturbed scores (the student) and clean ones (the teacher, without gradient).
+
+        KL(P' | P) = sum_j P'_j (log P'_j - log P_j)        P', P: softmax over the labels
+
+    Mean over pairs. *Shapes*: (B, C), (B, C) -> scalar >= 0.
+    *Source*: as `self_teaching` of train.py, there over the passages of the batch.
+    """
+    student, teacher = perturbed.log_softmax(1), clean.detach().log_softmax(1)
+    return (student.exp() * (student - teacher)).sum(1).mean()  # (B, C) -> (B,) -> ()
+
+
 def pair_losses(views: list[View], logits: list[Tensor], robust: Robust, labels: Tensor) -> Losses:
     """The formula of this file, a pure function of the logits.
 
-        CE: cross-entropy with the labels;  KL(P_m | P) as in self-teaching, P without gradient
+        loss = (1 - sum_m w_m) CE(x) + sum_m [ w_m CE(x_m) + c KL(logits of x_m | logits of x) ]
 
+    A method with several points enters by their mean. Beside `step_losses` of train.py: CE for
+    InfoNCE, and a pair is one text.
     *Shapes*: logits (B, C), one a view; labels (B,).
     """
-    losses = Losses(loss=torch.zeros(()))
-    clean = None
-    for view, scores in zip(views, logits, strict=True):
-        if view.method is None:
-            clean = scores
-            losses.clean = F.cross_entropy(clean, labels)
-            losses.loss = losses.loss + robust.clean_share * losses.clean
+    clean = train.vectors_of(views, logits, "query")  # None if nothing looks at the clean pairs
+    losses = Losses(loss=0.0)
+    if clean is not None:
+        losses.clean = F.cross_entropy(clean, labels)
+        losses.loss = robust.clean_share * losses.clean
     perturbed, kls = [], []
     for view, scores in zip(views, logits, strict=True):
         if view.method is None:
@@ -466,10 +524,7 @@ def pair_losses(views: list[View], logits: list[Tensor], robust: Robust, labels:
         perturbed.append(F.cross_entropy(scores, labels) / view.points)
         losses.loss = losses.loss + view.method.weight * perturbed[-1]
         if robust.consistency:
-            teacher = clean.detach().log_softmax(1)
-            student = scores.log_softmax(1)
-            kl = (student.exp() * (student - teacher)).sum(1).mean()  # (B, C) -> ()
-            kls.append(kl / view.points)
+            kls.append(pair_kl(scores, clean) / view.points)
             losses.loss = losses.loss + robust.consistency * kls[-1]
     if perturbed:
         losses.perturbed = sum(perturbed) / len(robust.methods)
@@ -484,7 +539,8 @@ def pair_step(
 ) -> StepReport:  # fmt: skip
     """One batch: views -> first tokens -> logits -> losses -> gradients.
 
-    Line by line `training_step` of train.py; what differs is the loss and that it needs the head.
+    Line by line `training_step` of train.py; what differs is the loss, and that it needs the head.
+    (`own_chunks` are all of them here: pairs.py runs in one process.)
     """
     labels = perturber.labels[batch.queries].to(classifier.device)  # (B,)
     views = clean_pair_views(classifier, batch, perturber)
@@ -498,21 +554,19 @@ def pair_step(
     perturbed = train.encode_views(classifier, views, own)
 
     all_views = clean.views + perturbed.views
+    # CHANGED: the head. SUBTLE: its dropout has a seed of its own, or it would be drawn from
+    # wherever the last chunk's stream ended, which --chunk-size moves
     torch.manual_seed(xlt.derive_seed(flags.seed, "head dropout", step))
-    logits = [classifier.logits(h) for h in clean.by_view() + perturbed.by_view()]  # CHANGED: head
+    logits = [classifier.logits(h) for h in clean.by_view() + perturbed.by_view()]  # (B, C) each
     losses = pair_losses(all_views, logits, perturber.robust, labels)
     losses.loss.backward()  # as far as the first tokens, and to the head
     for encoded in (clean, perturbed):
         train.backward_views(classifier, encoded)
-    if train.process_number() > 0:
-        classifier.head.zero_grad()  # all processes have the same one: it counts once
 
-    lengths = [len(row["input_ids"]) for view in all_views for row in view.rows]
-    ids = {number for view in all_views for row in view.rows for number in row["input_ids"]}
-    train.sum_gradients(classifier, torch.tensor(sorted(ids), device=classifier.device))
-    padded = sum(chunk.tokens for chunk in plan + perturbed_plan)
-    nothing_masked = torch.zeros(len(labels), 1, dtype=torch.bool)
-    return StepReport(losses, nothing_masked, sum(lengths), padded)
+    tokens = sum(len(row["input_ids"]) for view in all_views for row in view.rows)
+    padded_tokens = sum(chunk.tokens for chunk in plan + perturbed_plan)
+    no_negatives = torch.zeros(len(labels), 1, dtype=torch.bool)  # so none of them is wrong
+    return StepReport(losses, no_negatives, tokens, padded_tokens)
 
 
 # ---- metrics -------------------------------------------------------------------------------------
@@ -523,7 +577,8 @@ def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
 
         scores .9 .8 .7, positive yes no yes: (1/1 + 2/3) / 2 = .8333
 
-    Ties go to the negatives, as in retrieval here. *Shapes*: (N,), (N,).
+    Ties go to the negatives, as in retrieval here. *Shapes*: (N,), (N,) -> in [0, 1], NaN without a
+    positive.
     """
     order = np.lexsort((is_positive, -scores))  # best first; among equals the negatives
     hits = is_positive[order]
@@ -532,30 +587,55 @@ def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
 
 
 def score_pairs(logits: Tensor, pairs: list[Pair]) -> tuple[np.ndarray, dict]:
-    """Which pairs are right (N,), and accuracy; with two labels also average precision."""
-    logits = logits.numpy()  # (N, C)
-    labels = np.array([pair.label for pair in pairs])
-    right = logits.argmax(1) == labels
-    numbers = {"n": len(pairs), "accuracy": round(float(right.mean()), 6)}
+    """Which pairs are right (N,), and n, accuracy and, with two labels, AP as a record holds them.
+
+    *Shapes*: logits (N, C). *Units*: in [0, 1]. The positive label of AP is the second one: "1".
+    """
+    logits, labels = logits.numpy(), labels_of(pairs).numpy()
+    is_right = logits.argmax(1) == labels
+    numbers = {"n": len(pairs), "accuracy": round(float(is_right.mean()), 6)}
     if logits.shape[1] == 2:
         ap = average_precision(logits[:, 1] - logits[:, 0], labels == 1)
         numbers["AP"] = round(ap, 6)
-    return right, numbers
+    return is_right, numbers
 
 
-# ---- under attack: either sentence, or noise on both ---------------------------------------------
+def macro_means(records: list[dict], metric: str, trained: str) -> dict[str, float]:
+    """Means over language pairs, of the records of one condition.
+
+        trained       both sentences in the trained language
+        standard      the diagonal, all languages
+        zero-shot     the diagonal without the trained language
+        generalized   two languages
+        all           the whole matrix, as Robust-XLT averages it
+
+    Each language pair counts once, however many pairs of sentences it has. No mean of nothing.
+    """
+    values = {}
+    for record in records:
+        langs = record["first_lang"], record["second_lang"]
+        values[langs] = record[metric]
+    standard = {a: value for (a, b), value in values.items() if a == b}
+    columns = {
+        "trained": [value for lang, value in standard.items() if lang == trained],
+        "standard": list(standard.values()),
+        "zero-shot": [value for lang, value in standard.items() if lang != trained],
+        "generalized": [value for (a, b), value in values.items() if a != b],
+        "all": list(values.values()),
+    }
+    return {name: sum(column) / len(column) for name, column in columns.items() if column}
+
+
+# ---- under attack: words of either sentence, or noise on both ------------------------------------
+# The searches are those of attacks.py. There the goal is a query's margin in a ranking, here a
+# pair's margin between labels; there one text can be changed, here either of two.
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """Score of the right label minus the best other one: above 0 is right. (N, C), (N,) -> (N,)"""
-    of_label = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -math.inf)
+    of_label = logits.gather(1, labels[:, None])[:, 0]  # (N, 1) -> (N,)
+    others = logits.scatter(1, labels[:, None], -math.inf)  # (N, C) without the right label
     return of_label - others.max(1).values
-
-
-def labels_of(pairs: list[Pair]) -> Tensor:
-    """(N,)"""
-    return torch.tensor([pair.label for pair in pairs])
 
 
 def with_text(pair: Pair, side: str, text: str) -> Pair:
@@ -570,17 +650,17 @@ class SentenceScorer:
     """
 
     def __init__(self, classifier: PairClassifier, pairs: list[Pair], side: str):
-        self.encoder, self.pairs, self.side = classifier, pairs, side
+        self.classifier, self.pairs, self.side = classifier, pairs, side
         self.margins = {}  # (pair, text) -> its margin
 
     def __call__(self, trials: list[tuple[AttackedQuery, str]]) -> tuple[Tensor, Tensor]:
-        """(item, text) pairs -> margins (n, 1) and (n,), twice the same."""
+        """(item, text) pairs -> margins in each "pool" (n, 1), and those that count (n,)."""
         keys = [(item.query, text) for item, text in trials]
         new_keys = [key for key in dict.fromkeys(keys) if key not in self.margins]
         if new_keys:
             changed = [with_text(self.pairs[i], self.side, text) for i, text in new_keys]
-            found = margins(self.encoder.predict(changed), labels_of(changed))
-            self.margins.update(zip(new_keys, found.tolist(), strict=True))
+            new_margins = margins(self.classifier.predict(changed), labels_of(changed))
+            self.margins.update(zip(new_keys, new_margins.tolist(), strict=True))
         for item, text in trials:
             item.asked.add(text)
         values = torch.tensor([self.margins[key] for key in keys])
@@ -588,12 +668,13 @@ class SentenceScorer:
 
 
 def edit_side(classifier, pairs, side, attack, tables, seed):
-    """Each pair with the attack's edits in one sentence."""
+    """Each pair with the attack's edits in one sentence, with words of that sentence's language."""
     items = []
     for i, pair in enumerate(pairs):
         text = getattr(pair, side)
-        slots = attacks.slots_of(text, attack, tables.get(text.lang, {}), seed, set())
-        items.append(AttackedQuery(i, "pair", text, list(slots)))
+        table = tables.get(text.lang, {})
+        slots = attacks.slots_of(text, attack, table, seed, fixed=set())
+        items.append(AttackedQuery(i, "pair", text, slots))
     if attack.kind.search == "random":
         attacks.random_edits(items, attack, seed)
     else:
@@ -602,60 +683,64 @@ def edit_side(classifier, pairs, side, attack, tables, seed):
 
 
 def attack_words(
-    classifier: PairClassifier, pairs: list[Pair], attack: Attack, tables: Tables, seed: int
+    classifier: PairClassifier, pairs: list[Pair], attack: Attack, tables: Tables, seed: int = 0
 ) -> list[Pair]:
     """Each pair with one of its sentences attacked: the one where it hurts more.
 
-    (An attack that draws its edits draws the sentence as well.)
+    An attack that draws its edits draws the sentence as well. So both have as many edits as an
+    attack of one query: `edits` is not for each sentence.
+    *Shapes*: tables: lang -> table, of the attack's source.
     """
-    sides = []
-    for side in ("first", "second"):
-        sides.append(edit_side(classifier, pairs, side, attack, tables, seed))
-    labels = labels_of(pairs)
+    first_changed = edit_side(classifier, pairs, "first", attack, tables, seed)
+    second_changed = edit_side(classifier, pairs, "second", attack, tables, seed)
     if attack.kind.search == "random":
         drawn = torch.rand(len(pairs), generator=xlt.generator(seed, attack.label, "side"))
-        takes_second = drawn < 0.5
+        takes_second = drawn < 0.5  # (N,)
     else:
-        first, second = (margins(classifier.predict(side), labels) for side in sides)
-        takes_second = second < first
-    return [sides[int(takes)][i] for i, takes in enumerate(takes_second)]
+        labels = labels_of(pairs)
+        first_margins = margins(classifier.predict(first_changed), labels)  # (N,)
+        second_margins = margins(classifier.predict(second_changed), labels)
+        takes_second = second_margins < first_margins
+    changed = []
+    for i, is_second in enumerate(takes_second.tolist()):
+        changed.append(second_changed[i] if is_second else first_changed[i])
+    return changed
 
 
 def attack_noise(
-    classifier: PairClassifier, pairs: list[Pair], attack: Attack, seed: int
+    classifier: PairClassifier, pairs: list[Pair], attack: Attack, seed: int = 0
 ) -> Tensor:
-    """Scores of the labels under noise on the word embeddings of both sentences. -> (N, C)"""
+    """Scores of the labels under noise on the word embeddings of both sentences. -> (N, C)
+
+    Beside `attack_embeddings` of attacks.py: the loss goes up where there a margin goes down.
+    """
     labels = labels_of(pairs).to(classifier.device)
     radius = attacks.ball_radius(attack.epsilon, attack.norm, classifier)
-    ball = attacks.Ball(radius, attack.norm, attack.ball)
-    climb = attacks.Climb(attack.steps, attack.step_size, attack.restarts)
-    logits = torch.empty(len(pairs), classifier.head.out_features)
     pair_loss = PairLoss(classifier.head, labels)
+    logits = torch.empty(len(pairs), classifier.head.out_features)
     with xlt.eval_mode(classifier):
         for chunk in attacks.embedding_chunks(classifier, classifier.tokenize_pairs(pairs)):
 
             def objective(embeddings, chunk=chunk):  # this chunk, also when the loop has moved on
-                return pair_loss(classifier.from_embeddings(embeddings, chunk.batch), chunk.rows)
+                h = classifier.from_embeddings(embeddings, chunk.batch)  # (b, T, D) -> (b, D)
+                return pair_loss(h, chunk.rows)
 
             rngs = [xlt.generator(seed, attack.label, pairs[i].first.id) for i in chunk.rows]
-            if attack.name == "fgm":
-                delta = attacks.fgm(objective, chunk.embeddings, chunk.places, ball)
-            elif attack.name == "pgd":
-                delta = attacks.pgd(objective, chunk.embeddings, chunk.places, ball, climb, rngs)
-            else:  # gaussian, uniform
-                dim, name = chunk.embeddings.shape[-1], attack.name
-                delta = attacks.random_noise(chunk.places, dim, rngs, radius, name, attack.ball)
+            delta = attacks.find_noise(objective, chunk, attack, radius, rngs)
             with torch.no_grad():
                 h = classifier.from_embeddings(chunk.embeddings + delta, chunk.batch)
                 logits[chunk.rows] = classifier.logits(h).cpu()
     return logits
 
 
-def attacked_logits(classifier, pairs, attack, tables, seed):
-    """Scores of the labels (N, C) under an attack, and how many pairs it changed."""
+def attacked_logits(classifier, pairs, attack, tables):
+    """Scores of the labels (N, C) under an attack, and how many pairs it changed.
+
+    tables: source -> lang -> table.
+    """
     if attack.kind.source == "embeddings":
-        return attack_noise(classifier, pairs, attack, seed), len(pairs)
-    changed = attack_words(classifier, pairs, attack, tables.get(attack.kind.source, {}), seed)
+        return attack_noise(classifier, pairs, attack), len(pairs)
+    changed = attack_words(classifier, pairs, attack, tables.get(attack.kind.source, {}))
     n_changed = sum(new != old for new, old in zip(changed, pairs, strict=True))
     return classifier.predict(changed), n_changed
 
@@ -667,6 +752,7 @@ def open_tables(attack_list: list[Attack], folder: Path) -> dict[str, Tables]:
     """
     tables = {}
     for attack in attack_list:
+        # A vote and an exhaustive search certify a ranking; HotFlip's gradient is a ranking's
         if attack.kind.search in ("vote", "exact") or attack.order == "gradient":
             raise ValueError(f"--attacks {attack.label}: not for pairs. Take greedy or beam.")
         if attack.kind.source == "synonyms":
@@ -679,91 +765,86 @@ def open_tables(attack_list: list[Attack], folder: Path) -> dict[str, Tables]:
 # ---- a matrix of languages -----------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class TestPairs:
+    """What is evaluated: the first `limit` test pairs, in any two languages; None for all."""
+
+    data: PairData
+    limit: int | None = None
+
+    def pairs(self, first_lang: str, second_lang: str) -> list[Pair]:
+        return self.data.pairs("test", first_lang, second_lang)[: self.limit]
+
+
 @dataclass
 class Matrix:
     """What was found under one condition, for every pair of languages."""
 
-    records: list[dict]
-    right: dict[tuple[str, str], np.ndarray]  # (language 1, language 2) -> (N,)
+    condition: evaluate.Condition
+    records: list[dict] = field(default_factory=list)
+    right: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # languages -> (N,)
 
-    def mean_right(self, generalized: bool) -> np.ndarray:
-        """Of each pair, the share of the settings' language pairs in which it is right. (N,)"""
-        rows = [r for (a, b), r in self.right.items() if (a != b) == generalized]
-        return np.mean(rows, axis=0)
+    def add(self, langs: tuple[str, str], is_right: np.ndarray, numbers: dict) -> None:
+        first_lang, second_lang = langs
+        place = {"first_lang": first_lang, "second_lang": second_lang}
+        self.records.append(self.condition.fields() | place | numbers)
+        self.right[langs] = is_right
 
-
-@dataclass(frozen=True)
-class TestPart:
-    """What is evaluated: the first `limit` pairs of a split, in any two languages; None for all."""
-
-    data: PairData
-    split: str
-    limit: int | None = None
-
-    def pairs(self, first_lang: str, second_lang: str) -> list[Pair]:
-        return self.data.pairs(self.split, first_lang, second_lang)[: self.limit]
+    def setting_shares(self) -> dict[str, np.ndarray]:
+        """Setting -> of each pair, the share of its language pairs in which it is right. (N,)"""
+        columns = {
+            "standard": [right for (a, b), right in self.right.items() if a == b],
+            "generalized": [right for (a, b), right in self.right.items() if a != b],
+        }
+        return {name: np.mean(column, axis=0) for name, column in columns.items() if column}
 
 
 def evaluate_matrix(
-    classifier: PairClassifier, part: TestPart, cells: list[tuple[str, str]],
-    attack: Attack | None = None, tables: dict[str, Tables] | None = None, seed: int = 0,
-) -> Matrix:  # fmt: skip
-    """Pairs of a split, sentence 1 in one language and sentence 2 in another, clean or attacked.
+    classifier: PairClassifier, test: TestPairs, cells: list[tuple[str, str]]
+) -> Matrix:
+    """The test pairs as they are; cells: (language of sentence 1, language of sentence 2)."""
+    matrix = Matrix(evaluate.CLEAN)
+    for langs in cells:
+        pairs = test.pairs(*langs)
+        matrix.add(langs, *score_pairs(classifier.predict(pairs), pairs))
+    return matrix
 
-    n_broken: of those that were right before the attack.
+
+def attack_matrix(
+    classifier: PairClassifier, test: TestPairs, cells: list[tuple[str, str]],
+    attack: Attack, tables: dict[str, Tables],
+) -> Matrix:  # fmt: skip
+    """The test pairs under attack; tables: source -> lang -> table.
+
+    n_right: right before the attack, also where it found nothing to change; n_broken: of those,
+    wrong under it. A run's seed is not the attack's: all runs meet the same one.
     """
-    matrix, condition = Matrix([], {}), evaluate.CLEAN
-    if attack is not None:
-        condition = evaluate.Condition(attack.name, tuple(attack.settings.items()))
-    for first_lang, second_lang in cells:
-        pairs = part.pairs(first_lang, second_lang)
-        clean = classifier.predict(pairs)
-        record = {"first_lang": first_lang, "second_lang": second_lang}
-        right, numbers = score_pairs(clean, pairs)
-        if attack is not None:
-            before = right
-            logits, n_changed = attacked_logits(classifier, pairs, attack, tables, seed)
-            right, numbers = score_pairs(logits, pairs)
-            broken = int((before & ~right).sum())
-            numbers |= {"n_right": int(before.sum()), "n_broken": broken, "n_changed": n_changed}
-        matrix.right[first_lang, second_lang] = right
-        matrix.records.append(condition.fields() | record | numbers)
+    matrix = Matrix(evaluate.Condition(attack.name, tuple(attack.settings.items())))
+    for langs in cells:
+        pairs = test.pairs(*langs)
+        was_right, _ = score_pairs(classifier.predict(pairs), pairs)
+        logits, n_changed = attacked_logits(classifier, pairs, attack, tables)
+        is_right, numbers = score_pairs(logits, pairs)
+        n_broken = int((was_right & ~is_right).sum())
+        numbers |= {"n_right": int(was_right.sum()), "n_broken": n_broken, "n_changed": n_changed}
+        matrix.add(langs, is_right, numbers)
     return matrix
 
 
 def groups_of(pairs: list[Pair]) -> np.ndarray:
     """Numbers of groups: pairs that share a sentence are one, and its members are no chance apart.
 
-    A premise of XNLI stands with all three labels. *Shapes*: (N,).
+        a-b, c-d, e-b -> [0, 1, 0]
+
+    A premise of XNLI stands with all three labels. *Shapes*: -> (N,).
     """
     groups = np.arange(len(pairs))
     first_with = {}  # sentence -> the first pair that has it
     for i, pair in enumerate(pairs):
         for text in (pair.first.text, pair.second.text):
             other = first_with.setdefault(text, i)
-            groups[groups == groups[i]] = groups[other]
+            groups[groups == groups[i]] = groups[other]  # all of this pair's group join the other's
     return groups
-
-
-def macro_means(records: list[dict], metric: str, trained: str) -> dict[str, float]:
-    """Means over language pairs, of the records of one condition.
-
-    standard: the diagonal, all languages; zero-shot: without the trained one; generalized: two
-    languages; all: the whole matrix, as Robust-XLT averages it.
-    """
-    values = {}
-    for record in records:
-        pair = record["first_lang"], record["second_lang"]
-        values[pair] = record[metric]
-    standard = {a: value for (a, b), value in values.items() if a == b}
-    means = {
-        "trained": [value for lang, value in standard.items() if lang == trained],
-        "standard": list(standard.values()),
-        "zero-shot": [value for lang, value in standard.items() if lang != trained],
-        "generalized": [value for (a, b), value in values.items() if a != b],
-        "all": list(values.values()),
-    }
-    return {name: sum(column) / len(column) for name, column in means.items() if column}
 
 
 # ---- one run -------------------------------------------------------------------------------------
@@ -783,78 +864,97 @@ def choice_steps(flags: PairFlags) -> list[int]:
 
 
 def train_pairs(
-    flags: PairFlags, args, data: PairData, classifier: PairClassifier,
-    perturber: PairPerturber, folder: Path, manifest: dict,
+    flags: PairFlags, args, data: PairData, classifier: PairClassifier, perturber: PairPerturber,
+    manifest: dict,
 ) -> None:  # fmt: skip
-    """Train one run; model/ holds the best of its choices by dev in the trained language.
+    """Train one run, or go on with it; model/ holds the best of its looks at dev.
 
+    manifest is what run.json holds; its "choices", the looks at dev with their accuracy, are those
+    that an interrupted run has had already.
     *Source*: Robust-XLT chooses the checkpoint on English dev.
     """
+    folder = run_folder(flags, args)
     dev = data.pairs("dev", flags.train_lang, flags.train_lang)
-    inputs = [manifest[name] for name in ("data_sha256", "init_sha256", "tables_sha256")]
-    run_id = xlt.content_hash([flags.trained, inputs])
+    run_id = xlt.content_hash([flags.trained, [manifest[name] for name in INPUTS]])
     every = args.log_every, args.save_every
-    choices = manifest["choices"]  # those that an interrupted run has made already
+    choices = manifest["choices"]
     best = max((choice["accuracy"] for choice in choices), default=-1.0)
     for until in choice_steps(flags):
         if any(choice["step"] == until for choice in choices):
             continue
         plan = pair_batches(len(perturber.labels), flags)
+        # (It opens the last checkpoint, which it wrote itself at the look before)
         loop = train.training_loop(
             classifier, plan, flags, perturber, folder, *every, run_id, until, pair_step
         )
+        manifest["seconds_training"] = round(loop.seconds, 1)
+        manifest["truncated"] = xlt.truncated_texts(classifier)  # now: dev does not count
         _, numbers = score_pairs(classifier.predict(dev), dev)
         choices.append({"step": until} | numbers)
         print(f"{folder.name} step {until}: dev {numbers['accuracy']:.3f}", file=sys.stderr)
-        if numbers["accuracy"] > best:
+        if numbers["accuracy"] > best:  # at a tie the earlier one stays
             best = numbers["accuracy"]
             save_classifier(classifier, data.labels, folder / "model")
-        manifest["seconds_training"] = round(loop.seconds, 1)
+        # SUBTLE: after the model. Killed between the two, this look is had again, not forgotten
         xlt.write_record(folder / "run.json", manifest)
-    manifest |= {"truncated": xlt.truncated_texts(classifier), "complete": True}
+    manifest["complete"] = True
     xlt.write_record(folder / "run.json", manifest)
 
 
 def read_metrics(folder: Path) -> dict:
-    """What `evaluate_run` writes: metrics.json, with metrics.npz as its "arrays"."""
+    """What `evaluate_run` writes: metrics.json, with metrics.npz as its "arrays".
+
+    *Errors*: ValueError for files that are missing or damaged.
+    """
     metrics = xlt.read_record(folder / "metrics.json", "Run the same command again.")
-    with np.load(folder / "metrics.npz") as arrays:
-        return metrics | {"arrays": dict(arrays)}
+    return metrics | {"arrays": evaluate.read_arrays(folder / "metrics.npz")}
+
+
+def measure(
+    classifier: PairClassifier, test: TestPairs, langs: list[str], attack_list: list[Attack],
+    tables: dict[str, Tables], attack_cells: str,
+) -> list[Matrix]:  # fmt: skip
+    """A matrix clean, and one under each attack: of two sentences of one language, or of "all"."""
+    cells = list(itertools.product(langs, langs))
+    attacked_cells = cells
+    if attack_cells == "standard":
+        attacked_cells = [(lang, lang) for lang in langs]
+    matrices = [evaluate_matrix(classifier, test, cells)]
+    for attack in attack_list:
+        matrices.append(attack_matrix(classifier, test, attacked_cells, attack, tables))
+    return matrices
 
 
 def evaluate_run(
-    best: PairClassifier, data: PairData, flags: PairFlags, args, folder: Path
+    classifier: PairClassifier, data: PairData, flags: PairFlags, args, folder: Path
 ) -> dict:
     """Clean and attacked; writes metrics.json and metrics.npz. -> what `read_metrics` reads
 
-    metrics.npz: of each test pair its group, and the share of a setting's language pairs in which
-    it is right. What is there already, made with the same flags and tables, is not made again.
+    metrics.npz: "group", of each test pair its group, and "clean|standard", the share of a
+    setting's language pairs in which it is right. (N,) each. What is there already, made with the
+    same options and tables, is not made again.
     """
     attack_list = evaluate.parse_attacks(args.attacks)
     tables = open_tables(attack_list, Path(flags.words))
     names = ("test_langs", "attacks", "attack_cells", "limit")
     options = {name: getattr(args, name) for name in names}
     options["tables_sha256"] = xlt.content_hash(tables)
-    if (folder / "metrics.json").exists():
+    file = folder / "metrics.json"
+    if file.exists():
         metrics = read_metrics(folder)
         if metrics["options"] == options:
             return metrics
     langs = args.test_langs or data.langs("test")
-    cells = list(itertools.product(langs, langs))
-    attacked_cells = cells
-    if args.attack_cells == "standard":
-        attacked_cells = [(lang, lang) for lang in langs]
-    part = TestPart(data, "test", args.limit or None)
-    matrices = {"clean": evaluate_matrix(best, part, cells)}
-    for attack in attack_list:
-        matrix = evaluate_matrix(best, part, attacked_cells, attack, tables, flags.seed)
-        matrices[attack.label] = matrix
-    records, arrays = [], {"group": groups_of(part.pairs(langs[0], langs[0]))}
-    for label, matrix in matrices.items():
-        records += matrix.records
-        arrays[f"{label}|standard"] = matrix.mean_right(generalized=False)
-        if any(first != second for first, second in matrix.right):
-            arrays[f"{label}|generalized"] = matrix.mean_right(generalized=True)
+    test = TestPairs(data, args.limit or None)
+    matrices = measure(classifier, test, langs, attack_list, tables, args.attack_cells)
+    group_lang = langs[0]
+    if flags.train_lang in data.rows["test"]:  # whatever --test-langs: runs share their groups
+        group_lang = flags.train_lang
+    arrays = {"group": groups_of(test.pairs(group_lang, group_lang))}
+    for matrix in matrices:
+        for setting, shares in matrix.setting_shares().items():
+            arrays[f"{matrix.condition.label}|{setting}"] = shares
+    records = [record for matrix in matrices for record in matrix.records]
     metrics = {
         "robust": flags.robust,
         "seed": flags.seed,
@@ -864,49 +964,72 @@ def evaluate_run(
         "options": options,
         "results": records,
     }
+    file.unlink(missing_ok=True)  # killed between the two files, neither counts
     np.savez(folder / "metrics.npz", **arrays)
-    xlt.write_record(folder / "metrics.json", metrics)
+    xlt.write_record(file, metrics)
     return read_metrics(folder)
 
 
-def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
-    """Train one run unless it is complete; evaluate it. -> what `read_metrics` reads"""
-    folder = run_folder(flags, args)
-    encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, hub=True)
-    classifier = PairClassifier(encoder, len(data.labels), flags.length, flags.seed).to(
-        flags.device
-    )
-    training = data.pairs("train", flags.train_lang, flags.train_lang)
-    perturber = make_pair_perturber(flags, training, classifier)
-    manifest = {
+def make_manifest(flags: PairFlags, data: PairData, encoder: Encoder, perturber) -> dict:
+    """run.json of a run that begins."""
+    return {
         "flags": asdict(flags),
         "complete": False,
         "commit": train.commit(),
         "data_sha256": data.sha256,
         "init_sha256": xlt.weights_hash(encoder),
         "tables_sha256": xlt.content_hash(perturber.tables),
+        **xlt.encoder_hashes(encoder),
         "versions": xlt.versions(),
         "threads": torch.get_num_threads(),
         "choices": [],  # looks at dev, with their accuracy
     }
+
+
+def check_same_run(folder: Path, old: dict, manifest: dict) -> None:
+    """Refuse, with a ValueError, to go on with a run of other flags, data, tables or weights."""
+    remedy = "Give another --out, or --overwrite to start over."
+    for name, value in manifest["flags"].items():
+        was = old["flags"].get(name)
+        if name not in NOT_TRAINED and was != value:
+            flag = name.replace("_", "-")
+            raise ValueError(f"{folder} was made with --{flag} {was}, not {value}. {remedy}")
+    for name in (*INPUTS, "tokenizer_sha256", "config_sha256"):
+        if old.get(name, manifest[name]) != manifest[name]:  # older runs do not say the last two
+            raise ValueError(f"{folder} was made with another {name}: files have changed. {remedy}")
+
+
+def start_folder(folder: Path) -> None:
+    """Take away what an earlier run left."""
+    shutil.rmtree(folder / "ckpt", ignore_errors=True)
+    (folder / "log.jsonl").unlink(missing_ok=True)
+
+
+def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
+    """Train one run unless it is complete; evaluate it. -> what `read_metrics` reads"""
+    folder = run_folder(flags, args)
+    encoder = xlt.load_encoder(flags.model, flags.device, flags.precision, hub=True)
+    classifier = PairClassifier(encoder, len(data.labels), flags.length, flags.seed)
+    training = data.pairs("train", flags.train_lang, flags.train_lang)
+    perturber = make_pair_perturber(flags, training, classifier)
+    xlt.check_known(encoder, perturber.data.queries)
+    manifest = make_manifest(flags, data, encoder, perturber)
     with xlt.locked(folder):
-        file = folder / "run.json"
         old = {}
-        if file.exists() and not args.overwrite:
-            old = xlt.read_record(file, "Give another --out, or --overwrite.")
-            for name in ("flags", "data_sha256", "init_sha256", "tables_sha256"):
-                if old[name] != manifest[name]:
-                    remedy = "Give another --out, or --overwrite to start over."
-                    raise ValueError(f"{folder} was made with another {name}. {remedy}")
+        if (folder / "run.json").exists() and not args.overwrite:
+            old = xlt.read_record(folder / "run.json", "Give another --out, or --overwrite.")
+            check_same_run(folder, old, manifest)
         if not old.get("complete"):
-            manifest["choices"] = old.get("choices", [])
+            for name in ("choices", "seconds_training", "truncated"):  # where it was interrupted
+                if name in old:
+                    manifest[name] = old[name]
             if not old:
-                shutil.rmtree(folder / "ckpt", ignore_errors=True)
-                (folder / "log.jsonl").unlink(missing_ok=True)
+                start_folder(folder)
             (folder / "metrics.json").unlink(missing_ok=True)
-            xlt.write_record(file, manifest)
-            train_pairs(flags, args, data, classifier, perturber, folder, manifest)
+            xlt.write_record(folder / "run.json", manifest)
+            train_pairs(flags, args, data, classifier, perturber, manifest)
             shutil.rmtree(folder / "ckpt", ignore_errors=True)
+        # The best one; evaluated in fp32, as by evaluate.py
         best, _ = load_classifier(folder / "model", flags.device)
         return evaluate_run(best, data, flags, args, folder)
 
@@ -914,23 +1037,29 @@ def train_and_evaluate(flags: PairFlags, args, data: PairData) -> dict:
 # ---- many runs: means, differences with intervals, the page --------------------------------------
 
 
+def condition_means(run: dict) -> dict[evaluate.Condition, dict[str, float]]:
+    """Condition -> the run's `macro_means` of accuracy."""
+    means = {}
+    for condition in evaluate.conditions_of(run["results"]):
+        records = [r for r in run["results"] if evaluate.condition_of(r) == condition]
+        means[condition] = macro_means(records, "accuracy", run["train_lang"])
+    return means
+
+
 def results_rows(runs: list[dict]) -> list[list[str]]:
-    """A row a recipe and condition, head first: accuracy, means and spread over seeds."""
+    """A row a recipe and condition, head first: accuracy, means and spread over n seeds."""
     names = ("trained", "standard", "zero-shot", "generalized", "all")
     rows = [["robust", "condition", "n", *names]]
     for robust in dict.fromkeys(run["robust"] for run in runs):
         by_condition = {}  # condition -> means of each run
         for run in runs:
-            if run["robust"] != robust:
-                continue
-            for condition in evaluate.conditions_of(run["results"]):
-                records = [r for r in run["results"] if evaluate.condition_of(r) == condition]
-                means = macro_means(records, "accuracy", run["train_lang"])
-                by_condition.setdefault(condition, []).append(means)
-        for condition, means in by_condition.items():
-            row = [robust, condition.label, str(len(means))]
+            if run["robust"] == robust:
+                for condition, means in condition_means(run).items():
+                    by_condition.setdefault(condition, []).append(means)
+        for condition, means_of_runs in by_condition.items():
+            row = [robust, condition.label, str(len(means_of_runs))]
             for name in names:
-                values = [of_run[name] for of_run in means if name in of_run]
+                values = [means[name] for means in means_of_runs if name in means]
                 row.append(study.pair_text(study.mean_sd(values)))
             rows.append(row)
     return rows
@@ -943,48 +1072,51 @@ def shares_right(run: dict, condition: evaluate.Condition, setting: str) -> np.n
     """
     if setting != GAP:
         return run["arrays"].get(f"{condition.label}|{setting}")
-    both = [shares_right(run, condition, name) for name in ("generalized", "standard")]
-    if any(shares is None for shares in both):
+    generalized = shares_right(run, condition, "generalized")
+    standard = shares_right(run, condition, "standard")
+    if generalized is None or standard is None:
         return None
-    return both[0] - both[1]
+    return generalized - standard
 
 
 def compare_recipes(runs: list[dict]) -> list[Comparison]:
     """Each robust training minus none, paired by pair and seed, as study.py does it.
 
     In each setting, and in GAP: Robust-XLT gains more where the two sentences' languages differ.
+    Nothing is compared with fewer than two groups of test pairs.
     """
+    groups = runs[0]["arrays"]["group"]
+    if len(np.unique(groups)) < 2:
+        return []
     by_recipe = {}  # robust -> seed -> run
     for run in runs:
         by_recipe.setdefault(run["robust"], {})[run["seed"]] = run
     plain = by_recipe.pop("none", {})
     plan, differences = [], []
     rng = np.random.default_rng(0)
+    conditions = evaluate.conditions_of(runs[0]["results"])
     for robust, of_seed in by_recipe.items():
         seeds = sorted(set(of_seed) & set(plain))
-        for condition in evaluate.conditions_of(runs[0]["results"]):
-            for setting in SETTINGS:
-                ours = [shares_right(of_seed[seed], condition, setting) for seed in seeds]
-                theirs = [shares_right(plain[seed], condition, setting) for seed in seeds]
-                if not seeds or any(shares is None for shares in ours + theirs):
-                    continue
-                groups = runs[0]["arrays"]["group"]
-                difference = study.compare(np.stack(ours), np.stack(theirs), groups, rng)
-                what = Comparison("robust", robust, "none", "", condition, setting, "accuracy")
-                plan.append(what)
-                differences.append(difference)
+        for condition, setting in itertools.product(conditions, SETTINGS):
+            ours = [shares_right(of_seed[seed], condition, setting) for seed in seeds]
+            theirs = [shares_right(plain[seed], condition, setting) for seed in seeds]
+            if not seeds or any(shares is None for shares in ours + theirs):
+                continue
+            plan.append(Comparison("robust", robust, "none", "", condition, setting, "accuracy"))
+            # (S, N) each
+            differences.append(study.compare(np.stack(ours), np.stack(theirs), groups, rng))
     return study.judged(plan, differences)
 
 
 def answer(comparisons: list[Comparison]) -> list[str]:
     """A sentence a robust training and condition."""
-    places = {}  # (robust, condition) -> setting -> comparison
+    by_setting = {}  # (robust, condition) -> setting, as a sentence calls it -> comparison
     for comparison in comparisons:
-        place = comparison.a, comparison.condition
-        places.setdefault(place, {})[SETTINGS[comparison.view]] = comparison
+        key = comparison.a, comparison.condition
+        by_setting.setdefault(key, {})[SETTINGS[comparison.view]] = comparison
     sentences = []
-    for (robust, condition), found in places.items():
-        text = study.sentence(robust, "plain training", found)
+    for (robust, condition), of_settings in by_setting.items():
+        text = study.sentence(robust, "plain training", of_settings)
         start = "Clean" if condition == evaluate.CLEAN else f"Under {condition.label}"
         sentences.append(f"{start}: {text}")
     return sentences
@@ -998,34 +1130,27 @@ def mean_matrices(runs: list[dict]) -> list[dict]:
     cells, seeds = {}, {}  # (robust, condition) -> (lang, lang) -> accuracies; its seeds
     for run in runs:
         for record in run["results"]:
-            place = run["robust"], evaluate.condition_of(record)
+            key = run["robust"], evaluate.condition_of(record)
             langs = record["first_lang"], record["second_lang"]
-            cells.setdefault(place, {}).setdefault(langs, []).append(record["accuracy"])
-            seeds.setdefault(place, set()).add(run["seed"])
+            cells.setdefault(key, {}).setdefault(langs, []).append(record["accuracy"])
+            seeds.setdefault(key, set()).add(run["seed"])
     matrices = []
-    for (robust, condition), of_cell in cells.items():
-        langs = sorted({first for first, _ in of_cell})
-        if len(langs) < 2 or len(of_cell) < len(langs) ** 2:
+    for (robust, condition), of_langs in cells.items():
+        langs = sorted({first for first, _ in of_langs})
+        if len(langs) < 2 or len(of_langs) < len(langs) ** 2:
             continue
-        lines = [[study.mean(of_cell[a, b]) for b in langs] for a in langs]
-        about = {"recipe": robust, "n": len(seeds[robust, condition]), "metric": "accuracy"}
-        matrices.append(condition.fields() | about | {"langs": langs, "values": lines})
+        values = []
+        for first in langs:
+            values.append([study.mean(of_langs[first, second]) for second in langs])
+        matrix = {"recipe": robust, "n": len(seeds[robust, condition]), "metric": "accuracy"}
+        matrices.append(condition.fields() | matrix | {"langs": langs, "values": values})
     return matrices
-
-
-def manifest_of(folder: Path) -> dict:
-    """What the page says of a run, from its run.json."""
-    manifest = xlt.read_record(folder / "run.json", "Run the same command again.")
-    flags = manifest["flags"]
-    about = {name: manifest[name] for name in ("flags", "commit", "data_sha256")}
-    about |= {"name": folder.name, "seed": flags["seed"], "device": flags["device"]}
-    return about | {"seconds": manifest["seconds_training"]}
 
 
 def write_page(path: Path, runs: list[dict], folders: list[Path], data: PairData) -> None:
     """The page of `--report`: study.py's parts, in the frame data/report/pairs.html."""
     comparisons = compare_recipes(runs)
-    manifests = [manifest_of(folder) for folder in folders]
+    manifests = [study.manifest_of(evaluate.Evaluated({}, run=folder)) for folder in folders]
     command = shlex.join(["python", *sys.argv])
     langs = " ".join(runs[0]["langs"])
     facts = [data.folder.name, f"{runs[0]['n_pairs']:,} pairs", f"languages {langs}"]
@@ -1065,6 +1190,7 @@ def parse(argv=None) -> argparse.Namespace:
         help="of the matrix (default: all)")
     add("--length", type=int, default=128, help="tokens of both sentences (Robust-XLT: 128)")
 
+    add = parser.add_argument_group("adversary").add_argument
     add("--attacks", nargs="+", default=["clean"], metavar="NAME[:KEY=VALUE,...]",
         help="on either sentence, e.g. clean greedy:edits=2 typos pgd; as evaluate.py's")
     add("--attack-cells", choices=("standard", "all"), default="standard",
@@ -1096,14 +1222,20 @@ def parse(argv=None) -> argparse.Namespace:
     add("--log-every", type=int, default=50, help="steps between lines of the log")
     add("--overwrite", action="store_true", help="start over, also complete runs")
     add("--report", type=Path, metavar="FILE.html", help="write a page: matrices, comparisons")
-    add("--smoke", action="store_true", help="one seed, four small steps: does it work?")
+    add("--smoke", action="store_true", help="one seed, four small steps, 12 test pairs")
     # fmt: on
     args = parser.parse_args(argv)
     for name in ("steps", "choices", "batch_size", "lr", "clip", "save_every", "log_every"):
         if not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be above 0")
+    if args.smoke and not args.limit:
+        args.limit = 12
+    for name in ("chunk_size", "weight_decay", "limit"):
+        if not 0 <= getattr(args, name) < math.inf:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 0")
     if not 0 <= args.warmup < 1:
         parser.error(f"--warmup {args.warmup}: a share of the steps, from 0 to below 1")
+    xlt.refuse_twice(parser, "test_langs", args.test_langs)
     if args.length < 8:
         parser.error(f"--length {args.length}: at least 8 tokens for two sentences")
     return args
@@ -1114,7 +1246,7 @@ def single_runs(args: argparse.Namespace) -> list[PairFlags]:
 
     *Errors*: ValueError for an unknown or impossible --robust.
     """
-    common = {flag.name: getattr(args, flag.name) for flag in fields(PairFlags)}
+    common = {entry.name: getattr(args, entry.name) for entry in fields(PairFlags)}
     common["device"] = evaluate.pick_device(args.device)
     common["data"] = str(args.data)
     common["words"] = str(args.words or args.data)
@@ -1132,13 +1264,41 @@ def single_runs(args: argparse.Namespace) -> list[PairFlags]:
 
 
 def check_languages(data: PairData, args) -> None:
-    """Refuse, with a ValueError, a language that the folder has not."""
+    """Refuse, with a ValueError, a language that the folder does not have."""
     wanted = {"train": [args.train_lang], "dev": [args.train_lang], "test": args.test_langs or []}
     for split, langs in wanted.items():
         for lang in langs:
             if lang not in data.rows[split]:
-                there = ", ".join(data.langs(split))
-                raise ValueError(f"{data.folder}/pairs: no {split}-{lang}.tsv. There is {there}.")
+                options = ", ".join(data.langs(split))
+                raise ValueError(f"{data.folder}/pairs: no {split}-{lang}.tsv. There is {options}.")
+
+
+def check_before(runs: list[PairFlags], args, data: PairData) -> None:
+    """What a run will miss is said now, not hours later.
+
+    *Errors*: ValueError for a language, a table or a replaceable word that is not there.
+    """
+    check_languages(data, args)
+    open_tables(evaluate.parse_attacks(args.attacks), Path(runs[0].words))
+    for flags in runs:
+        if flags.seed == runs[0].seed:
+            pairs = data.pairs("train", flags.train_lang, flags.train_lang)
+            make_pair_perturber(flags, pairs)
+
+
+def run_all(runs: list[PairFlags], args) -> None:
+    """Train and evaluate run after run; print the table, then the answer; write the page."""
+    data = load_pairs(args.data)
+    check_before(runs, args, data)
+    results = [train_and_evaluate(flags, args, data) for flags in runs]
+    print(evaluate.markdown_table(results_rows(results)))
+    for text in answer(compare_recipes(results)):
+        print(f"- {text}")
+    if args.report:
+        folders = [run_folder(flags, args) for flags in runs]
+        write_page(args.report, results, folders, data)
+        print(f"wrote {args.report}", file=sys.stderr)
+    print(f"done: {len(runs)} runs in {args.out}, test of {data.folder}")
 
 
 def main(argv=None) -> int:
@@ -1156,24 +1316,10 @@ def main(argv=None) -> int:
         evaluate.check_precision(runs[0].device, runs[0].precision)
         if args.report:
             study.check_report(args.report)
-        data = load_pairs(args.data)
-        check_languages(data, args)
-        open_tables(evaluate.parse_attacks(args.attacks), Path(runs[0].words))
-        for flags in runs:  # what a run will miss is said now, not hours later
-            pairs = data.pairs("train", flags.train_lang, flags.train_lang)
-            make_pair_perturber(flags, pairs)
-        results = [train_and_evaluate(flags, args, data) for flags in runs]
+        run_all(runs, args)
     except (ValueError, FloatingPointError, OSError, RuntimeError, MemoryError) as error:
         print(f"pairs.py: {train.explain(error, runs[0])}", file=sys.stderr)
         return 1
-    print(evaluate.markdown_table(results_rows(results)))
-    for text in answer(compare_recipes(results)):
-        print(f"- {text}")
-    if args.report:
-        folders = [run_folder(flags, args) for flags in runs]
-        write_page(args.report, results, folders, data)
-        print(f"wrote {args.report}", file=sys.stderr)
-    print(f"done: {len(runs)} runs in {args.out}, test of {data.folder}")
     return 0
 
 

@@ -40,6 +40,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -1208,8 +1209,9 @@ def load_checkpoint(folder, encoder, optimizer, run_id=""):
         raise ValueError(f"{path}: of another run, or of an older train.py. Use --overwrite.")
     encoder.load_state_dict(content["encoder"])
     optimizer.load_state_dict(content["optimizer"])
-    encoder.texts_cut.update(content["texts_cut"])
-    encoder.texts_seen.update(content["texts_seen"])
+    # SUBTLE: not update(), which adds: pairs.py comes here again with what it has counted
+    encoder.texts_cut = Counter(content["texts_cut"])
+    encoder.texts_seen = Counter(content["texts_seen"])
     state = LoopState(**content["loop"])
     state.batch_counts = BatchCounts(**content["loop"]["batch_counts"])
     state.edit_counts = EditCounts(**content["loop"]["edit_counts"])

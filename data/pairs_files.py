@@ -13,12 +13,14 @@ Differs from the published sets in the pairs that lack a text in some language: 
 all of them, for a placeholder is not a sentence and its label is not the pair's.
 """
 
+import argparse
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from data.fetch import SourceError, expect, publish, read_lines
+from data.fetch import SourceError, expect, publish, read_lines, run
 
 HEADER = "sentence1\tsentence2\tlabel"
 # What splits a line for some reader (str.splitlines, an editor) and is neither TAB nor "\n"
@@ -165,7 +167,7 @@ def tidy(
 
 
 def print_columns() -> None:
-    """The line above those of `tidy`."""
+    """The line above those of `tidy`, before the first file is read."""
     print(PRINTED_ROW.format("split", "lang", "pairs", "unquoted", "breaks", "no text"))
 
 
@@ -255,6 +257,49 @@ def parallel_pairs(files: dict[str, PairFile], placeholders: set[str]) -> dict[s
     return languages
 
 
+# ---- train, dev and test as published ------------------------------------------------------------
+
+
+def split_files(split: str, languages: dict[str, list[Pair]]) -> dict[str, list[str]]:
+    """The files of a split, name -> lines; prints how many pairs it has and the labels' shares.
+
+    *Errors*: SourceError for a split without pairs.
+    """
+    english = languages["en"]
+    if not english:
+        raise SourceError(f"{split}: no pair is left; it needs at least one with all its texts")
+    shares = []
+    for label in sorted({pair.label for pair in english}):
+        share = sum(pair.label == label for pair in english) / len(english)
+        shares.append(f"{label} {share:.1%}")
+    print(f"{split}: {len(english)} pairs in {' '.join(languages)}; {', '.join(shares)}")
+    files = {}
+    for lang, pairs in languages.items():
+        lines = [HEADER]
+        for pair in pairs:
+            lines.append(f"{pair.sentence1}\t{pair.sentence2}\t{pair.label}")
+        files[f"pairs/{split}-{lang}.tsv"] = lines
+    return files
+
+
+def files_of_splits(
+    train: PairFile, evaluation: dict[str, dict[str, PairFile]], placeholders: set[str]
+) -> dict[str, list[str]]:
+    """All files, name -> lines: train in English alone, dev and test in every language.
+
+    evaluation: split -> language -> its pairs. All of them are tidy.
+    *Errors*: SourceError for languages that do not agree.
+    """
+    complete = [pair for pair in train.pairs if not lacks_text(pair, placeholders)]
+    languages = {"train": {"en": complete}}
+    for split, files in evaluation.items():
+        languages[split] = parallel_pairs(files, placeholders)
+    written = {}  # only now, when all splits agree: it prints
+    for split, pairs in languages.items():
+        written |= split_files(split, pairs)
+    return written
+
+
 # ---- train, dev and test out of one file ---------------------------------------------------------
 
 
@@ -335,29 +380,7 @@ def files_from_dev(files: dict[str, PairFile], placeholders: set[str]) -> dict[s
     return written
 
 
-# ---- writing -------------------------------------------------------------------------------------
-
-
-def split_files(split: str, languages: dict[str, list[Pair]]) -> dict[str, list[str]]:
-    """The files of a split, name -> lines; prints how many pairs it has and the labels' shares.
-
-    *Errors*: SourceError for a split without pairs.
-    """
-    english = languages["en"]
-    if not english:
-        raise SourceError(f"{split}: no pair is left; it needs at least one with all its texts")
-    shares = []
-    for label in sorted({pair.label for pair in english}):
-        share = sum(pair.label == label for pair in english) / len(english)
-        shares.append(f"{label} {share:.1%}")
-    print(f"{split}: {len(english)} pairs in {' '.join(languages)}; {', '.join(shares)}")
-    files = {}
-    for lang, pairs in languages.items():
-        lines = [HEADER]
-        for pair in pairs:
-            lines.append(f"{pair.sentence1}\t{pair.sentence2}\t{pair.label}")
-        files[f"pairs/{split}-{lang}.tsv"] = lines
-    return files
+# ---- the program ---------------------------------------------------------------------------------
 
 
 def publish_pairs(out: Path, files: dict[str, list[str]]) -> None:
@@ -373,3 +396,50 @@ def publish_pairs(out: Path, files: dict[str, list[str]]) -> None:
                 "or give another --out"
             )
     publish(out, files)
+
+
+def prepare_from_dev(build: Callable[[Path], dict], source: Path, out: Path) -> None:
+    """Read, check, split, write."""
+    publish_pairs(out, build(source))
+    print(f"wrote {out / 'pairs'}: out of dev alone, not the published protocol")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What one data set's prepare.py does with its flags."""
+
+    name: str  # of the data set
+    prepare: Callable[[Path | None, Path], None]  # --source or None, --out
+    build_from_dev: Callable[[Path], dict[str, list[str]]]
+    remedy: str  # where the files can be had
+    remedy_dev: str  # the same, of --from-dev
+    source_help: str
+    holds: str  # what stands in a --source
+
+
+def run_preparation(program: Preparation, here: Path, argv: list[str] | None) -> int:
+    """The flags of a prepare.py, then its work; files go to `here` without --out.
+
+    Returns 0 done, 1 failed, 130 interrupted.
+    """
+    parser = argparse.ArgumentParser(
+        description=f"{program.name} to files of pairs", allow_abbrev=False
+    )
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    add = parser.add_argument
+    add("--source", type=Path, metavar="DIR", help=program.source_help)
+    add("--out", type=Path, metavar="DIR", default=here, help="folder for pairs/")
+    add(
+        "--from-dev",
+        action="store_true",
+        help="make small splits out of dev-LANG.tsv in --source: not the published protocol",
+    )
+    args = parser.parse_args(argv)
+    if args.source and not args.source.is_dir():
+        parser.error(f"--source {args.source} is not a folder. Give the one {program.holds}")
+    if not args.from_dev:
+        return run(partial(program.prepare, args.source, args.out), program.remedy)
+    if args.source is None:
+        parser.error("--from-dev needs --source, the folder that holds dev-en.tsv ...")
+    work = partial(prepare_from_dev, program.build_from_dev, args.source, args.out)
+    return run(work, program.remedy_dev)

@@ -22,6 +22,7 @@ from train import View
 from xlt import Text
 
 LABELS = ["0", "1"]
+RS_DA = train.Method("rs-da", weight=0.5)
 # The same pairs in two languages; the last word of a sentence tells it apart
 SENTENCES = {
     "en": [("The big cat sleeps.", "The large cat sleeps."), ("A dog eats.", "A dog is eaten.")],
@@ -56,6 +57,12 @@ def world(tmp_path):
     return tmp_path
 
 
+def flags_of(world, *argv):
+    """The flags of one run on this world."""
+    (flags,) = pairs.single_runs(pairs.parse(["--data", str(world), *argv]))
+    return flags
+
+
 @pytest.fixture(scope="module")
 def encoder():
     """The bundled encoder; nobody trains it."""
@@ -78,6 +85,20 @@ def test_line_i_is_the_same_pair_in_every_language(world):
     assert data.labels == LABELS
     assert [first.label, second.label] == [1, 0]
     assert first.first.id == first.second.id != second.first.id
+
+
+def test_labels_are_numbered_by_their_names(world):
+    """Number: five labels, in the file in another order. Catches: the order of the file, or of a
+    set, which is another one in every process."""
+    names = ["neutral", "contradiction", "other", "entailment", "alike"]
+    for split in ("train", "dev", "test"):
+        for path in (world / "pairs").glob(f"{split}-*"):
+            path.unlink()
+        write_pairs(world, split, "en", [("A dog.", "A cat.", name) for name in names])
+    data = load_pairs(world)
+    assert data.labels == ["alike", "contradiction", "entailment", "neutral", "other"]
+    given = data.pairs("train", "en", "en")
+    assert pairs.labels_of(given).tolist() == [3, 1, 4, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +133,18 @@ def test_a_file_that_is_none_of_pairs_is_refused(world, name, text, message):
     """Catches: the first pair taken for a header; a split that nobody reads."""
     (world / "pairs" / name).write_text(text)
     with pytest.raises(ValueError, match=message):
+        load_pairs(world)
+
+
+def test_two_files_of_one_language_are_refused(world):
+    """Number: deu is de. Catches: the one that comes last, without a word; a code that is none,
+    without its file.
+    """
+    path = write_pairs(world, "test", "deu", labelled("de"))
+    with pytest.raises(ValueError, match=r"test-deu.tsv: .*test-de.tsv is of 'de', too"):
+        load_pairs(world)
+    path.rename(path.with_name("test-german.tsv"))
+    with pytest.raises(ValueError, match="test-german.tsv: unknown language 'german'"):
         load_pairs(world)
 
 
@@ -157,6 +190,25 @@ def test_the_longer_sentence_is_cut(encoder):
     assert classifier.texts_cut["pair", "en"] == 1
 
 
+def test_a_length_without_positions_is_refused(encoder):
+    """Number: the model's own room and one more. Catches: an IndexError at the first long pair."""
+    room = xlt.room_for_tokens(encoder.model)
+    PairClassifier(encoder, 2, length=room)
+    with pytest.raises(ValueError, match=f"--length {room + 1}: this model reads {room} tokens"):
+        PairClassifier(encoder, 2, length=room + 1)
+
+
+def test_not_all_pairs_of_a_long_training_are_remembered(encoder):
+    """Number: `tokenize` lets go of them at 200,000. Catches: memory that grows with every edit."""
+    classifier = PairClassifier(encoder, 2)
+    classifier.remembered = dict.fromkeys(range(200_001))
+    pair = pair_of("A dog eats.", "A cat sleeps.")
+    for _ in range(2):
+        classifier.tokenize_pairs([pair])
+    assert list(classifier.remembered) == [("pair", pair)]
+    assert classifier.texts_seen["pair", "en"] == 2
+
+
 def test_logits_are_the_head_on_the_first_token(encoder):
     """Claim: W h + b, h the first token's state of the library's own forward pass, to 1e-5.
 
@@ -176,9 +228,34 @@ def test_logits_are_the_head_on_the_first_token(encoder):
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_head_starts_by_its_seed(encoder):
+    """Number: 3 labels of 128 numbers; their deviation is .02, as BERT's, to four errors of .0007.
+
+    Catches: one head for all seeds; a head of 0, which has no gradient for the encoder.
+    """
+    heads = [PairClassifier(encoder, 3, seed=seed).head.weight for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert abs(heads[0].std().item() - 0.02) < 0.003
+
+
+def test_a_classifier_computes_as_its_encoder(encoder):
+    """Number: bf16, chunks of one length. Catches: a flag that gets lost in the new object."""
+    other = xlt.Encoder(encoder.model, encoder.tokenizer, encoder.settings, "bf16")
+    other.one_length = True
+    classifier = PairClassifier(other, 2, length=33)
+    assert classifier.precision == "bf16"
+    assert classifier.one_length
+    assert classifier.settings.pooling == "cls"
+    assert classifier.settings.query_length == 33
+
+
 def test_a_saved_classifier_gives_the_same_logits(encoder, tmp_path):
-    """Claim: bit for bit. Catches: a new head; the length or the order of the labels lost."""
+    """Claim: bit for bit. Number: a third has no end. Catches: a new head; its bias, the length or
+    the order of the labels lost."""
     classifier = PairClassifier(encoder, 3, length=40, seed=5)
+    with torch.no_grad():
+        classifier.head.bias.copy_(torch.tensor([0.1, -0.7, 1 / 3]))
     both = [pair_of("A dog eats.", "A cat sleeps.")]
     pairs.save_classifier(classifier, ["c", "a", "b"], tmp_path)
     again, labels = pairs.load_classifier(tmp_path)
@@ -200,6 +277,22 @@ def test_ties_go_to_the_negatives():
     """Number: one positive among three equal ones stands last: 1/3. Catches: a constant that
     scores 1."""
     assert average_precision(np.zeros(3), np.array([True, False, False])) == pytest.approx(1 / 3)
+
+
+def test_right_pairs_and_the_positive_label():
+    """Number: label 1 leads by .9, .8 and .7, and is right in the first and the third: accuracy
+    2/3, AP 5/6. With label 0 as the positive one AP is 1/2.
+
+    Catches: the labels exchanged; an AP of three labels.
+    """
+    both = [pair_of("a", "b", label) for label in (1, 0, 1)]
+    logits = torch.tensor([[0.0, 0.9], [0.0, 0.8], [0.0, 0.7]])
+    is_right, numbers = pairs.score_pairs(logits, both)
+    assert is_right.tolist() == [True, False, True]
+    assert numbers == {"n": 3, "accuracy": 0.666667, "AP": 0.833333}
+    three_labels = torch.zeros(3, 3)
+    _, numbers = pairs.score_pairs(three_labels, both)
+    assert numbers == {"n": 3, "accuracy": 0.333333}
 
 
 def test_macro_means_are_of_languages_and_not_of_pairs():
@@ -240,10 +333,71 @@ def test_losses_are_cross_entropy_and_kl():
     assert losses.consistency.item() == pytest.approx(kl, abs=1e-6)
 
 
+def test_the_points_of_a_method_enter_by_their_mean():
+    """Number: FreeLB with two points, (0, 0) and (0, 1) for label 0: log 2 and 1.313262, mean
+    1.003205; weight 1 and no clean loss. KL of (.5, .5) from (.731059, .268941):
+    .5 (log .5 - log .731059) + .5 (log .5 - log .268941) = .120115; of (0, 1): .462117; mean
+    .291116.
+
+    Catches: a sum over points; a clean loss that nobody asked for.
+    """
+    method = train.Method("adv", how="freelb", steps=2)
+    clean = torch.tensor([[1.0, 0.0]])
+    of_points = [torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])]
+    points = [View("query", [{}], None, method, point, 2) for point in range(2)]
+    label = torch.tensor([0])
+    losses = pair_losses(points, of_points, train.Robust((method,)), label)
+    assert losses.loss.item() == pytest.approx(1.003205, abs=1e-6)
+    assert losses.clean is None
+    taught = train.Robust((method,), consistency=1.0)
+    views = [View("query", [{}]), *points]
+    losses = pair_losses(views, [clean, *of_points], taught, label)
+    assert losses.consistency.item() == pytest.approx(0.291116, abs=1e-6)
+
+
+def test_the_log_says_the_mean_over_methods():
+    """Number: typos (0, 1) and rs-da (0, 0) for label 0: 1.313262 and .693147, mean 1.003205; KL
+    .462117 and .120115, mean .291116. Their weights .25 and .5 count in the loss alone.
+
+    Catches: sums, which would grow with every method.
+    """
+    typos, synonyms = train.Method("typos", weight=0.25), train.Method("rs-da", weight=0.5)
+    views = [View("query", [{}])]
+    for method in (typos, synonyms):
+        views.append(View("query", [{}], None, method))
+    logits = [
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([[0.0, 1.0]]),
+        torch.tensor([[0.0, 0.0]]),
+    ]
+    robust = train.Robust((typos, synonyms), consistency=1.0)
+    losses = pair_losses(views, logits, robust, torch.tensor([0]))
+    assert losses.perturbed.item() == pytest.approx(1.003205, abs=1e-6)
+    assert losses.consistency.item() == pytest.approx(0.291116, abs=1e-6)
+    supervised = 0.25 * 0.313262 + 0.25 * 1.313262 + 0.5 * 0.693147
+    assert losses.loss.item() == pytest.approx(supervised + 0.582232, abs=2e-6)
+
+
+def test_the_teacher_gets_no_gradient():
+    """Number: clean loss of share 0, so that only the KL could reach the clean logits.
+
+    Catches: a teacher that comes to meet its student.
+    """
+    method = train.Method("typos", weight=1.0)
+    clean = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    student = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    views = [View("query", [{}]), View("query", [{}], None, method)]
+    robust = train.Robust((method,), consistency=2.0)
+    losses = pair_losses(views, [clean, student], robust, torch.tensor([0]))
+    losses.loss.backward()
+    assert clean.grad.abs().max() == 0
+    assert student.grad.abs().max() > 0.1
+
+
 def make_step(world, robust, chunk_size=0, dropout=0.1):
     """Four pairs, a fresh classifier in training mode, and what perturbs them."""
-    argv = ["--data", str(world), "--robust", robust, "--batch-size", "4"]
-    (flags,) = pairs.single_runs(pairs.parse([*argv, "--chunk-size", str(chunk_size)]))
+    argv = ["--robust", robust, "--batch-size", "4", "--chunk-size", str(chunk_size)]
+    flags = flags_of(world, *argv)
     encoder = xlt.load_encoder(ROOT / "data/tiny_xlmr")
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -298,6 +452,137 @@ def test_gradient_caching_changes_nothing(world, robust):
         assert (ours[name] - grad).abs().max().item() < 3e-6 * largest, name
 
 
+def test_the_head_drops_others_in_every_step_and_the_same_ones_again(world):
+    """Number: dropout in the head alone; steps 3, 3 and 4, then 3 in chunks of one text.
+
+    Catches: a stream without the step; one that goes on where the last chunk's ended.
+    """
+    losses = []
+    for number, chunk_size in [(3, 0), (3, 0), (4, 0), (3, 1)]:
+        step = make_step(world, "none", chunk_size, dropout=0.0)
+        report = pairs.pair_step(step.classifier, step.batch, step.flags, step.perturber, number)
+        losses.append(report.losses.loss.item())
+    first, again, later, in_chunks = losses
+    assert first == again
+    assert abs(first - later) > 1e-4
+    assert in_chunks == pytest.approx(first, abs=1e-5)
+
+
+def test_the_gradient_is_that_of_the_formula(world, monkeypatch):
+    """Claim: of every weight, to 1e-5 of the largest, by autograd through one plain forward pass.
+
+    Number: .5 CE of four pairs + .5 CE of their edited twins, without dropout.
+    Catches: perturbed pairs that are not edited, or that never reach the weights; a pair whose
+    sentence 2 is sentence 1.
+    """
+    monkeypatch.setattr(pairs, "DROPOUT", 0.0)
+    step = make_step(world, "rs-da:rate=1,weight=.5", chunk_size=2, dropout=0.0)
+    grads, report = gradients(step)
+    train.zero_gradients(step.classifier)
+    clean, edited = [], []
+    given = load_pairs(world).pairs("train", "en", "en")
+    for position in step.batch.queries:
+        clean.append(given[position])
+        edited.append(pairs.edited_pair(step.perturber, RS_DA, 3, position))
+    assert clean != edited, "nothing was edited"
+    labels = pairs.labels_of(clean)
+    loss = torch.zeros(())
+    for members in (clean, edited):
+        h = step.classifier(step.classifier.tokenize_pairs(members))
+        scores = step.classifier.head(h)
+        loss = loss + 0.5 * torch.nn.functional.cross_entropy(scores, labels)
+    loss.backward()
+    assert report.losses.loss.item() == pytest.approx(loss.item(), abs=1e-5)
+    weights = dict(step.classifier.named_parameters())
+    largest = max(grad.abs().max().item() for grad in grads.values())
+    for name, grad in grads.items():
+        assert (weights[name].grad - grad).abs().max().item() < 1e-5 * largest, name
+
+
+def test_freelb_trains_on_all_its_points(world):
+    """Number: 3 points of 4 pairs each, beside the clean ones: the views of a step, by method.
+
+    Catches: one view for all points; a clean view where nothing looks at it.
+    """
+    for robust, numbers in [("adv:how=freelb", [None, 0, 1, 2]), ("adv:weight=1", [0])]:
+        step = make_step(world, robust)
+        views = pairs.clean_pair_views(step.classifier, step.batch, step.perturber)
+        views += pairs.perturbed_pair_views(step.classifier, step.batch, step.perturber, 3)
+        points = [None if view.method is None else view.point for view in views]
+        assert points == numbers
+        assert all(len(view.rows) == 4 for view in views)
+
+
+def test_each_row_of_a_chunk_has_its_own_label():
+    """Number: identity head, h = (1, 0): label 0 costs .313262, label 1 costs 1.313262; rows 2 and
+    0 of the batch have labels 1 and 0.
+
+    Catches: the labels of rows 0 and 1; a mean over the chunk.
+    """
+    head = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2))
+        head.bias.zero_()
+    loss = pairs.PairLoss(head, torch.tensor([0, 0, 1]))
+    values = loss(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), [2, 0])
+    assert values.tolist() == pytest.approx([1.313262, 0.313262], abs=1e-6)
+
+
+def test_warm_up_is_a_share_of_the_steps(world):
+    """Number: .1 of 30 steps. Catches: none at all."""
+    flags = flags_of(world, "--steps", "30", "--warmup", "0.1")
+    assert flags.warmup_steps == 3
+
+
+def test_a_step_counts_tokens_of_all_views(world):
+    """Number: by the tokenizer, four pairs clean and once more under noise.
+
+    Catches: one view's tokens; padding among them.
+    """
+    step = make_step(world, "rs-rp:weight=.5")
+    _, report = gradients(step)
+    tokens = 0
+    given = load_pairs(world).pairs("train", "en", "en")
+    for position in step.batch.queries:
+        pair = given[position]
+        ids = step.classifier.tokenizer(pair.first.text, pair.second.text)["input_ids"]
+        tokens += 2 * len(ids)
+    assert report.tokens == tokens <= report.padded_tokens
+    assert report.wrong_negatives.shape == (4, 1)
+    assert not report.wrong_negatives.any()
+
+
+def test_a_batch_is_drawn_from_all_pairs_by_the_seed(world):
+    """Number: 8 pairs, batches of 4: two are an epoch. Catches: an order without the seed; pairs
+    that never come."""
+    orders = []
+    for seed in ("0", "0", "1"):
+        flags = flags_of(world, "--batch-size", "4", "--steps", "2", "--seed", seed)
+        orders.append([batch.queries for batch in pairs.pair_batches(8, flags)])
+        first, second = orders[-1]
+        assert sorted(first + second) == list(range(8))
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("robust", ["rs-da", "rs-da:cut=blanks"])
+def test_a_word_in_sentence_2_alone_can_be_replaced(world, robust):
+    """Number: "large" stands in second sentences only. Catches: a refusal after sentence 1."""
+    (world / "synonyms/en.json").write_text('{"large": ["huge"]}')
+    step = make_step(world, robust)
+    assert step.perturber.labels.tolist() == [1, 0] * 4
+
+
+def test_a_word_that_the_method_does_not_cut_out_is_none(world):
+    """Number: "sleeps." has a full stop, so it stands between blanks as another word.
+
+    Catches: a training that changes nothing and says so nowhere.
+    """
+    (world / "synonyms/en.json").write_text('{"sleeps": ["naps"]}')
+    make_step(world, "rs-da")
+    with pytest.raises(ValueError, match="no training pair has a word that synonyms"):
+        make_step(world, "rs-da:cut=blanks")
+
+
 def test_worst_case_noise_raises_the_loss(world):
     """Catches: noise downhill; noise that is none. Number: .3 mean norms, without dropout."""
     step = make_step(world, "adv:epsilon=0.3,how=pgd", dropout=0.0)
@@ -321,6 +606,35 @@ def test_both_sentences_are_edited(world):
         changed[1].add(pair.second.text)
     assert "The huge kitten sleeps." in changed[0]
     assert "The large kitten sleeps." in changed[1]
+
+
+def test_code_switching_takes_words_of_the_dictionary(world):
+    """Number: "big" is "groß", every word switched. Catches: the synonyms' table; none."""
+    (world / "dictionary.tsv").write_text("en\tde\tbig\tgroß\n", encoding="utf-8")
+    step = make_step(world, "code-switch:words=1")
+    (method,) = step.perturber.robust.methods
+    pair = pairs.edited_pair(step.perturber, method, 0, 0)
+    assert pair.first.text == "The groß cat sleeps."
+    assert pair.second.text == "The large cat sleeps."
+
+
+def test_noise_is_in_units_of_the_mean_norm(world, monkeypatch):
+    """Number: of the word embeddings, by a loop; epsilon .5. Catches: absolute numbers."""
+    step = make_step(world, "rs-rp")
+    table = step.classifier.model.get_input_embeddings().weight.tolist()
+    unit = sum(math.hypot(*row) for row in table) / len(table)
+    assert step.perturber.unit == pytest.approx(unit, rel=1e-5)
+    radii = []
+
+    def no_noise(objective, chunk, attack, radius, rngs):
+        """Keep the radius."""
+        radii.append(radius)
+        return torch.zeros_like(chunk.embeddings)
+
+    monkeypatch.setattr(attacks, "find_noise", no_noise)
+    attack = attacks.parse_attack("fgm:epsilon=0.5")
+    pairs.attack_noise(step.classifier, [pair_of("A dog eats.", "Yes.")], attack)
+    assert radii == pytest.approx([0.5 * unit], rel=1e-5)
 
 
 # ---- Robust-XLT's RS-DA, as coded ----------------------------------------------------------------
@@ -389,6 +703,7 @@ class WordCounter:
         return torch.tensor(rows)
 
 
+GREEDY = attacks.parse_attack("greedy")
 TABLE = {"en": {"good": ["fine", "bad"], "day": ["evening"]}}
 
 
@@ -403,6 +718,43 @@ def test_an_adversary_takes_the_sentence_where_it_hurts_more():
         WordCounter(), [pair_of("good day", "good good", 1)], attack, TABLE, 0
     )
     assert (changed.first.text, changed.second.text) == ("good day", "bad bad")
+
+
+def test_each_sentence_is_edited_in_its_own_language():
+    """Number: "gut" and "good" are worth nothing and something to this classifier; with German
+    words in English sentences nothing could be replaced.
+
+    Catches: one table for both; that of the other sentence.
+    """
+    german = Text("p", "de", "Tag gut", "p")
+    pair = Pair(german, Text("p", "en", "good day", "p"), 1)
+    tables = {"en": {"good": ["bad"]}, "de": {"gut": ["bad"], "good": ["worse"]}}
+    (first,) = pairs.edit_side(WordCounter(), [pair], "first", GREEDY, tables, 0)
+    assert first.first.text == "Tag bad"
+    assert first.second.text == "good day"
+    (second,) = pairs.edit_side(WordCounter(), [pair], "second", GREEDY, tables, 0)
+    assert second.first.text == "Tag gut"
+    assert second.second.text == "bad day"
+    assert second.second.lang == "en"
+
+
+def test_an_attack_has_the_words_of_its_own_table():
+    """Number: synonyms say "fine", the dictionary "bon": code-switch takes the second.
+
+    Catches: one table for all sources; logits of the pairs before the attack.
+    """
+    both = [pair_of("good day", "evening", 1)]
+    tables = {
+        "synonyms": {"en": {"good": ["bad"]}},
+        "dictionary": {"en": {"good": ["bon"]}},
+    }
+    attack = attacks.parse_attack("code-switch:edits=1")
+    logits, n_changed = pairs.attacked_logits(WordCounter(), both * 20, attack, tables)
+    assert n_changed < 20, "the second sentence has no word of the table"
+    assert set(logits[:, 1].tolist()) == {0.0, 1.0}
+    logits, n_changed = pairs.attacked_logits(WordCounter(), both, GREEDY, tables)
+    assert logits.tolist() == [[0.5, -1.0]]
+    assert n_changed == 1
 
 
 def test_random_edits_draw_the_sentence():
@@ -438,6 +790,73 @@ def test_noise_lowers_the_margins_of_a_real_classifier(encoder):
     assert (last < clean - 1e-3).all(), "the attack did nothing"
 
 
+def test_a_pair_has_its_own_noise_wherever_it_stands(encoder):
+    """Claim: to 1e-5, which is the padding's. Number: two pairs in either order, and one alone.
+
+    Catches: a stream by position; dropout under attack; rows put back in a chunk's order.
+    """
+    classifier = PairClassifier(encoder, 2, seed=3)
+    short = pair_of("Yes.", "No.", 1, "a")
+    long = pair_of("A dog eats its food.", "A very long no, it is not so.", 0, "b")
+    attack = attacks.parse_attack("gaussian:epsilon=0.5")
+    logits = pairs.attack_noise(classifier, [long, short], attack)
+    for order in ([short, long], [long]):
+        again = pairs.attack_noise(classifier, order, attack)
+        torch.testing.assert_close(again[-1], logits[0], atol=1e-5, rtol=1e-5)
+    other = pairs.attack_noise(classifier, [long], attack, seed=1)
+    assert not torch.allclose(other[0], logits[0], atol=1e-4)
+
+
+class Listener:
+    """A classifier that says 1 where sentence 1 is German, whatever else there is."""
+
+    def predict(self, both):
+        """Scores (N, 2)."""
+        rows = []
+        for pair in both:
+            is_german = pair.first.lang == "de"
+            rows.append([0.0, 1.0 if is_german else -1.0])
+        return torch.tensor(rows)
+
+
+def test_a_matrix_knows_sentence_1_and_sentence_2(world):
+    """Number: labels 1 and 0: right on the first pair with German first, else on the second.
+    So standard is (.5, .5), of en-en and de-de; of the generalized cells de-en alone: (1, 0).
+
+    Catches: languages exchanged; the settings exchanged; a mean over pairs.
+    """
+    test = pairs.TestPairs(load_pairs(world))
+    cells = [("de", "de"), ("de", "en"), ("en", "en")]
+    matrix = pairs.evaluate_matrix(Listener(), test, cells)
+    places = [(record["first_lang"], record["second_lang"]) for record in matrix.records]
+    assert places == cells
+    assert matrix.right["de", "de"].tolist() == [True, False]
+    assert matrix.right["de", "en"].tolist() == [True, False]
+    assert matrix.right["en", "en"].tolist() == [False, True]
+    shares = matrix.setting_shares()
+    assert shares["standard"].tolist() == [0.5, 0.5]
+    assert shares["generalized"].tolist() == [1.0, 0.0]
+
+
+def test_broken_are_right_pairs_that_are_wrong_under_attack(world, monkeypatch):
+    """Number: before, the first pair is right; the attack turns both: one broken, one mended.
+
+    Catches: the mended among the broken; right ones counted after the attack.
+    """
+    test = pairs.TestPairs(load_pairs(world))
+
+    def turned(*given):
+        """Label 0 for both pairs."""
+        return torch.tensor([[1.0, 0.0], [1.0, 0.0]]), 2
+
+    monkeypatch.setattr(pairs, "attacked_logits", turned)
+    matrix = pairs.attack_matrix(Listener(), test, [("de", "en")], GREEDY, {})
+    (record,) = matrix.records
+    assert record["n_right"] == 1
+    assert record["n_broken"] == 1
+    assert record["accuracy"] == 0.5
+
+
 def test_what_an_attack_broke_was_right_before(world, encoder):
     """Number: two pairs a cell, attacked in German and English alone. Catches: a matrix attacked
     that was asked for its diagonal; more broken than right."""
@@ -445,12 +864,13 @@ def test_what_an_attack_broke_was_right_before(world, encoder):
     data = load_pairs(world)
     attack = attacks.parse_attack("typos-greedy:edits=2")
     cells = [("de", "de"), ("en", "en")]
-    matrix = pairs.evaluate_matrix(classifier, pairs.TestPart(data, "test"), cells, attack, {}, 0)
+    matrix = pairs.attack_matrix(classifier, pairs.TestPairs(data), cells, attack, {})
     for record in matrix.records:
         assert record["attack"] == "typos-greedy"
         assert record["n_broken"] <= record["n_right"] <= 2
         right = record["n_right"] - record["n_broken"]
         assert record["accuracy"] == pytest.approx(right / 2), "nothing wrong becomes right here"
+        assert record["n_changed"] > 0, "the attack did nothing"
     assert [record["first_lang"] for record in matrix.records] == ["de", "en"]
 
 
@@ -498,8 +918,8 @@ def test_the_same_command_gives_the_same_model(world, tmp_path):
 
 
 def test_a_finished_run_is_not_trained_again(world, tmp_path, monkeypatch):
-    """Catches: hours for a table. Number: no step and no matrix on the second day; another attack
-    is evaluated, and still not trained.
+    """Catches: hours for a table; seconds and cut pairs that a later start forgets. Number: no step
+    and no matrix on the second day; another attack is evaluated, and still not trained.
     """
     assert run(world, tmp_path / "out") == 0
 
@@ -513,8 +933,14 @@ def test_a_finished_run_is_not_trained_again(world, tmp_path, monkeypatch):
     assert run(world, tmp_path / "out") == 0
     monkeypatch.setattr(pairs, "evaluate_matrix", plain_matrix)
     assert run(world, tmp_path / "out", "--attacks", "clean", "typos") == 0
-    metrics = pairs.read_metrics(tmp_path / "out/pairs-none-seed0")
+    folder = tmp_path / "out/pairs-none-seed0"
+    metrics = pairs.read_metrics(folder)
     assert {record["attack"] for record in metrics["results"]} == {"clean", "typos"}
+    # Killed after the last look at dev, before it says that it is complete
+    content = xlt.read_record(folder / "run.json", "")
+    xlt.write_record(folder / "run.json", content | {"complete": False})
+    assert run(world, tmp_path / "out", "--attacks", "clean", "typos") == 0
+    assert xlt.read_record(folder / "run.json", "") == content
 
 
 def test_limit_takes_the_first_pairs_of_every_language(world, tmp_path):
@@ -522,6 +948,224 @@ def test_limit_takes_the_first_pairs_of_every_language(world, tmp_path):
     assert run(world, tmp_path / "out", "--limit", "1") == 0
     metrics = pairs.read_metrics(tmp_path / "out/pairs-none-seed0")
     assert [record["n"] for record in metrics["results"]] == [1, 1, 1, 1]
+
+
+def evaluated(world, folder, *argv):
+    """`evaluate_run` with a classifier that is none."""
+    args = pairs.parse(["--data", str(world), *argv])
+    flags = flags_of(world, *argv)
+    folder.mkdir(exist_ok=True)
+    return pairs.evaluate_run(Listener(), load_pairs(world), flags, args, folder)
+
+
+def test_half_an_evaluation_is_none(world, tmp_path, monkeypatch):
+    """Number: killed while metrics.npz is written for another --limit.
+
+    Catches: metrics.json of one evaluation beside metrics.npz of another.
+    """
+    folder = tmp_path / "run"
+    assert evaluated(world, folder)["n_pairs"] == 2
+
+    def killed(*args, **arrays):
+        """Ctrl-C."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(world, folder, "--limit", "1")
+    monkeypatch.undo()
+    assert not (folder / "metrics.json").exists()
+    assert evaluated(world, folder, "--limit", "1")["n_pairs"] == 1
+
+
+def test_single_pairs_that_are_damaged_are_refused(world, tmp_path):
+    """Catches: a BadZipFile with its traceback. Number: a file cut in half."""
+    folder = tmp_path / "run"
+    evaluated(world, folder)
+    content = (folder / "metrics.npz").read_bytes()
+    (folder / "metrics.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="metrics.npz: does not open"):
+        evaluated(world, folder)
+
+
+def test_groups_are_those_of_the_trained_language(world, tmp_path):
+    """Number: the German sentences 1 are one, the English ones two.
+
+    Catches: other groups for another order of --test-langs.
+    """
+    rows = [("Ein Hund.", "Kein Hund.", "1"), ("Ein Hund.", "Eine Katze.", "0")]
+    write_pairs(world, "test", "de", rows)
+    for order in (["de", "en"], ["en", "de"]):
+        metrics = evaluated(world, tmp_path / "run", "--test-langs", *order)
+        assert metrics["langs"] == order
+        assert metrics["arrays"]["group"].tolist() == [0, 1]
+    alone = evaluated(world, tmp_path / "run", "--test-langs", "de", "--train-lang", "de")
+    assert alone["arrays"]["group"].tolist() == [0, 0]
+
+
+def test_other_words_are_another_evaluation(world, tmp_path, monkeypatch):
+    """Number: one word more, then the same words again. Catches: numbers of yesterday's table."""
+    sizes = []
+    plain_measure = pairs.measure
+
+    def counting(classifier, test, langs, attack_list, tables, attack_cells):
+        """Keep how many words the table has."""
+        sizes.append(len(tables["synonyms"]["en"]))
+        return plain_measure(classifier, test, langs, attack_list, tables, attack_cells)
+
+    monkeypatch.setattr(pairs, "measure", counting)
+    attack = ["--attacks", "clean", "random"]
+    evaluated(world, tmp_path / "run", *attack)
+    words = {"big": ["huge"], "cat": ["kitten"], "dog": ["hound"], "eats": ["devours"]}
+    (world / "synonyms/en.json").write_text(json.dumps(words))
+    evaluated(world, tmp_path / "run", *attack)
+    evaluated(world, tmp_path / "run", *attack)
+    assert sizes == [3, 4]
+
+
+def test_all_runs_meet_the_attack_of_the_record(world, tmp_path, monkeypatch):
+    """Number: the record says attack seed 0, the run has seed 3.
+
+    Catches: an attack that differs from run to run, of which the record says nothing.
+    """
+    seeds = set()
+    plain_edits = attacks.random_edits
+
+    def listening(items, attack, seed):
+        """Keep the seed."""
+        seeds.add(seed)
+        return plain_edits(items, attack, seed)
+
+    monkeypatch.setattr(attacks, "random_edits", listening)
+    flags = ["--seed", "3", "--attacks", "typos", "--attack-cells", "all"]
+    metrics = evaluated(world, tmp_path / "run", *flags)
+    assert seeds == {record["attack_seed"] for record in metrics["results"]} == {0}
+    assert len(metrics["results"]) == 8
+
+
+@pytest.mark.parametrize(("which", "n_attacked"), [("standard", 2), ("all", 4)])
+def test_the_diagonal_is_attacked_or_the_matrix(world, tmp_path, which, n_attacked):
+    """Number: two languages. Catches: hours for cells that nobody asked for."""
+    flags = ["--attacks", "clean", "typos", "--attack-cells", which]
+    metrics = evaluated(world, tmp_path / "run", *flags)
+    attacked = [r for r in metrics["results"] if r["attack"] == "typos"]
+    assert len(attacked) == n_attacked
+    assert len(metrics["results"]) == 4 + n_attacked
+    assert ("typos|generalized" in metrics["arrays"]) == (which == "all")
+
+
+def test_the_first_pairs_are_taken(world):
+    """Number: one of two, and all. Catches: the last ones; a limit in one language."""
+    data = load_pairs(world)
+    both = data.pairs("test", "de", "en")
+    assert pairs.TestPairs(data, 1).pairs("de", "en") == both[:1]
+    assert pairs.TestPairs(data).pairs("de", "en") == both
+
+
+def manifest(**changes):
+    """run.json of a run, as far as it is compared."""
+    flags = {"lr": 0.001, "data": "here", "device": "cpu"}
+    hashes = dict.fromkeys((*pairs.INPUTS, "tokenizer_sha256", "config_sha256"), "a")
+    return {"flags": flags} | hashes | changes
+
+
+def test_a_run_is_the_same_wherever_its_data_lie(tmp_path):
+    """Number: data and device differ. Catches: a run that cannot be moved to another machine; an
+    older run.json, without the last two hashes."""
+    moved = {"lr": 0.001, "data": "there", "device": "cuda"}
+    pairs.check_same_run(tmp_path, manifest(flags=moved), manifest())
+    older = manifest()
+    del older["tokenizer_sha256"], older["config_sha256"]
+    pairs.check_same_run(tmp_path, older, manifest())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flags": {"lr": 0.1, "data": "here"}}, "made with --lr 0.1, not 0.001"),
+        ({"data_sha256": "b"}, "another data_sha256"),
+        ({"init_sha256": "b"}, "another init_sha256"),
+        ({"tables_sha256": "b"}, "another tables_sha256"),
+        ({"tokenizer_sha256": "b"}, "another tokenizer_sha256"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(tmp_path, changes, message):
+    """Number: one thing at a time. Catches: a model of other data under this run's name."""
+    with pytest.raises(ValueError, match=message):
+        pairs.check_same_run(tmp_path, manifest(**changes), manifest())
+
+
+def test_a_new_start_takes_away_the_old_one(tmp_path):
+    """Catches: a checkpoint of an older run, refused at the first look. Number: both leftovers."""
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt/state.pt").write_text("old")
+    (tmp_path / "log.jsonl").write_text("old")
+    pairs.start_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def fake_training(monkeypatch, accuracies):
+    """No training: at each look dev has the next of these accuracies."""
+    looks = iter(accuracies)
+
+    def no_loop(*args):
+        """It took a second."""
+        return SimpleNamespace(seconds=1.0)
+
+    def next_look(logits, both):
+        """Nobody asks which pairs are right."""
+        return None, {"n": 2, "accuracy": next(looks)}
+
+    monkeypatch.setattr(train, "training_loop", no_loop)
+    monkeypatch.setattr(pairs, "score_pairs", next_look)
+
+
+def looks_at_dev(world, tmp_path, monkeypatch, choices):
+    """`train_pairs`, four looks, after those that were had already. -> steps saved, run.json"""
+    argv = ["--steps", "8", "--choices", "4"]
+    args = pairs.parse(["--out", str(tmp_path), *argv])
+    flags = flags_of(world, *argv)
+    folder = tmp_path / "pairs-none-seed0"
+    folder.mkdir()
+    saved = []
+
+    def save(classifier, labels, where):
+        """Keep when."""
+        assert (labels, where) == (LABELS, folder / "model")
+        saved.append(len(run_json["choices"]))
+
+    monkeypatch.setattr(pairs, "save_classifier", save)
+    classifier = Listener()
+    classifier.texts_cut = {}
+    run_json = dict.fromkeys(pairs.INPUTS, "a") | {"choices": choices}
+    perturber = SimpleNamespace(labels=torch.zeros(8))
+    pairs.train_pairs(flags, args, load_pairs(world), classifier, perturber, run_json)
+    return saved, xlt.read_record(folder / "run.json", "")
+
+
+def test_the_best_look_at_dev_is_kept(world, tmp_path, monkeypatch):
+    """Number: dev .5 .7 .7 .6: the second is saved, and no later one.
+
+    Catches: the last one; the later one at a tie; the worst.
+    """
+    fake_training(monkeypatch, [0.5, 0.7, 0.7, 0.6])
+    saved, run_json = looks_at_dev(world, tmp_path, monkeypatch, [])
+    assert saved == [1, 2]
+    assert [choice["step"] for choice in run_json["choices"]] == [2, 4, 6, 8]
+    assert run_json["complete"]
+
+
+def test_looks_that_were_had_count_after_an_interruption(world, tmp_path, monkeypatch):
+    """Number: .7 at step 4 before; .6 and .7 after it are no better. Catches: a best that starts at
+    nothing; looks that are had twice."""
+    before = [
+        {"step": 2, "n": 2, "accuracy": 0.5},
+        {"step": 4, "n": 2, "accuracy": 0.7},
+    ]
+    fake_training(monkeypatch, [0.6, 0.7])
+    saved, run_json = looks_at_dev(world, tmp_path, monkeypatch, before)
+    assert saved == []
+    assert [choice["step"] for choice in run_json["choices"]] == [2, 4, 6, 8]
 
 
 # ---- many runs -----------------------------------------------------------------------------------
@@ -547,16 +1191,16 @@ def finished(robust, seed, standard, generalized):
 
 def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
     """Number: right in .25 of four pairs more in the standard setting, in .75 more in the
-    generalized one, for either seed: so .5 more there. Seed 2 has no plain run.
+    generalized one, for either seed: so .5 more there. Seed 0 has no plain run.
 
     Catches: the difference with its sign turned; seeds paired by their order; the two settings
     exchanged.
     """
     runs = [
-        finished("adv", 2, [0, 0, 0, 0], [0, 0, 0, 0]),
-        finished("adv", 0, [1, 1, 0, 0], [1, 1, 1, 0]),
+        finished("adv", 0, [0, 0, 0, 0], [0, 0, 0, 0]),
+        finished("adv", 2, [1, 1, 0, 0], [1, 1, 1, 0]),
         finished("none", 1, [1, 0, 0, 0], [0, 0, 0, 0]),
-        finished("none", 0, [1, 0, 0, 0], [0, 0, 0, 0]),
+        finished("none", 2, [1, 0, 0, 0], [0, 0, 0, 0]),
         finished("adv", 1, [1, 1, 0, 0], [1, 1, 1, 0]),
     ]
     found = {c.view: c for c in pairs.compare_recipes(runs)}
@@ -565,6 +1209,9 @@ def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
         "generalized": 0.75,
         "generalized - standard": 0.5,
     }
+    smallest = min(c.p for c in found.values())
+    assert 0 < 3 * smallest < 1
+    assert min(c.holm for c in found.values()) == pytest.approx(3 * smallest), "three tests"
     assert found["standard"].n_seeds == 2
     assert found["standard"].n_groups == 4
     (text,) = pairs.answer(list(found.values()))
@@ -572,8 +1219,51 @@ def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
     assert "the generalized setting" in text
 
 
+def test_one_group_of_pairs_is_not_compared():
+    """Number: four pairs of one premise. Catches: an error after hours, instead of the table."""
+    right, wrong = [1] * 4, [0] * 4
+    runs = [
+        finished("adv", 0, right, right),
+        finished("none", 0, wrong, wrong),
+    ]
+    for run in runs:
+        run["arrays"]["group"] = np.zeros(4, dtype=int)
+    assert pairs.compare_recipes(runs) == []
+    assert pairs.answer([]) == []
+
+
+def test_a_row_is_a_recipe_and_condition():
+    """Number: seeds 0 and 4 of `finished`: de-en is right in 0 and .4, en-de in 1: generalized
+    (.5 + .7) / 2 = .6, standard (.5 + .25) / 2 = .375. The second recipe has one seed.
+
+    Catches: seeds of two recipes in one mean; means of the trained language in another column.
+    """
+    runs = [finished("none", 0, [0], [0]), finished("none", 4, [0], [0])]
+    runs.append(finished("adv", 4, [0], [0]))
+    for run in runs:
+        run["train_lang"] = "en"
+    attacked = [record | {"attack": "typos", "accuracy": 0.0} for record in runs[2]["results"]]
+    runs[2]["results"] = runs[2]["results"] + attacked
+    head, none, adv, typos = pairs.results_rows(runs)
+    assert head[:4] == ["robust", "condition", "n", "trained"]
+    assert none == [
+        "none",
+        "clean",
+        "2",
+        ".250 ±.000",
+        ".375 ±.000",
+        ".500 ±.000",
+        ".600 ±.141",
+        ".487 ±.071",
+    ]
+    assert adv[:3] == ["adv", "clean", "1"]
+    assert adv[6] == ".700"
+    assert typos[:3] == ["adv", "typos", "1"]
+    assert typos[6] == ".000"
+
+
 def test_pairs_that_share_a_sentence_are_one_group():
-    """Number: a-b, c-d, e-b share b and are one; f-c joins c-d. Catches: a premise that counts three
+    """Number: a-b, c-d, e-b share b and are one; f-c joins c-d. Catches: a premise counted three
     times; only first sentences compared.
     """
     sentences = [("a", "b"), ("c", "d"), ("e", "b"), ("f", "c"), ("g", "h")]
@@ -618,9 +1308,10 @@ def test_a_run_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
     """Claim: to the same bytes. Number: stopped in step 5 of 6, after the look at dev at 3 and a
     checkpoint at 4.
 
-    Catches: a plan that starts over; a choice that is lost, or made again with later weights.
+    Catches: a plan that starts over; a choice that is lost, or made again with later weights; cut
+    pairs that are counted once more at each look at dev.
     """
-    every = ["--save-every", "4"]
+    every = ["--save-every", "4", "--length", "11"]  # so short that pairs are cut
     assert run(world, tmp_path / "whole", *every) == 0
     plain_step = pairs.pair_step
 
@@ -635,11 +1326,14 @@ def test_a_run_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
         run(world, tmp_path / "stopped", *every)
     monkeypatch.setattr(pairs, "pair_step", plain_step)
     assert run(world, tmp_path / "stopped", *every) == 0
-    choices = []
-    for name in ("whole", "stopped"):
-        manifest = xlt.read_record(tmp_path / name / "pairs-none-seed0/run.json", "")
-        choices.append(manifest["choices"])
-    assert choices[0] == choices[1]
+    whole = xlt.read_record(tmp_path / "whole/pairs-none-seed0/run.json", "")
+    stopped = xlt.read_record(tmp_path / "stopped/pairs-none-seed0/run.json", "")
+    assert whole["choices"] == stopped["choices"]
+    (cut,) = whole["truncated"]
+    assert whole["truncated"] == stopped["truncated"]
+    assert cut["tower"] == "pair"
+    assert cut["of"] == 24, "6 steps of 4 pairs"
+    assert 0 < cut["cut"] <= 24
     for file in ("model/model.safetensors", "model/head.json", "metrics.json"):
         name = f"pairs-none-seed0/{file}"
         assert (tmp_path / "whole" / name).read_bytes() == (
@@ -655,6 +1349,10 @@ def test_a_run_goes_on_where_it_was_stopped(world, tmp_path, monkeypatch):
         (["--train-lang", "fr"], 1, "no train-fr.tsv. There is en"),
         (["--test-langs", "fr"], 1, "no test-fr.tsv. There is de, en"),
         (["--robust", "code-switch"], 1, "dictionary.tsv: no such dictionary"),
+        (["--robust", "rs-da", "--words", "/nowhere"], 1, "/nowhere/synonyms"),
+        (["--attacks", "greedy", "--words", "/nowhere"], 1, "/nowhere/synonyms"),
+        (["--attacks", "nonsense"], 2, "nonsense"),
+        (["--report", "page.txt"], 1, "page.txt"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_work(world, tmp_path, capsys, flags, code, message):
@@ -662,3 +1360,24 @@ def test_what_cannot_be_done_is_said_before_the_work(world, tmp_path, capsys, fl
     assert run(world, tmp_path / "out", *flags) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--limit -1",
+        "--chunk-size -1",
+        "--weight-decay -1",
+        "--choices 0",
+        "--test-langs de de",
+        "--length 7",
+        "--warmup 1",
+        "--lr nan",
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_wrong_usage(capsys, text):
+    """Catches: --limit -1, which left out the last pair; a language that counts twice."""
+    flag, *values = text.split()
+    with pytest.raises(SystemExit, match="2"):
+        pairs.parse([flag, *values])
+    assert flag in capsys.readouterr().err

@@ -11,28 +11,26 @@ Where to look next: readme.md here for licence and traps, ../pairs_files.py for 
 Left out on purpose: the machine-translated training files.
 """
 
-import argparse
 import sys
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from data.fetch import SourceError, download, expect, run, take_from_zip
+from data.fetch import SourceError, download, expect, take_from_zip
 from data.pairs_files import (
     Pair,
     PairFile,
+    Preparation,
     files_from_dev,
-    lacks_text,
-    parallel_pairs,
+    files_of_splits,
     print_columns,
     publish_pairs,
     read_table,
     read_table_without_header,
-    split_files,
+    run_preparation,
     tidy,
 )
 
@@ -133,17 +131,11 @@ def build(source: Path) -> dict[str, list[str]]:
         paths[split] = find(source, f"xnli.{split}.tsv")
     print_columns()
     train = tidy("train", "en", read_train(paths["train"]), PLACEHOLDERS, LABELS)
-    complete = [pair for pair in train.pairs if not lacks_text(pair, PLACEHOLDERS)]
-    languages = {"train": {"en": complete}}
-    for split in ("dev", "test"):
-        files = {}
+    evaluation = {"dev": {}, "test": {}}  # split -> language -> pairs
+    for split, files in evaluation.items():
         for lang, file in read_evaluation(paths[split], PAIRS[split]).items():
             files[lang] = tidy(split, lang, file, PLACEHOLDERS, LABELS)
-        languages[split] = parallel_pairs(files, PLACEHOLDERS)
-    written = {}
-    for split, pairs in languages.items():
-        written |= split_files(split, pairs)
-    return written
+    return files_of_splits(train, evaluation, PLACEHOLDERS)
 
 
 def build_from_dev(source: Path) -> dict[str, list[str]]:
@@ -176,32 +168,18 @@ def prepare(source: Path | None, out: Path) -> None:
     print(f"wrote {out / 'pairs'}")
 
 
-def prepare_from_dev(source: Path, out: Path) -> None:
-    """Read, check, split, write."""
-    publish_pairs(out, build_from_dev(source))
-    print(f"wrote {out / 'pairs'}: out of dev alone, not the published protocol")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Returns 0 done, 1 failed, 130 interrupted."""
-    parser = argparse.ArgumentParser(description="XNLI to files of pairs", allow_abbrev=False)
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    add = parser.add_argument
-    add("--source", type=Path, metavar="DIR", help="holds the unpacked files, or fetch them")
-    add("--out", type=Path, metavar="DIR", default=HERE, help="folder for pairs/")
-    add(
-        "--from-dev",
-        action="store_true",
-        help="make small splits out of dev-LANG.tsv in --source: not the published protocol",
+    program = Preparation(
+        name="XNLI",
+        prepare=prepare,
+        build_from_dev=build_from_dev,
+        remedy=REMEDY,
+        remedy_dev=REMEDY_DEV,
+        source_help="holds the unpacked files, or fetch them",
+        holds="with xnli.dev.tsv",
     )
-    args = parser.parse_args(argv)
-    if args.source and not args.source.is_dir():
-        parser.error(f"--source {args.source} is not a folder. Give the one with xnli.dev.tsv")
-    if args.from_dev:
-        if args.source is None:
-            parser.error("--from-dev needs --source, the folder that holds dev-en.tsv ...")
-        return run(partial(prepare_from_dev, args.source, args.out), REMEDY_DEV)
-    return run(partial(prepare, args.source, args.out), REMEDY)
+    return run_preparation(program, HERE, argv)
 
 
 if __name__ == "__main__":
