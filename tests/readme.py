@@ -70,7 +70,10 @@ PUBLISHED = {
 }
 VIEWS = ("mono", "cross", "pool")
 # The attacked query of the README: German questions, German and English passages
-SHOW = "data/tiny_xlmr --langs de en --views pool --attacks greedy:edits=1 --limit 24 --show 24"
+SHOW = (
+    "data/tiny_xlmr --langs de en --views pool --form question --attacks greedy:edits=1 --limit 24 "
+    "--show 48"
+)
 ATTACK_NAMES = {GREEDY: "two words of each question replaced by the synonyms that hurt most"}
 WHAT_ROBUST_DOES = {
     "rs-rp": "random noise on the word embeddings",

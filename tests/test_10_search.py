@@ -756,7 +756,7 @@ def test_hotflip_keeps_two_replacements_a_word(greedy, hotflip):
             assert len(slot.options) == min(2, len(full.options))
             assert set(slot.options) <= set(full.options)
             dropped += len(full.options) - len(slot.options)
-    assert dropped > 40, "nothing was dropped"
+    assert dropped > 20, "nothing was dropped"
 
 
 def test_hotflip_decides_by_scores(world, hotflip):
@@ -848,6 +848,9 @@ def test_hotflip_changes_first_the_word_of_the_steepest_fall(world, hotflip, slo
             hurts = min(margin(world, item, put(item, {n: option})) for option in slot.options)
             if hurts < clean:
                 steepest.append((min(by_slot[slot.span].values()), slot.span))
+        if not steepest:  # no word can hurt
+            assert not item.edits
+            continue
         _, span = min(steepest)
         assert list(item.edits) == [span]
         not_the_first += span != item.slots[0].span

@@ -52,6 +52,7 @@ def run_of(batching, robust="none", seed=0, **changes):
         "split": "test",
         "langs": LANGS,
         "limit": 0,
+        "form": "",
         "n_queries": 80,
         "n_passages": 9,
         "versions": {"python": "3"},
