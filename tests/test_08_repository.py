@@ -8,14 +8,16 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import bench
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_folder
 from readme import (
     EXAMPLE,
     GREEDY,
@@ -409,15 +411,44 @@ def test_every_training_command_of_the_pages_can_be_parsed(line):
         assert text == "clean" or attacks.parse_attack(text)
 
 
+@pytest.fixture(scope="module")
+def small_world(minifacts, tmp_path_factory):
+    """Some facts of each split of the bundled world, so that a command takes seconds to load it."""
+    folder = tmp_path_factory.mktemp("small")
+    kept_groups, lines_of = set(), {}
+    for split, n_facts in (("train", 60), ("dev", 15), ("test", 15)):
+        queries = sorted(minifacts.qrels[split])
+        groups = sorted({minifacts.queries[i].group for i in queries})[:n_facts]
+        kept_groups |= set(groups)
+        lines_of[split] = []
+        for i in queries:
+            if minifacts.queries[i].group not in groups:
+                continue
+            for j in minifacts.qrels[split][i]:
+                lines_of[split].append(f"{minifacts.queries[i].id}\t{minifacts.passages[j].id}\t1")
+    rows = {"passages": [], "queries": []}
+    for name, kept in rows.items():
+        for text in getattr(minifacts, name):
+            if text.group in kept_groups:
+                row = asdict(text)
+                kept.append({"_id": row.pop("id"), **row})
+    for split, lines in lines_of.items():
+        write_folder(folder, rows["passages"], rows["queries"], lines, [split])
+    shutil.copytree(ROOT / "data/minifacts/synonyms", folder / "synonyms")
+    shutil.copy(ROOT / "data/minifacts/dictionary.tsv", folder)
+    return folder
+
+
 @pytest.mark.parametrize("line", [c for c in commands_of("train.py") if " search" not in c])
-def test_every_training_command_of_the_pages_runs(line, tmp_path):
+def test_every_training_command_of_the_pages_runs(line, small_world, tmp_path):
     """Claim: exit 0, in smoke settings. Catches: a flag that is gone.
 
     (The search differs from the study in settings alone, which the test above has parsed.)
     """
     words = [word for word in shlex.split(line) if word != "--resume"]
     words = [SHIPPED.get(word, word) for word in words]
-    check("train.py", *without_middle_values(words), "--smoke", "--out", tmp_path)
+    small = ["--data", small_world, "--eval-data", small_world, "--out", tmp_path]
+    check("train.py", *without_middle_values(words), "--smoke", *small)
 
 
 @pytest.mark.slow
@@ -435,10 +466,11 @@ def test_every_benchmark_of_the_readme_can_be_parsed(line):
 
 
 @pytest.fixture(scope="module")
-def smoke_runs(tmp_path_factory):
+def smoke_runs(small_world, tmp_path_factory):
     """Two tiny runs for study.py."""
     out = tmp_path_factory.mktemp("runs")
-    check("train.py", "--smoke", "--out", out, "--batching", "x-y", "hybrid", "--attacks", "clean")
+    flags = ["--batching", "x-y", "hybrid", "--attacks", "clean", "--data", small_world]
+    check("train.py", "--smoke", "--out", out, *flags)
     return sorted(out.iterdir())
 
 
@@ -454,12 +486,12 @@ def test_every_study_command_of_the_pages_runs(line, smoke_runs, tmp_path):
 
 
 @pytest.mark.parametrize("line", [c for c in commands_of("evaluate.py") if c.strip() != SHOW])
-def test_every_evaluation_command_of_the_pages_runs(line, tmp_path):
+def test_every_evaluation_command_of_the_pages_runs(line, small_world, tmp_path):
     """Claim: exit 0, on twelve questions of two languages. (The attacked query has its own test.)"""
     words = [word.replace("vectors", str(tmp_path / "vectors")) for word in shlex.split(line)]
     words = [SHIPPED.get(word, word) for word in words]
     first_flag = min(i for i, word in enumerate(words) if word.startswith("--"))
-    small = ["--langs", "en", "el", "--limit", "12", "--out", tmp_path]
+    small = ["--data", small_world, "--langs", "en", "el", "--limit", "12", "--out", tmp_path]
     check("evaluate.py", "data/tiny_xlmr", *words[first_flag:], *small)
 
 
