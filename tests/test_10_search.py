@@ -493,7 +493,7 @@ LANGS = ["en", "de", "th"]
 
 @dataclass
 class World:
-    """30 dev questions in three languages against the 441 dev facts in them."""
+    """30 dev questions, those with the most replacements, against 441 facts in their languages."""
 
     data: DataSet
     encoder: Encoder
@@ -515,10 +515,15 @@ def world(minifacts):
         if passage.lang in LANGS and passage.group in groups:
             passages.append(i)
     for lang in LANGS:
-        questions = [i for i in dev if minifacts.queries[i].form == "question"]
-        queries += [i for i in questions if minifacts.queries[i].lang == lang][:10]
         path = ROOT / f"data/minifacts/synonyms/{lang}.json"
         tables[lang] = attacks.read_table(path, lang)
+        n_options = {}  # question -> how much there is to choose from
+        for i in dev:
+            query = minifacts.queries[i]
+            if (query.lang, query.form) == (lang, "question"):
+                slots = attacks.find_slots(query.text, tables[lang], lang)
+                n_options[i] = sum(len(slot.options) for slot in slots)
+        queries += sorted(n_options, key=n_options.get, reverse=True)[:10]
     encoder = load_encoder(ROOT / "data/tiny_xlmr")
     p = encoder.encode([minifacts.passages[i] for i in passages], "passage")
     assert len(queries) == 30 and len(passages) == 441
@@ -756,7 +761,7 @@ def test_hotflip_keeps_two_replacements_a_word(greedy, hotflip):
             assert len(slot.options) == min(2, len(full.options))
             assert set(slot.options) <= set(full.options)
             dropped += len(full.options) - len(slot.options)
-    assert dropped > 20, "nothing was dropped"
+    assert dropped > 40, "nothing was dropped"
 
 
 def test_hotflip_decides_by_scores(world, hotflip):
@@ -848,9 +853,6 @@ def test_hotflip_changes_first_the_word_of_the_steepest_fall(world, hotflip, slo
             hurts = min(margin(world, item, put(item, {n: option})) for option in slot.options)
             if hurts < clean:
                 steepest.append((min(by_slot[slot.span].values()), slot.span))
-        if not steepest:  # no word can hurt
-            assert not item.edits
-            continue
         _, span = min(steepest)
         assert list(item.edits) == [span]
         not_the_first += span != item.slots[0].span
