@@ -1148,7 +1148,7 @@ def mean_matrices(runs: list[dict]) -> list[dict]:
 
 
 def write_page(path: Path, runs: list[dict], folders: list[Path], data: PairData) -> None:
-    """The page of `--report`: study.py's parts, in the frame data/report/pairs.html."""
+    """The page of `--report`: study.py's parts, in the prose of data/report/pairs.html."""
     comparisons = compare_recipes(runs)
     manifests = [study.manifest_of(evaluate.Evaluated({}, run=folder)) for folder in folders]
     command = shlex.join(["python", *sys.argv])
@@ -1164,8 +1164,8 @@ def write_page(path: Path, runs: list[dict], folders: list[Path], data: PairData
         "matrices": study.part_matrices({"matrices": mean_matrices(runs)}),
         "runs": study.part_runs({"runs": manifests, "commands": [command]}),
     }
-    frame = study.FRAME.with_name("pairs.html").read_text(encoding="utf-8")
-    page = study.fill_frame(frame, QUESTION, parts)
+    body = study.FRAME.with_name("pairs.html").read_text(encoding="utf-8")
+    page = study.render_page(QUESTION, body, parts)
     xlt.write_file(path, f"{page}<!-- {study.SIGNATURE} -->\n")
 
 

@@ -68,8 +68,8 @@ NOTE = (
     "p: paired randomisation test over questions, Holm's correction over all comparisons of this "
     "page. Significant: both agree."
 )
-FRAME = Path(__file__).parent / "data/report/page.html"  # the page's prose
-STYLE = FRAME.with_name("page.css")  # its colours and shapes
+FRAME = Path(__file__).parent / "data/report/frame.html"  # head and colours of every page
+BODY = FRAME.with_name("page.html")  # the prose of this one: a <section> for each part
 SIGNATURE = "written by study.py as a report"  # in each file of a report, which may then replace it
 PARENTS = ("x-x-mono", "x-y")  # what hybrid batches are mixed from
 MARKS = {"+": "▲", "-": "▼", "": ""}  # significantly above, below; neither
@@ -1494,27 +1494,27 @@ PARTS = {
 }
 
 
-def fill_frame(frame: str, title: str, parts: dict[str, str]) -> str:
-    """One HTML page without script or outside reference.
+def render_page(title: str, body: str, parts: dict[str, str]) -> str:
+    """One HTML page without script or outside reference: frame.html around a body.
 
-    The frame holds the prose: a <section> and a line of the contents for each part. What has no
+    The body holds the prose: a <section> and a line of the contents for each part. What has no
     markup is cut out of both.
-    *Errors*: ValueError for a frame that has no place for a part.
+    *Errors*: ValueError for a body that has no place for a part.
     """
     for name, markup in parts.items():
-        if f"${name}" not in frame:
-            raise ValueError(f"page.html: no place for {name}. Write ${name} in a section.")
+        if f"${name}" not in body:
+            raise ValueError(f"data/report: no place for {name}. Write ${name} in a section.")
         if not markup:
-            frame = re.sub(rf'<li><a href="#{name}">.*?</li>\s*', "", frame)
-            frame = re.sub(rf'(?s)<section id="{name}">.*?</section>\s*', "", frame)
-    style = STYLE.read_text(encoding="utf-8")
-    return Template(frame).substitute(parts, title=safe(title), style=style)
+            body = re.sub(rf'<li><a href="#{name}">.*?</li>\s*', "", body)
+            body = re.sub(rf'(?s)<section id="{name}">.*?</section>\s*', "", body)
+    frame = Template(FRAME.read_text(encoding="utf-8"))
+    return frame.substitute(title=safe(title), body=Template(body).substitute(parts))
 
 
-def render(study: dict, frame: str) -> str:
-    """The study as one HTML page; the frame is page.html."""
+def render(study: dict, body: str) -> str:
+    """The study as a page; the body is that of page.html."""
     parts = {name: part(study) for name, part in PARTS.items()}
-    return fill_frame(frame, study["question"], parts)
+    return render_page(study["question"], body, parts)
 
 
 # ---- the program ---------------------------------------------------------------------------------
@@ -1547,7 +1547,7 @@ def write_report(path: Path, study: dict) -> None:
     html_file, json_file, markdown_file = report_files(path)
     xlt.write_json(json_file, study | {"made_by": SIGNATURE})
     comment = f"<!-- {SIGNATURE} -->\n"
-    xlt.write_file(html_file, render(study, FRAME.read_text(encoding="utf-8")) + comment)
+    xlt.write_file(html_file, render(study, BODY.read_text(encoding="utf-8")) + comment)
     tables = [markdown_table(main_table(study["table"], study["about"]["chance"]))]
     if study["comparisons"]:
         tables.append(markdown_table(comparison_table(study["comparisons"])))

@@ -1,6 +1,6 @@
 """Rung 18: a study becomes one page that anybody can open, and the page says what was measured.
 
-Builds: study.py, its page; data/report/page.html. Before: rung 17.
+Builds: study.py, its page; data/report. Before: rung 17.
 Run: pytest tests/test_18_page.py
 """
 
@@ -15,8 +15,8 @@ from conftest import ROOT
 
 import study
 
-FRAME = (ROOT / "data/report/page.html").read_text(encoding="utf-8")
-STYLE = (ROOT / "data/report/page.css").read_text(encoding="utf-8")
+FRAME = (ROOT / "data/report/frame.html").read_text(encoding="utf-8")
+BODY = (ROOT / "data/report/page.html").read_text(encoding="utf-8")
 PARTS = [
     "answer",
     "table",
@@ -199,7 +199,7 @@ def tree_of(page):
 
 def page_of(content):
     """A study drawn and parsed."""
-    return tree_of(study.render(content, FRAME))
+    return tree_of(study.render(content, BODY))
 
 
 def text_of(element):
@@ -672,7 +672,7 @@ def test_runs_and_commands_are_one_part():
 def test_a_frame_without_a_place_for_a_part_is_refused(name):
     """Claim: whoever edits the prose hears of it. Catches: a part that is lost in silence."""
     with pytest.raises(ValueError, match=rf"no place for {name}. Write \${name}"):
-        study.render(STUDY, FRAME.replace(f"${name}", ""))
+        study.render(STUDY, BODY.replace(f"${name}", ""))
 
 
 # ---- contrast ------------------------------------------------------------------------------------
@@ -734,7 +734,7 @@ def test_a_heat_map_uses_its_whole_scale(page):
 def schemes():
     """The colours of the light and of the dark scheme: name -> (r, g, b)."""
     palettes = []
-    for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL):
+    for block in re.findall(r":root \{(.*?)\}", FRAME, re.DOTALL):
         palette = {}
         for name, digits in re.findall(r"--([\w-]+): #(\w+);", block):
             if len(digits) == 3:
