@@ -670,7 +670,7 @@ def test_the_summary_is_hybrid_against_its_parents_and_a_count_of_attacks(plante
     """Number: PLANTED, whose only parent is x-y: two attacks, above in one, below in one; more lost
     to one, less to the other. LIR is no attack.
 
-    Catches: the control or LIR counted; losses counted as gains; attacks counted once a view.
+    Catches: the control or LIR counted; attacks counted once a view.
     """
     clean, attacked = planted.study["summary"]
     assert clean == planted.study["answer"][0]
@@ -678,6 +678,30 @@ def test_the_summary_is_hybrid_against_its_parents_and_a_count_of_attacks(plante
         "Under 2 attacks, in the pool: hybrid is significantly above x-y in 1 and below it in 1. "
         "Of its clean mAP it loses more than x-y to 1, less to 1."
     )
+
+
+def test_attacks_are_counted_by_what_is_significant():
+    """Number: by hand: above in two of three attacks, below in none; more lost to none, less to one.
+
+    Catches: losses counted as gains, more for less; what is not significant counted as well.
+    """
+    rows = [  # attack, metric, difference, significant
+        ("typos", "mAP", 0.2, True),
+        ("greedy", "mAP", 0.1, True),
+        ("pgd", "mAP", -0.1, False),
+        ("typos", "mAP lost", 0.1, False),
+        ("greedy", "mAP lost", -0.1, True),
+        ("pgd", "mAP lost", 0.1, False),
+    ]
+    found = []
+    for name, metric, difference, significant in rows:
+        one = study.Comparison("batching", "a", "b", "none", Condition(name), "pool", metric)
+        found.append(replace(one, difference=difference, significant=significant))
+    assert study.attacks_sentence({"x-y": found}) == (
+        "Under 3 attacks, in the pool: hybrid is significantly above x-y in 2 and below it in 0. "
+        "Of its clean mAP it loses more than x-y to 0, less to 1."
+    )
+    assert study.attacks_sentence({"x-y": []}) == ""
 
 
 def test_the_numbers_of_the_answer_are_those_of_the_comparison(planted):
