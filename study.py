@@ -68,6 +68,7 @@ NOTE = (
     "p: paired randomisation test over questions, Holm's correction over all comparisons of this "
     "page. Significant: both agree."
 )
+ONE_SEED = "One seed only: the intervals speak of other questions, not of other seeds."
 FRAME = Path(__file__).parent / "data/report/frame.html"  # head and colours of every page
 BODY = FRAME.with_name("page.html")  # the prose of this one: a <section> for each part
 SIGNATURE = "written by study.py as a report"  # in each file of a report, which may then replace it
@@ -689,9 +690,7 @@ def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[st
         elif fixed == told or kind == "recipe":
             sentences += batching_sentences(members, recipes[a], recipes[b])
     if any(comparison.n_seeds == 1 for comparison in comparisons):
-        sentences.append(
-            "One seed only: the intervals speak of other questions, not of other seeds."
-        )
+        sentences.append(ONE_SEED)
     return sentences
 
 
@@ -1367,9 +1366,13 @@ def part_answer(study):
     sentences = "".join(f"<p>{safe(text)}</p>" for text in study["summary"])
     if sentences:
         markup += f'<div class="answer">{sentences}</div>'
-    for note in (", ".join(facts), basis["note"]):
+    notes = [", ".join(facts), basis["note"]]
+    if ONE_SEED in study["answer"]:
+        notes.insert(0, ONE_SEED)  # in sight, whatever stands behind the click
+    for note in notes:
         markup += f'<p class="note">{safe(note)}</p>'
-    others = [text for text in study["answer"] if text not in study["summary"]]
+    in_sight = [*study["summary"], ONE_SEED]
+    others = [text for text in study["answer"] if text not in in_sight]
     if others:
         paragraphs = "".join(f"<p>{safe(text)}</p>" for text in others)
         plural = "s" if len(others) > 1 else ""

@@ -402,6 +402,15 @@ def test_the_picture_shows_hybrid_against_its_parent_under_each_condition(page):
     assert float(dots[1].get("cx")) < zero < float(dots[0].get("cx"))
 
 
+def test_a_single_seed_is_told_in_sight():
+    """Catches: the caveat of the whole page behind a click; told twice, or of five seeds."""
+    answer = [*STUDY["answer"], study.ONE_SEED]
+    part = section(page_of(STUDY | {"answer": answer}), "answer")
+    assert text_of(part).count(study.ONE_SEED) == 1
+    assert study.ONE_SEED not in text_of(part.find("details"))
+    assert study.ONE_SEED not in text_of(section(page_of(STUDY), "answer"))
+
+
 def test_without_hybrid_there_is_no_picture():
     """Catches: an empty frame, an error at the smallest of no numbers."""
     assert section(page_of(STUDY | {"recipes": []}), "answer").find("figure") is None
