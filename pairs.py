@@ -1119,6 +1119,8 @@ def answer(comparisons: list[Comparison]) -> list[str]:
         text = study.sentence(robust, "plain training", of_settings)
         start = "Clean" if condition == evaluate.CLEAN else f"Under {condition.label}"
         sentences.append(f"{start}: {text}")
+    if any(comparison.n_seeds == 1 for comparison in comparisons):
+        sentences.append(study.ONE_SEED)
     return sentences
 
 

@@ -15,6 +15,7 @@ from conftest import ROOT
 
 import attacks
 import pairs
+import study
 import train
 import xlt
 from pairs import Pair, PairClassifier, average_precision, load_pairs, macro_means, pair_losses
@@ -1217,6 +1218,8 @@ def test_robust_training_is_compared_with_plain_training_by_seed_and_pair():
     (text,) = pairs.answer(list(found.values()))
     assert text.startswith("Clean: adv ")
     assert "the generalized setting" in text
+    one_seed = pairs.compare_recipes([run for run in runs if run["seed"] == 0])
+    assert pairs.answer(one_seed)[-1] == study.ONE_SEED
 
 
 def test_one_group_of_pairs_is_not_compared():
