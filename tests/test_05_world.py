@@ -18,6 +18,7 @@ from conftest import ROOT
 from attacks import find_words, lower, redraw, substitute
 from data.minifacts import prepare
 from data.tiny_xlmr.prepare import (
+    all_replacements,
     all_texts,
     mask_tokens,
     pretrain,
@@ -390,17 +391,31 @@ def test_pretraining_reads_training_facts_alone(facts, lexicons):
     assert {key.fact_id for key in texts} == trained
 
 
-def test_pretraining_reads_four_kinds_of_text(facts, lexicons):
-    """Claim: question, statement, the entity's name and the value's, in each language.
+def test_pretraining_reads_five_kinds_of_text(facts, lexicons):
+    """Claim: question, short query, statement, the entity's name and the value's.
 
     Number: the first fact, which is France's capital; its Thai names by hand from terms.tsv.
     Catches: names that the model has never seen alone.
     """
     texts = pretraining_texts(facts[:1], {"en": lexicons["en"], "th": lexicons["th"]}, seed=0)
-    assert sorted(texts) == [("france.capital", kind) for kind in "eqsv"]
+    assert sorted(texts) == [("france.capital", kind) for kind in "ekqsv"]
     assert texts["france.capital", "e"] == {"en": ["France"], "th": ["ฝรั่งเศส"]}
     assert texts["france.capital", "v"] == {"en": ["Paris"], "th": ["ปารีส"]}
     assert "The capital of France is Paris." in texts["france.capital", "s"]["en"]
+    assert "capital of France" in texts["france.capital", "k"]["en"]
+
+
+def test_replacements_are_synonyms_and_fillers():
+    """Claim: of a word in both lists both, of a word in one list that list's.
+
+    Number: by hand.
+    Catches: fillers that push the synonyms of the same word out of the texts.
+    """
+    synonyms, fillers = {"which": ["what"], "big": ["large"]}, {"which": ["exactly which"]}
+    lexicon = prepare.Lexicon("en", {}, {}, synonyms, fillers, {})
+    merged = all_replacements(lexicon)
+    assert merged == {"which": ["what", "exactly which"], "big": ["large"]}
+    assert synonyms == {"which": ["what"], "big": ["large"]}, "the lexicon itself has changed"
 
 
 # ---- synonyms, fillers and dictionary ------------------------------------------------------------

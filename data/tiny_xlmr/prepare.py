@@ -62,8 +62,9 @@ from xlt import (
 
 HERE = Path(__file__).parent
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the first four with XLM-R's ids
-# Of the translations: two thirds are sentences, one third names by themselves
-RANKED_KINDS = ["q", "q", "s", "s", "e", "v"]
+SENTENCES = ["q", "s", "k"]
+# Of the translations: five sevenths are such texts, two sevenths names by themselves
+RANKED_KINDS = ["q", "q", "s", "s", "k", "e", "v"]
 
 
 # ---- what the model may read ---------------------------------------------------------------------
@@ -73,34 +74,50 @@ class TextKey(NamedTuple):
     """What all translations of a text have in common."""
 
     fact_id: str
-    kind: str  # "q" question, "s" statement, "e" the entity's name by itself, "v" the value's
+    kind: str  # "q" question, "s" statement, "k" short query; "e" entity's name, "v" value's
 
 
 Texts = dict[TextKey, dict[str, list[str]]]  # key -> language -> texts
 
 
+def all_replacements(lexicon: minifacts.Lexicon) -> dict[str, list[str]]:
+    """word -> its synonyms and what stands for it with a filler."""
+    merged = {word: list(others) for word, others in lexicon.synonyms.items()}
+    for word, others in lexicon.fillers.items():
+        merged[word] = merged.get(word, []) + others
+    return merged
+
+
+def all_wordings(fact, kind, lexicon):
+    """All questions or statements about a fact, or its one short query."""
+    if kind == "k":
+        return [minifacts.short_query(fact, lexicon)]
+    return minifacts.sentences(fact, kind, lexicon)
+
+
 def pretraining_texts(
     facts: list[minifacts.Fact], lexicons: dict[str, minifacts.Lexicon], seed: int
 ) -> Texts:
-    """All wordings of the training facts, with synonyms too, and names by themselves.
+    """All wordings of the training facts, reworded too, and names by themselves.
 
         texts["france.capital", "e"] -> {"en": ["France"], "th": ["ฝรั่งเศส"], ...}
 
     Held-out facts are left out before anything is rendered, so no file or wording can leak them.
-    Synonyms are mixed in so that the model knows them as words; fine-tuning does not see them.
+    Synonyms and fillers are mixed in so that the model knows them as words; fine-tuning does not
+    see them.
     """
     rng = generator(seed, "synonyms")
+    replacements = {lang: all_replacements(lexicon) for lang, lexicon in lexicons.items()}
     texts = {}
     for fact in facts:
         if fact.split != "train":
             continue
-        for kind in ("q", "s"):
+        for kind in SENTENCES:
             by_lang = {}
             for lang, lexicon in lexicons.items():
-                templates = lexicon.wordings[fact.relation, kind]
-                plain = [minifacts.render(template, fact, lexicon) for template in templates]
-                redrawn = [redraw(text, lexicon.synonyms, lang, rng) for text in plain]
-                by_lang[lang] = plain + redrawn
+                plain = all_wordings(fact, kind, lexicon)
+                reworded = [redraw(text, replacements[lang], lang, rng) for text in plain]
+                by_lang[lang] = plain + reworded
             texts[TextKey(fact.id, kind)] = by_lang
         for slot in ("e", "v"):
             by_lang = {}
@@ -314,7 +331,7 @@ def pretrain(texts: Texts, tokenizer: PreTrainedTokenizerFast, args) -> Encoder:
     model = new_model(len(tokenizer), args.dim, args.layers)
     encoder = Encoder(model.roberta, tokenizer, Settings(query_prefix="", passage_prefix=""))
     rng = generator(args.seed, "pretraining")
-    sentences = sorted(key for key in texts if key.kind in ("q", "s"))
+    sentences = sorted(key for key in texts if key.kind in SENTENCES)
     aligned = draw_aligned(texts, args.aligned, rng)
 
     def share_of_lr(step):
