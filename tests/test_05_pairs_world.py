@@ -411,7 +411,7 @@ def test_word_overlap_counts_words_once():
         ("en", "The capital of Italy is Oslo, and the capital of Norway is Rome."),
         ("hi", "इटली की राजधानी ओस्लो है और नॉर्वे की राजधानी रोम है।"),
         ("th", "เมืองหลวงของประเทศอิตาลีคือออสโล และเมืองหลวงของประเทศนอร์เวย์คือโรม"),
-        ("tr", "İtalya'nın başkenti Oslo şehridir; Norveç'in başkenti Roma şehridir."),
+        ("tr", "İtalya'nın başkenti Oslo'dur; Norveç'in başkenti Roma'dır."),
         ("zh", "意大利的首都是奥斯陆；挪威的首都是罗马。"),
     ],
 )
