@@ -71,8 +71,8 @@ PUBLISHED = {
 VIEWS = ("mono", "cross", "pool")
 # The attacked query of the README: German questions, German and English passages
 SHOW = (
-    "data/tiny_xlmr --langs de en --views pool --form question --attacks greedy:edits=1 --limit 24 "
-    "--show 48"
+    "data/tiny_xlmr --langs de en --views pool --form question --attacks greedy:edits=1 --limit 60 "
+    "--show 120"
 )
 ATTACK_NAMES = {GREEDY: "two words of each question replaced by the synonyms that hurt most"}
 WHAT_ROBUST_DOES = {

@@ -512,7 +512,7 @@ def test_questions_can_be_attacked_in_every_language(minifacts, form_of, lang):
     """Claim: test questions have words to replace, nearly all of them.
 
     Number: 2.5 a question on average, and at most 2 % of the 225 without any. (A short query has
-    0.8 to 1.2, and 13 to 30 % of them have none.)
+    0.9 to 1.3, and up to 16 % of them have none.)
     Catches: a table of one language whose words the questions do not use.
     """
     table = shipped_synonyms(lang)

@@ -1516,7 +1516,7 @@ def test_flags_change_the_settings_of_the_encoder(folder):
         ("MODEL --data FOLDER --attack-views pool pool", 2, "--attack-views: pool is given twice"),
         ("MODEL --data FOLDER --attacks greedy --table en=a en_US=b", 1, "b: a is of 'en', too"),
         ("MODEL --data FOLDER --query-length 1", 2, "--query-length 1: at least 2 tokens"),
-        ("MODEL --data FOLDER --query-length 7", 1, "prefix and special tokens take 7"),
+        ("MODEL --data FOLDER --query-length 5", 1, "prefix and special tokens take 5"),
         ("MODEL --data FOLDER --device cuda:99", 1, "--device cuda:99: not there ("),
         (
             "MODEL --data FOLDER --device meta --precision bf16",

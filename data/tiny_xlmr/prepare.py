@@ -62,6 +62,7 @@ from xlt import (
 
 HERE = Path(__file__).parent
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the first four with XLM-R's ids
+PREFIX_WORDS = ["▁Query", "▁Passage"]  # a piece each: they stand at the head of every text
 SENTENCES = ["q", "s", "k"]
 # Of the translations: five sevenths are such texts, two sevenths names by themselves
 RANKED_KINDS = ["q", "q", "s", "s", "k", "e", "v"]
@@ -192,7 +193,8 @@ def most_used(pieces, counts, limit):
     """The pieces that are used most, but all single characters: nothing may be unknown."""
 
     def rank(piece):
-        return len(piece) > 1, -counts[piece], piece
+        may_go = len(piece) > 1 and piece not in PREFIX_WORDS
+        return may_go, -counts[piece], piece
 
     return sorted(pieces, key=rank)[:limit]
 
@@ -205,7 +207,7 @@ def train_tokenizer(lines: list[str], vocab: int) -> PreTrainedTokenizerFast:
     """
     # SUBTLE: UnigramTrainer adds up in the order of a hash table: other scores in every run
     lines = sorted(set(lines))
-    pieces = candidate_pieces(lines, vocab * 3 // 2)
+    pieces = sorted({*candidate_pieces(lines, vocab * 3 // 2), *PREFIX_WORDS})
     scores = dict.fromkeys(pieces, -math.log(len(pieces)))
     for _ in range(2):
         counts = count_pieces(lines, unigram_tokenizer(scores))
