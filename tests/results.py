@@ -1,10 +1,11 @@
 """Write data/xquad_r/results.md from records, so that no number in it is typed by hand.
 
-    python tests/results.py clean.study.json attacked.study.json    -> data/xquad_r/study.json
-    python tests/results.py                                         study.json -> results.md
+    python tests/results.py clean.study.json attacked.study.json robust.study.json   -> study.json
+    python tests/results.py                                          study.json -> results.md
 
-The two studies are what study.py writes with --report from data/xquad_r/records/clean/* and
-records/attacked/*; the search is data/xquad_r/search.json, of tests/records.py --search.
+The studies are what study.py writes with --report: from data/xquad_r/records/clean/*, from
+records/attacked/*, and from the search of robust training's settings on MLQA-R's dev. The search of
+the other settings is data/xquad_r/search.json, of tests/records.py --search.
 test_08_repository.py checks that results.md holds exactly what this writes.
 """
 
@@ -29,7 +30,7 @@ from readme import (
 )
 
 from evaluate import CLEAN, Condition, condition_of, number
-from study import PREFERRED, interval_text, p_text
+from study import PREFERRED, interval_text, mean, p_text
 
 FOLDER = ROOT / "data/xquad_r"
 CENTRED = Condition(centred=True)
@@ -38,13 +39,14 @@ VIEW_NAMES = {"mono": "mono", "cross": "cross", "pool": "pool"}
 
 
 def short_recipe(study: dict, name: str) -> str:
-    """ "as it is" for the encoder that was not trained, "hybrid", "hybrid, adv"."""
-    for recipe in study["recipes"]:
-        if recipe["name"] == name and recipe["batching"] is None:
-            return "as it is"
-    for robust in ("adv", "rs-rp", "code-switch"):
-        name = name.replace(f"-{robust}", f", {robust}")
-    return name.removesuffix("-none")
+    """ "as it is" for the encoder that was not trained, "hybrid", "hybrid, adv:epsilon=0.02"."""
+    (recipe,) = [recipe for recipe in study["recipes"] if recipe["name"] == name]
+    if recipe["batching"] is None:
+        return "as it is"
+    if recipe["robust"] == "none":
+        return name.removesuffix("-none")
+    of_folder = recipe["robust"].replace(":", "_")
+    return f"{name.removesuffix('-' + of_folder)}, {recipe['robust']}"
 
 
 def recipes_in_order(study: dict) -> list[str]:
@@ -196,6 +198,28 @@ def search_table(search: dict) -> str:
     return table_text([*head, "mean", "pool with LIR"], rows)
 
 
+def robust_search_table(study: dict) -> str:
+    """Pool mAP of robust settings on MLQA-R's dev, hybrid batches, one seed; the best mean first."""
+    cells, rows = Cells(study), []
+    conditions = [CLEAN]
+    conditions += [condition for condition in attacks_of(study) if not condition.control]
+    for recipe in study["recipes"]:
+        maps = []
+        for condition in conditions:
+            row = cells.rows[recipe["name"], condition, "all"]
+            maps.append(row["cells"]["pool"]["mAP"][0])
+        rows.append((mean(maps), recipe, maps))
+    rows.sort(key=lambda row: row[0], reverse=True)
+    texts = []
+    for average, recipe, maps in rows:
+        mono = cells.text(recipe["name"], "mono")
+        cross = cells.text(recipe["name"], "cross")
+        numbers = [number(value) for value in [*maps, average]]
+        texts.append([f"`{recipe['robust']}`", mono, cross, *numbers])
+    head = ["--robust", "mono mAP", "cross mAP", "pool mAP"]
+    return table_text([*head, *map(attack_name, conditions[1:]), "mean of pool"], texts)
+
+
 # ---- the page ------------------------------------------------------------------------------------
 
 
@@ -228,13 +252,15 @@ def results_blocks() -> dict[str, str]:
         texts["attacked answer"] = answer_list(attacked)
         texts["attacked"] = attacked_table(attacked)
         texts["broken"] = broken_table(attacked)
+    if "robust" in studies:
+        texts["robust search"] = robust_search_table(studies["robust"])
     return texts
 
 
 def keep_studies(paths: list[Path]) -> None:
-    """Write what the repository keeps of the studies: the clean one, then the attacked one."""
+    """Write what the repository keeps of the studies: clean, attacked, robust settings on dev."""
     studies = {}
-    for name, path in zip(("clean", "attacked"), paths, strict=False):
+    for name, path in zip(("clean", "attacked", "robust"), paths, strict=False):
         study = json.loads(path.read_text(encoding="utf-8"))
         studies[name] = reduce(study, (*STUDY_KEYS, "matrices"))
     text = json.dumps(studies, ensure_ascii=False, separators=(",", ":"))

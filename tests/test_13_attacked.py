@@ -404,7 +404,10 @@ def test_a_control_has_as_many_edits_as_its_worst_case(story, condition):
 
 @pytest.mark.parametrize("cell", [("pool", "en", "*"), ("pool", "de", "*")])
 def test_the_worst_case_hurts_more_than_its_control(story, cell):
-    """Number: mAP of greedy is .036 (en) and .019 (de) below its control's. Catches: vectors of the two exchanged."""
+    """Number: mAP of greedy is .036 (en) and .019 (de) below its control's.
+
+    Catches: vectors of the two exchanged.
+    """
     worst = story.first.records(GREEDY)[cell]
     control = story.first.records(control_of(GREEDY))[cell]
     assert worst["mAP"] < control["mAP"] - 0.01
