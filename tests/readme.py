@@ -264,17 +264,25 @@ def robust_of(recipe: dict) -> str:
 
 
 def search_table(study: dict) -> str:
-    """Settings of robust training on dev: one seed, hybrid batches; the mean decides."""
+    """Settings of robust training on dev: one seed, hybrid batches, pool mAP; the mean decides."""
     cells, rows = Cells(study), []
-    conditions = [condition for condition in cells.conditions if not condition.control]
+    conditions = []
+    for condition in cells.conditions:
+        if not (condition.control or condition.without_language):
+            conditions.append(condition)
+    has_untrained = any(langs == "untrained" for _, _, langs in cells.rows)
     for recipe in sorted(study["recipes"], key=robust_of):
         name = recipe["name"]
         values = [cells.rows[name, c, "all"]["cells"]["pool"]["mAP"][0] for c in conditions]
         texts = [number(value) for value in [*values, sum(values) / len(values)]]
-        texts += [cells.text(name, "mono"), cells.text(name, "pool", langs="untrained")]
+        texts.append(cells.text(name, "mono"))
+        if has_untrained:
+            texts.append(cells.text(name, "pool", langs="untrained"))
         rows.append([f"`{recipe['robust']}`", *texts])
     names = [short_name(condition) for condition in conditions]
-    head = ["--robust", *names, "mean", "mono, clean", "untrained, clean"]
+    head = ["--robust", *names, "mean", "mono, clean"]
+    if has_untrained:
+        head.append("untrained, clean")
     return table_text(head, rows)
 
 
@@ -575,11 +583,14 @@ def beside_text(study: dict) -> str:
 
 
 def first_passage(data, encoder, question: str, langs: list[str]) -> str:
-    """What the encoder ranks first."""
+    """What the encoder ranks first, in English."""
     passages = [passage for passage in data.passages if passage.lang in langs]
     query = Text(id="query", lang="", text=question, group="")
     scores = encoder.encode([query], "query") @ encoder.encode(passages, "passage").T
-    return passages[int(scores.argmax())].text
+    best = passages[int(scores.argmax())]
+    of_group = [passage for passage in data.passages if passage.group == best.group]
+    (english,) = [passage.text for passage in of_group if passage.lang == "en"]
+    return english
 
 
 def attacked_text(example: dict) -> str:

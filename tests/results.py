@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import readme
 from readme import (
     BATCHINGS,
     LIR,
@@ -30,7 +31,7 @@ from readme import (
 )
 
 from evaluate import CLEAN, Condition, condition_of, number
-from study import PREFERRED, interval_text, mean, p_text
+from study import PREFERRED, batching_name, interval_text, p_text
 
 FOLDER = ROOT / "data/xquad_r"
 CENTRED = Condition(centred=True)
@@ -43,10 +44,10 @@ def short_recipe(study: dict, name: str) -> str:
     (recipe,) = [recipe for recipe in study["recipes"] if recipe["name"] == name]
     if recipe["batching"] is None:
         return "as it is"
+    batching = batching_name(recipe["batching"], recipe["alpha"]) + recipe["suffix"]
     if recipe["robust"] == "none":
-        return name.removesuffix("-none")
-    of_folder = recipe["robust"].replace(":", "_")
-    return f"{name.removesuffix('-' + of_folder)}, {recipe['robust']}"
+        return batching
+    return f"{batching}, {recipe['robust']}"
 
 
 def recipes_in_order(study: dict) -> list[str]:
@@ -198,28 +199,6 @@ def search_table(search: dict) -> str:
     return table_text([*head, "mean", "pool with LIR"], rows)
 
 
-def robust_search_table(study: dict) -> str:
-    """Pool mAP of robust settings on MLQA-R's dev, hybrid batches, one seed; the best mean first."""
-    cells, rows = Cells(study), []
-    conditions = [CLEAN]
-    conditions += [condition for condition in attacks_of(study) if not condition.control]
-    for recipe in study["recipes"]:
-        maps = []
-        for condition in conditions:
-            row = cells.rows[recipe["name"], condition, "all"]
-            maps.append(row["cells"]["pool"]["mAP"][0])
-        rows.append((mean(maps), recipe, maps))
-    rows.sort(key=lambda row: row[0], reverse=True)
-    texts = []
-    for average, recipe, maps in rows:
-        mono = cells.text(recipe["name"], "mono")
-        cross = cells.text(recipe["name"], "cross")
-        numbers = [number(value) for value in [*maps, average]]
-        texts.append([f"`{recipe['robust']}`", mono, cross, *numbers])
-    head = ["--robust", "mono mAP", "cross mAP", "pool mAP"]
-    return table_text([*head, *map(attack_name, conditions[1:]), "mean of pool"], texts)
-
-
 # ---- the page ------------------------------------------------------------------------------------
 
 
@@ -253,7 +232,7 @@ def results_blocks() -> dict[str, str]:
         texts["attacked"] = attacked_table(attacked)
         texts["broken"] = broken_table(attacked)
     if "robust" in studies:
-        texts["robust search"] = robust_search_table(studies["robust"])
+        texts["robust search"] = readme.search_table(studies["robust"])
     return texts
 
 

@@ -402,15 +402,23 @@ def test_a_control_has_as_many_edits_as_its_worst_case(story, condition):
         assert (record["edits"] > 1) == (record["query_lang"] != "th")
 
 
-@pytest.mark.parametrize("cell", [("pool", "en", "*"), ("pool", "de", "*")])
-def test_the_worst_case_hurts_more_than_its_control(story, cell):
-    """Number: mAP of greedy is .036 (en) and .019 (de) below its control's.
+@pytest.mark.parametrize(
+    ("cell", "more"),
+    [
+        (("mono", "en", "en"), 0.05),
+        (("mono", "de", "de"), 0.05),
+        (("pool", "en", "*"), 0.01),
+        (("pool", "de", "*"), 0.01),
+    ],
+)
+def test_the_worst_case_hurts_more_than_its_control(story, cell, more):
+    """Number: mAP of greedy is .086, .083, .019 and .036 below its control's.
 
     Catches: vectors of the two exchanged.
     """
     worst = story.first.records(GREEDY)[cell]
     control = story.first.records(control_of(GREEDY))[cell]
-    assert worst["mAP"] < control["mAP"] - 0.01
+    assert worst["mAP"] < control["mAP"] - more
 
 
 @pytest.mark.parametrize("condition", [GREEDY, EXACT, *CONTROLS, RANDOM])

@@ -45,7 +45,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
 
-from attacks import match_case, redraw
+from attacks import add_options, match_case, redraw
 from data.minifacts import prepare as minifacts
 from data.minifacts.prepare import LANGS
 from xlt import (
@@ -62,8 +62,9 @@ from xlt import (
 
 HERE = Path(__file__).parent
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the first four with XLM-R's ids
-PREFIX_WORDS = ["▁Query", "▁Passage"]  # a piece each: they stand at the head of every text
-SENTENCES = ["q", "s", "k"]
+# Words of the prefixes that fine-tuning puts before every text (here there are none): a piece each
+PREFIX_WORDS = ["▁Query", "▁Passage"]
+FACT_KINDS = ["q", "s", "k"]  # kinds of text that ask or tell a whole fact
 # Of the translations: five sevenths are such texts, two sevenths names by themselves
 RANKED_KINDS = ["q", "q", "s", "s", "k", "e", "v"]
 
@@ -83,9 +84,10 @@ Texts = dict[TextKey, dict[str, list[str]]]  # key -> language -> texts
 
 def all_replacements(lexicon: minifacts.Lexicon) -> dict[str, list[str]]:
     """word -> its synonyms and what stands for it with a filler."""
-    merged = {word: list(others) for word, others in lexicon.synonyms.items()}
-    for word, others in lexicon.fillers.items():
-        merged[word] = merged.get(word, []) + others
+    merged = {}
+    for source in (lexicon.synonyms, lexicon.fillers):
+        for word, others in source.items():
+            add_options(merged, word, others)
     return merged
 
 
@@ -113,7 +115,7 @@ def pretraining_texts(
     for fact in facts:
         if fact.split != "train":
             continue
-        for kind in SENTENCES:
+        for kind in FACT_KINDS:
             by_lang = {}
             for lang, lexicon in lexicons.items():
                 plain = all_wordings(fact, kind, lexicon)
@@ -138,7 +140,7 @@ def all_texts(texts):
 
 
 def all_names(facts, lexicons):
-    """All names by themselves, also those of held-out facts, each with and without a capital.
+    """All names by themselves, also those of held-out facts, each as it stands and with a capital.
 
     For the tokenizer alone: no character of a name that only a held-out fact uses may be unknown,
     nor its capital, where it begins a sentence.
@@ -190,7 +192,7 @@ def count_pieces(lines, tokenizer):
 
 
 def most_used(pieces, counts, limit):
-    """The pieces that are used most, but all single characters: nothing may be unknown."""
+    """All single characters, so that nothing is unknown, PREFIX_WORDS, and the most used others."""
 
     def rank(piece):
         may_go = len(piece) > 1 and piece not in PREFIX_WORDS
@@ -288,7 +290,7 @@ def same_text(texts: Texts, keys: list[TextKey]) -> Tensor:
 def ranking_loss(
     encoder: Encoder, texts: Texts, keys: list[TextKey], tau: float, rng: Generator
 ) -> Tensor:
-    """InfoNCE, both ways, between two texts of each key, each in a language of its own."""
+    """InfoNCE, both ways, between two texts of each key, each in a language drawn for it."""
     left = [draw_text(texts, key, rng) for key in keys]
     right = [draw_text(texts, key, rng) for key in keys]
     rows = encoder.tokenize(left + right, "passage")
@@ -333,7 +335,7 @@ def pretrain(texts: Texts, tokenizer: PreTrainedTokenizerFast, args) -> Encoder:
     model = new_model(len(tokenizer), args.dim, args.layers)
     encoder = Encoder(model.roberta, tokenizer, Settings(query_prefix="", passage_prefix=""))
     rng = generator(args.seed, "pretraining")
-    sentences = sorted(key for key in texts if key.kind in SENTENCES)
+    fact_keys = sorted(key for key in texts if key.kind in FACT_KINDS)
     aligned = draw_aligned(texts, args.aligned, rng)
 
     def share_of_lr(step):
@@ -346,7 +348,7 @@ def pretrain(texts: Texts, tokenizer: PreTrainedTokenizerFast, args) -> Encoder:
     for step in tqdm(range(args.steps), desc="pre-training", disable=None):
         batch = []
         for _ in range(args.batch_size):
-            batch.append(draw_text(texts, choose(sentences, rng), rng))
+            batch.append(draw_text(texts, choose(fact_keys, rng), rng))
         mlm = mlm_loss(model, encoder, batch, rng)
         keys = draw_keys(aligned, args.pairs, rng)
         ranking = ranking_loss(encoder, texts, keys, args.tau, rng)
@@ -389,7 +391,7 @@ def parse(argv):
 
 
 def main(argv=None) -> int:
-    """Train tokenizer and encoder; write them into this folder."""
+    """Train tokenizer and encoder; write them into --out."""
     args = parse(argv)
     facts = minifacts.read_facts()
     lexicons = {lang: minifacts.read_lexicon(lang) for lang in LANGS}
