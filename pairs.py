@@ -17,7 +17,7 @@ step (beside `training_step` in train.py), `evaluate_matrix` the matrix, `attack
 Left out on purpose: a pooler with tanh, ensembles of smoothed predictions at test time (neither is
 in Robust-XLT); random controls of the worst cases (evaluate.py has them); several processes.
 Differs from Robust-XLT: its RS-DA trains on ten fixed copies of every pair; here a pair is drawn
-anew each step, unless rs-da:rate=1,copies=10,cut=blanks asks for theirs. Batches are of 32 pairs,
+anew each step, unless rs-da:weight=1,copies=10,cut=blanks asks for theirs. Batches are of 32 pairs,
 as there, but training lasts for steps, and the checkpoint is chosen on dev a few times.
 
     python pairs.py                                          bundled inference, one seed
@@ -1201,7 +1201,7 @@ def parse(argv=None) -> argparse.Namespace:
 
     add = parser.add_argument_group("robust training").add_argument
     add("--robust", nargs="+", default=["none"], metavar="NAME[:KEY=VALUE,...][+NAME]",
-        help="as train.py's, on both sentences; Robust-XLT's RS-DA: rs-da:rate=1,copies=10,"
+        help="as train.py's, on both sentences; Robust-XLT's RS-DA: rs-da:weight=1,copies=10,"
              "cut=blanks")
 
     add = parser.add_argument_group("optimisation").add_argument

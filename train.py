@@ -79,26 +79,23 @@ TRAIN_LANGS = ["en", "ar", "zh", "de", "es", "ru", "th", "tr", "hi"]
 
 @dataclass(frozen=True)
 class MethodKind:
-    """What a method perturbs, which settings of `Method` it has, and their usual values."""
+    """What a method perturbs, and which settings of `Method` it has."""
 
     source: str  # of its edits, as in attacks.ATTACKS; "embeddings": noise; "": a loss alone
     keys: tuple[str, ...]
-    defaults: dict = field(default_factory=dict)  # where they differ from those of Method
 
 
 WORDS = ("weight", "perturb", "rate", "copies")
-# Chosen on dev: with a weight or a rate below 1 a part of the training stays clean
 METHODS = {
     "rs-rp": MethodKind("embeddings", ("weight", "perturb", "sigma", "noise")),
-    "rs-da": MethodKind("synonyms", (*WORDS, "cut"), {"rate": 0.5}),
+    "rs-da": MethodKind("synonyms", (*WORDS, "cut")),
     "adv": MethodKind(
         "embeddings",
         ("weight", "perturb", "how", "epsilon", "norm", "ball", "steps", "step_size"),
-        {"weight": 0.5},
     ),
-    "code-switch": MethodKind("dictionary", (*WORDS, "words"), {"weight": 0.5}),
-    "typos": MethodKind("typos", WORDS, {"rate": 0.5}),
-    "self-teaching": MethodKind("", ("weight",), {"weight": 0.5}),
+    "code-switch": MethodKind("dictionary", (*WORDS, "words")),
+    "typos": MethodKind("typos", WORDS),
+    "self-teaching": MethodKind("", ("weight",)),
 }
 
 
@@ -110,9 +107,10 @@ class Method:
     """
 
     name: str
-    weight: float = setting(1.0, least=0)  # share of the loss; of self-teaching: the KL's factor
+    # Share of the loss, the rest stays clean (papers: 1); of self-teaching: the KL's factor
+    weight: float = setting(0.5, least=0)
     perturb: str = setting("query", choices=("query", "both"))  # towers; Robust-XLT: both
-    rate: float = setting(1.0, above=0, most=1)  # share of texts edited (Robust-XLT 1, typos 0.5)
+    rate: float = setting(1.0, above=0, most=1)  # share of texts edited (typos in training: 0.5)
     words: float = setting(0.5, above=0, most=1)  # code-switch: of the words (CoSDA-ML .4 to .9)
     copies: int = setting(0, least=0)  # fixed copies a text (Robust-XLT: 10, 3); 0: drawn anew
     cut: str = setting(
@@ -172,8 +170,8 @@ class Robust:
 def parse_robust(text: str) -> Robust:
     """What --robust says, part by part; "none" has no method.
 
-        rs-da+typos                weights .5 and .5: the usual 1 over their number, no clean loss
         adv                        weight .5, clean loss .5
+        rs-da+typos                weights .25 and .25: the usual .5 over their number
         adv+self-teaching          weight 0, c = .5: clean loss and KL alone, as CharacterBERT-DR
         adv:weight=.3+self-teaching:weight=2      .7 clean, .3 adv, 2 KL
 
@@ -196,13 +194,13 @@ def parse_robust(text: str) -> Robust:
     teaching = "self-teaching" in names
     methods, consistency = [], 0.0
     for name, _, settings in parts:
-        start = replace(Method(name), **METHODS[name].defaults)
+        start = Method(name)
         if name == "self-teaching":
             method = attacks.read_settings(start, settings, METHODS[name].keys, where)
             consistency = method.weight
             continue
-        if teaching:  # by the KL alone; and not METHODS' defaults: every text is edited
-            start = Method(name, weight=0.0)
+        if teaching:  # by the KL alone
+            start = replace(start, weight=0.0)
         else:
             start = replace(start, weight=start.weight / len(names))
         method = attacks.read_settings(start, settings, METHODS[name].keys, where)
