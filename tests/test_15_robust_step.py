@@ -356,10 +356,11 @@ def watch_step(scene, monkeypatch):
 
 VIEWS = [
     ("none", ["passage", "query"]),
-    ("rs-rp", ["passage", "query rs-rp"]),
-    ("rs-da:perturb=both", ["query rs-da", "passage rs-da"]),
+    ("rs-rp", ["passage", "query", "query rs-rp"]),
+    ("rs-rp:weight=1", ["passage", "query rs-rp"]),
+    ("rs-da:weight=1,perturb=both", ["query rs-da", "passage rs-da"]),
     ("typos+self-teaching", ["passage", "query", "query typos"]),
-    ("rs-rp+rs-da", ["passage", "query rs-rp", "query rs-da"]),
+    ("rs-rp+rs-da", ["passage", "query", "query rs-rp", "query rs-da"]),
     ("adv:how=freelb,steps=2", ["passage", "query", "query adv", "query adv 1"]),
 ]
 

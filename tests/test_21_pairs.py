@@ -342,7 +342,7 @@ def test_the_points_of_a_method_enter_by_their_mean():
 
     Catches: a sum over points; a clean loss that nobody asked for.
     """
-    method = train.Method("adv", how="freelb", steps=2)
+    method = train.Method("adv", weight=1.0, how="freelb", steps=2)
     clean = torch.tensor([[1.0, 0.0]])
     of_points = [torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])]
     points = [View("query", [{}], None, method, point, 2) for point in range(2)]
