@@ -883,9 +883,9 @@ def time_textattack(bench: Bench) -> Result:
 # ---- rows: what a robust step costs --------------------------------------------------------------
 
 METHODS = (
-    "rs-rp", "rs-da", "code-switch", "typos", "adv:weight=1", "adv", "adv:how=pgd,steps=2",
-    "adv:how=pgd", "adv:how=freelb,steps=2", "adv:how=freelb", "rs-da+self-teaching",
-    "rs-da:perturb=both",
+    "rs-rp", "rs-rp:weight=1", "rs-da", "rs-da:perturb=both", "code-switch", "typos", "adv:weight=1",
+    "adv", "adv:how=pgd,steps=2", "adv:how=pgd", "adv:how=freelb,steps=2", "adv:how=freelb",
+    "rs-da+self-teaching",
 )  # fmt: skip
 
 

@@ -2,13 +2,16 @@
 
     python tests/readme.py runs/report.study.json      -> data/minifacts/study.json
     python tests/readme.py search.study.json --search  -> data/minifacts/search.json
+    python tests/readme.py RUNS --forms                -> data/minifacts/forms.json
+    python tests/readme.py metrics.json --certificates -> data/minifacts/certificates.json
     python tests/readme.py --example                   -> data/minifacts/example.json
     python tests/readme.py                             the shipped records
 
 Each of them then fills README.md, data/minifacts/results.md and tests/bench.md, where blocks are
 marked: <!-- name --> ... <!-- end -->.
 A study is what study.py writes with --report, beside the page, as .study.json; examples, matrices
-and manifests stay out of the repository. The example is one attacked query of the bundled encoder.
+and manifests stay out of the repository. RUNS are folders of train.py, metrics.json is of
+evaluate.py with attacks that certify. The example is one attacked query of the bundled encoder.
 tests/bench.json is what bench.py writes with --json.
 test_08_repository.py checks that the pages hold exactly what this writes.
 """
@@ -20,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections import defaultdict
 from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
@@ -27,11 +31,12 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np
 from bench import step_operations, table_cells
 
 import evaluate
-from evaluate import CLEAN, Condition, condition_of, number
-from study import COLUMNS, cell_text, enumeration, pair_text
+from evaluate import CLEAN, Condition, array_name, condition_of, mean_of, number, read_arrays
+from study import COLUMNS, cell_text, enumeration, mean, mean_sd, pair_text
 from xlt import Text, load_data, load_encoder
 
 README = ROOT / "README.md"
@@ -39,6 +44,8 @@ RESULTS = ROOT / "data/minifacts/results.md"
 SPEED = ROOT / "tests/bench.md"
 STUDY = ROOT / "data/minifacts/study.json"
 SEARCH = ROOT / "data/minifacts/search.json"
+FORMS = ROOT / "data/minifacts/forms.json"
+CERTIFICATES = ROOT / "data/minifacts/certificates.json"
 EXAMPLE = ROOT / "data/minifacts/example.json"
 REAL = ROOT / "data/xquad_r/study.json"  # of results.py
 BENCH = ROOT / "tests/bench.json"
@@ -57,7 +64,7 @@ STUDY_KEYS = (
 )
 SEARCH_KEYS = ("about", "recipes", "conditions", "table")
 BATCHINGS = ("en-en", "x-x", "x-x-mono", "x-y", "hybrid")
-ROBUST = ("none", "rs-rp", "rs-da", "adv", "code-switch", "rs-da+self-teaching")
+ROBUST = ("none", "rs-rp", "rs-da", "adv", "code-switch", "typos", "rs-da+self-teaching")
 GREEDY = Condition("greedy", settings=(("edits", 2),))
 LIR = Condition(lir=1)
 PGD = Condition("pgd", settings=(("steps", 3), ("restarts", 1)))
@@ -80,6 +87,7 @@ WHAT_ROBUST_DOES = {
     "rs-da": "random synonyms",
     "adv": "worst-case noise on the word embeddings",
     "code-switch": "words of other languages",
+    "typos": "typing errors",
     "rs-da+self-teaching": "random synonyms and the scores of the unchanged question",
 }
 
@@ -400,6 +408,76 @@ def robust_r1_table(study: dict) -> str:
             rows.append([recipe, *texts])
     head = ["recipe", "mono R@1", "mono, under all attacks", "right in the pool"]
     return table_text([*head, "pool, under all attacks"], rows)
+
+
+def form_means(folder: Path, forms: dict[str, str]) -> dict[str, float]:
+    """One run's mAP by form of query: "short|pool|greedy" -> mean over the languages' means.
+
+    `forms` tells the form of each query by its id.
+    """
+    arrays = read_arrays(folder / "metrics.npz")
+    form = np.array([forms[name] for name in arrays["id"]])
+    means = {}
+    for one in sorted(set(form)):
+        for view in ("mono", "pool"):
+            for condition in (CLEAN, GREEDY):
+                values = arrays[array_name(condition, view, "mAP")]
+                of_langs = []
+                for lang in sorted(set(arrays["lang"])):
+                    asked = (form == one) & (arrays["lang"] == lang)
+                    of_langs.append(values[asked].mean())
+                means[f"{one}|{view}|{short_name(condition)}"] = mean(of_langs)
+    return means
+
+
+def make_forms(folders: list[Path]) -> dict:
+    """Recipe -> column of form_means -> [mean, standard deviation] over its seeds."""
+    forms = {query.id: query.form for query in load_data(ROOT / "data/minifacts").queries}
+    by_recipe = defaultdict(list)
+    for folder in folders:
+        recipe = read(folder / "metrics.json")["recipe"]
+        by_recipe[recipe].append(form_means(folder, forms))
+    made = {}
+    for recipe, runs in by_recipe.items():
+        made[recipe] = {name: mean_sd([run[name] for run in runs]) for name in runs[0]}
+    return rounded(made)
+
+
+def form_table(made: dict) -> str:
+    """A row a batching and form of query."""
+    columns = ["mono|clean", "pool|clean", "mono|greedy", "pool|greedy"]
+    rows = []
+    for batching in BATCHINGS:
+        cells = made.get(f"{batching}-none")
+        if cells is None:
+            continue
+        for form in ("question", "short"):
+            texts = [pair_text(cells[f"{form}|{column}"]) for column in columns]
+            rows.append([batching, form, *texts])
+    head = ["mono mAP", "pool mAP", "greedy: mono", "greedy: pool"]
+    return table_text(["batches", "form", *head], rows)
+
+
+def make_certificates(metrics: dict) -> list[dict]:
+    """A row an attack of metrics.json: mono R@1 that is left, and the part of it that is certified."""
+    by_condition = defaultdict(list)
+    for record in metrics["results"]:
+        if record["view"] == "mono" and not record["control"]:
+            by_condition[condition_of(record)].append(record)
+    rows = []
+    for condition, records in by_condition.items():
+        certified = mean_of(records, "certified R@1")
+        row = {"attack": condition.label, "R@1": mean_of(records, "R@1"), "certified": certified}
+        rows.append(row)
+    return rounded(rows)
+
+
+def certificate_table(rows: list[dict]) -> str:
+    """The same as a table."""
+    lines = []
+    for row in rows:
+        lines.append([f"`{row['attack']}`", number(row["R@1"]), number(row["certified"])])
+    return table_text(["attack", "mono R@1", "certified"], lines)
 
 
 def cost_text(bench: dict) -> str:
@@ -724,6 +802,8 @@ def pages() -> dict[Path, dict[str, str]]:
             "own-share": own_share_text(study),
             "robust": robust_tables(study),
             "robust-r1": robust_r1_table(study),
+            "forms": form_table(read(FORMS)),
+            "certificates": certificate_table(read(CERTIFICATES)),
             "cost": cost_text(bench),
             "machine": machine_text(bench),
             "search": search_table(search),
@@ -746,20 +826,29 @@ def fill(text: str, contents: dict[str, str]) -> str:
     return text
 
 
-def keep(path: Path, target: Path, keys: tuple) -> None:
-    """Write what the repository keeps of the study in `path`."""
-    study = reduce(read(path), keys)
-    text = json.dumps(study, ensure_ascii=False, separators=(",", ":"))
+def keep(content, target: Path) -> None:
+    """Write a record of the repository, in one line."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     target.write_text(text + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Keep what is given, if anything is; then fill all pages."""
+    paths = [Path(word) for word in sys.argv[1:] if not word.startswith("--")]
     if "--example" in sys.argv:
         kept = json.dumps(make_example(), ensure_ascii=False, indent=1)
         EXAMPLE.write_text(kept + "\n", encoding="utf-8")
+    elif "--forms" in sys.argv:
+        keep(make_forms(paths), FORMS)
+    elif "--certificates" in sys.argv:
+        keep(make_certificates(read(paths[0])), CERTIFICATES)
     elif "--search" in sys.argv:
-        keep(Path(sys.argv[1]), SEARCH, SEARCH_KEYS)
-    elif len(sys.argv) > 1:
-        keep(Path(sys.argv[1]), STUDY, STUDY_KEYS)
+        keep(reduce(read(paths[0]), SEARCH_KEYS), SEARCH)
+    elif paths:
+        keep(reduce(read(paths[0]), STUDY_KEYS), STUDY)
     for page, contents in pages().items():
         page.write_text(fill(page.read_text(encoding="utf-8"), contents), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict
 
 import bench
+import numpy as np
 import pytest
 from conftest import ROOT, write_folder
 from readme import (
@@ -27,8 +28,10 @@ from readme import (
     attacked_text,
     differs,
     fill,
+    form_means,
     loses,
     lost_sentence,
+    make_certificates,
     pages,
     printed_line,
     read,
@@ -38,6 +41,7 @@ from results import results_blocks
 
 import attacks
 import train
+from evaluate import CLEAN, Condition, array_name
 
 MODULES = ("xlt", "attacks", "evaluate", "study", "train", "pairs")  # each may use those before it
 PAGES = ("README.md", "data/minifacts/results.md", "tests/bench.md", "data/xquad_r/results.md")
@@ -279,6 +283,44 @@ def test_the_verdict_on_hybrid_batches_follows_the_comparisons():
     assert "no sign" in verdicts[0.02, 0.02]
 
 
+def test_queries_are_averaged_by_their_form(tmp_path):
+    """Number: by hand; two German questions and one English, so that each language counts once.
+
+    Catches: the mean over queries, the other form's queries, the pool's value for mono.
+    """
+    arrays = {
+        "id": np.array(["q1.de", "q2.de", "q1.en", "q1s.de", "q1s.en"]),
+        "lang": np.array(["de", "de", "en", "de", "en"]),
+    }
+    for condition in (CLEAN, GREEDY):
+        arrays[array_name(condition, "mono", "mAP")] = np.array([0.2, 0.4, 0.9, 0.1, 0.3])
+        arrays[array_name(condition, "pool", "mAP")] = np.array([0.1, 0.1, 0.3, 0.0, 0.1])
+    np.savez(tmp_path / "metrics.npz", **arrays)
+    forms = dict.fromkeys(["q1.de", "q2.de", "q1.en"], "question")
+    forms |= dict.fromkeys(["q1s.de", "q1s.en"], "short")
+    means = form_means(tmp_path, forms)
+    assert means["question|mono|clean"] == pytest.approx((0.3 + 0.9) / 2)
+    assert means["short|mono|greedy"] == pytest.approx(0.2)
+    assert means["question|pool|greedy"] == pytest.approx(0.2)
+
+
+def test_certificates_are_those_of_mono():
+    """Number: two languages, by hand; the pool's record and the control's are none of them.
+
+    Catches: a mean over views, what an attack leaves taken for what is certified.
+    """
+    exact = Condition("exact").fields()
+    records = [
+        exact | {"view": "mono", "R@1": 0.4, "certified R@1": 0.3},
+        exact | {"view": "mono", "R@1": 0.2, "certified R@1": 0.2},
+        exact | {"view": "pool", "R@1": 0.9, "certified R@1": 0.9},
+        exact | {"view": "mono", "R@1": 0.9, "control": True},
+    ]
+    assert make_certificates({"results": records}) == [
+        {"attack": "exact", "R@1": pytest.approx(0.3), "certified": pytest.approx(0.25)}
+    ]
+
+
 def test_an_example_is_told_as_it_was_attacked():
     """Number: by hand, two edits of unequal lengths. Catches: the second edit at the place of the
     first, the line of q1 for q11."""
@@ -504,10 +546,13 @@ def test_every_command_for_pairs_of_the_readme_runs(line, tmp_path):
 
 @pytest.mark.parametrize("line", commands_of("tests/readme.py"))
 def test_every_command_that_writes_a_page_names_records(line):
-    """Claim: known words only: a study's file, --search, --example. Catches: a flag misspelt, which
-    would be taken for a file."""
-    flags = {word for word in shlex.split(line) if not word.endswith(".study.json")}
-    assert flags <= {"--search", "--example"}
+    """Claim: known flags only, and runs or a record beside them. Catches: a flag misspelt."""
+    words = shlex.split(line)
+    flags = [word for word in words if word.startswith("--")]
+    assert set(flags) <= {"--search", "--forms", "--certificates", "--example"}
+    assert len(flags) <= 1
+    for word in set(words) - set(flags):
+        assert word.startswith("runs/") or word.endswith(".json")
 
 
 def test_the_bundled_world_can_be_written_again(tmp_path):
