@@ -717,12 +717,12 @@ def attacks_sentence(members: dict[str, list[Comparison]]) -> str:
         lost = [c for c in attacked if c.metric == "mAP lost"]
         more = sum(c.significant and c.difference > 0 for c in lost)
         less = sum(c.significant and c.difference < 0 for c in lost)
-        losses.append(f"more than {parent} to {more}, less to {less}")
+        losses.append(f"{more} take more mAP from it than from {parent} and {less} less")
     if not attacks:
         return ""
     return (
         f"Under {len(attacks)} attacks, in the pool: hybrid is significantly {', '.join(parts)}. "
-        f"Of its clean mAP it loses {'; '.join(losses)}."
+        f"Of the attacks, {'; '.join(losses)}."
     )
 
 

@@ -81,7 +81,7 @@ SHOW = (
     "data/tiny_xlmr --langs de en --views pool --form question --attacks greedy:edits=1 --limit 60 "
     "--show 120"
 )
-ATTACK_NAMES = {GREEDY: "two words of each question replaced by the synonyms that hurt most"}
+ATTACK_NAMES = {GREEDY: "up to two words a question replaced by the synonyms that hurt most"}
 WHAT_ROBUST_DOES = {
     "rs-rp": "random noise on the word embeddings",
     "rs-da": "random synonyms",
@@ -569,9 +569,12 @@ def lost_sentence(study: dict, condition: Condition, where: str) -> str:
     mono = comparison(study, "x-x-mono", condition, "mAP lost")
     cross = comparison(study, "x-y", condition, "mAP lost")
     less = [row["significant"] and row["difference"] < 0 for row in (mono, cross)]
+    more = [row["significant"] and row["difference"] > 0 for row in (mono, cross)]
     verdict = "no sign that hybrid batches make the encoder more robust"
     if all(less):
         verdict = "hybrid batches make the encoder more robust than both parents do"
+    elif any(less) and any(more):
+        verdict = "hybrid batches are no gain in robustness"
     elif any(less):
         verdict = "hybrid batches make the encoder more robust than one of their parents does"
     cells = Cells(study)
@@ -600,13 +603,13 @@ def robust_sentence(study: dict) -> str:
         if in_place and condition_of(row) == GREEDY and row["significant"]:
             rows.append(row)
     if not rows:
-        return "There, no robust training helps hybrid batches significantly."
+        return "In the bundled world no robust training helps hybrid batches significantly."
     best = max(rows, key=lambda row: row["difference"])
     method = best["a"].removeprefix("hybrid-")
     gain = differs(best, "plain training")
     return (
-        f"There, **training on {WHAT_ROBUST_DOES[method]} helps** (`--robust {method}`): under the "
-        f"same attack it {gain}."
+        f"In the bundled world **training on {WHAT_ROBUST_DOES[method]} helps** (`--robust "
+        f"{method}`): under the same attack it {gain}."
     )
 
 

@@ -676,7 +676,7 @@ def test_the_summary_is_hybrid_against_its_parents_and_a_count_of_attacks(plante
     assert clean == planted.study["answer"][0]
     assert attacked == (
         "Under 2 attacks, in the pool: hybrid is significantly above x-y in 1 and below it in 1. "
-        "Of its clean mAP it loses more than x-y to 1, less to 1."
+        "Of the attacks, 1 take more mAP from it than from x-y and 1 less."
     )
 
 
@@ -699,7 +699,7 @@ def test_attacks_are_counted_by_what_is_significant():
         found.append(replace(one, difference=difference, significant=significant))
     assert study.attacks_sentence({"x-y": found}) == (
         "Under 3 attacks, in the pool: hybrid is significantly above x-y in 2 and below it in 0. "
-        "Of its clean mAP it loses more than x-y to 0, less to 1."
+        "Of the attacks, 0 take more mAP from it than from x-y and 1 less."
     )
     assert study.attacks_sentence({"x-y": []}) == ""
 
