@@ -110,7 +110,7 @@ class Method:
     # Share of the loss, the rest stays clean (papers: 1); of self-teaching: the KL's factor
     weight: float = setting(0.5, least=0)
     perturb: str = setting("query", choices=("query", "both"))  # towers; Robust-XLT: both
-    rate: float = setting(1.0, above=0, most=1)  # share of texts edited (typos in training: 0.5)
+    rate: float = setting(1.0, above=0, most=1)  # share of texts edited (of typos: 0.5)
     words: float = setting(0.5, above=0, most=1)  # code-switch: of the words (CoSDA-ML .4 to .9)
     copies: int = setting(0, least=0)  # fixed copies a text (Robust-XLT: 10, 3); 0: drawn anew
     cut: str = setting(

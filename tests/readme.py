@@ -44,6 +44,7 @@ RESULTS = ROOT / "data/minifacts/results.md"
 SPEED = ROOT / "tests/bench.md"
 STUDY = ROOT / "data/minifacts/study.json"
 SEARCH = ROOT / "data/minifacts/search.json"
+RATES = ROOT / "data/minifacts/rates.json"  # of records.py
 FORMS = ROOT / "data/minifacts/forms.json"
 CERTIFICATES = ROOT / "data/minifacts/certificates.json"
 EXAMPLE = ROOT / "data/minifacts/example.json"
@@ -292,6 +293,19 @@ def search_table(study: dict) -> str:
     if has_untrained:
         head.append("untrained, clean")
     return table_text(head, rows)
+
+
+def rate_table(record: dict) -> str:
+    """Learning rates on dev: one seed, plain training, clean pool mAP."""
+    maps = {}
+    for row in record["rows"]:
+        maps[row["flags"]["batching"], row["flags"]["lr"]] = row["clean"]["pool mAP"]
+    rates = sorted({rate for _, rate in maps})
+    rows = []
+    for batching in BATCHINGS:
+        if (batching, rates[0]) in maps:
+            rows.append([batching, *(number(maps[batching, rate]) for rate in rates)])
+    return table_text(["batches", *(f"`--lr {rate:g}`" for rate in rates)], rows)
 
 
 def answer_list(study: dict) -> str:
@@ -810,6 +824,7 @@ def pages() -> dict[Path, dict[str, str]]:
             "cost": cost_text(bench),
             "machine": machine_text(bench),
             "search": search_table(search),
+            "rates": rate_table(read(RATES)),
             "attacks": attack_table(study),
             "made": made_text(study, search),
         },
