@@ -107,10 +107,11 @@ class Method:
     """
 
     name: str
-    # Share of the loss, the rest stays clean (papers: 1); of self-teaching: the KL's factor
+    # Share of the loss, the rest stays clean (papers: 1); of self-teaching: the KL's factor.
+    # Joined methods divide it by their number, unless it is given
     weight: float = setting(0.5, least=0)
     perturb: str = setting("query", choices=("query", "both"))  # towers; Robust-XLT: both
-    rate: float = setting(1.0, above=0, most=1)  # share of texts edited (of typos: 0.5)
+    rate: float = setting(1.0, above=0, most=1)  # share of texts edited (Zhuang & Zuccon: 0.5)
     words: float = setting(0.5, above=0, most=1)  # code-switch: of the words (CoSDA-ML .4 to .9)
     copies: int = setting(0, least=0)  # fixed copies a text (Robust-XLT: 10, 3); 0: drawn anew
     cut: str = setting(
@@ -158,7 +159,7 @@ class Robust:
 
     @property
     def needs_clean_queries(self) -> bool:
-        # Worst-case noise on passages climbs against the clean queries
+        # Worst-case noise on passages follows the gradient of the loss with the clean queries
         climbs = any(m.name == "adv" and m.perturb == "both" for m in self.methods)
         return self.clean_share > 1e-9 or self.consistency > 0 or climbs
 
@@ -258,7 +259,7 @@ class RunFlags:
 
     @property
     def recipe(self) -> str:
-        """What distinguishes a run but its seed: hybrid-none, hybrid0.3-adv_epsilon=0.1."""
+        """A run's name without its seed: hybrid-none, hybrid0.3-adv_epsilon=0.15."""
         return study.recipe_name(self.batching, self.alpha, self.robust)
 
     @property
@@ -271,7 +272,7 @@ class RunFlags:
         return {name: value for name, value in asdict(self).items() if name not in NOT_TRAINED}
 
     def origin(self, inputs: dict) -> dict:
-        """What metrics.json says of the run; `variant` is a hash of all other flags and inputs.
+        """What metrics.json says of the run; `variant` is a hash of all else that was trained on.
 
         train_langs are the languages that the model has seen: en-en has seen English alone, but for
         the words of all training languages that code-switching shows it.
