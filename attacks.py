@@ -257,16 +257,17 @@ def parse_attack(text: str) -> Attack:
 
 
 def lower(text: str, lang: str = "") -> str:
-    """The form in which words are compared: lower case, and e with its accent is one character.
+    """The form in which words are compared: lower case and NFC, where é is one character.
 
-    A text in that form (NFC) keeps its length: Turkish's dotted I would become two characters.
+    A capital becomes one character (str.lower() makes two of Turkish's İ); but a text may get
+    shorter: J with a caron is two characters in NFC, ǰ is one.
     """
     text = unicodedata.normalize("NFC", text)
     if lang in DOTLESS:
         text = text.replace("I", "ı")  # its dotless one is another letter
     # SUBTLE: letter by letter; at the end of a word, str.lower() writes another Greek sigma
     text = "".join(char.lower() for char in text.replace("İ", "i"))
-    return unicodedata.normalize("NFC", text)  # some small letters have an accent of their own
+    return unicodedata.normalize("NFC", text)  # ǰ is one character, its capital is two
 
 
 def in_word(char: str) -> bool:
@@ -301,11 +302,12 @@ def starts_word(text, start):
     """May a word begin here?"""
     if is_mark(text[start]):
         return False
-    while start > 0 and is_mark(text[start - 1]):  # of a letter, or of an emoji
-        start -= 1
-    if start == 0 or not in_word(text[start - 1]):
+    base = start  # after the loop: right after the letter, or emoji, that the marks stand on
+    while base > 0 and is_mark(text[base - 1]):
+        base -= 1
+    if base == 0 or not in_word(text[base - 1]):
         return True
-    return is_unspaced(text[start - 1 : start + 1])
+    return is_unspaced(text[base - 1]) or is_unspaced(text[start])
 
 
 def ends_word(text, end):
@@ -457,9 +459,10 @@ def places_in(spans):
 
 
 def all_have_capitals(text, lang):
-    """Is it in ALL CAPITALS or in Title Case, so that a capital does not tell a name?
+    """Does every word have a capital, so that a capital does not tell a name?
 
-    "What Is the Capital of France?": five words or more, the second and all but short ones
+    ALL CAPITALS, or Title Case as in "What Is the Capital of France?": five words or more, of which
+    the second and all of more than three letters begin with a capital.
     """
     words = [text[start:end] for start, end in words_of(text, lang)]
     words = [word for word in words if not has_number(word)]
@@ -471,7 +474,11 @@ def all_have_capitals(text, lang):
 
 
 def is_name(text, start, lang):
-    """A capital that no sentence begin explains; in German every noun has one, it says nothing."""
+    """Is this a capital letter that the beginning of the text does not explain?
+
+    One that begins a later sentence counts as a name, too. In German a capital says nothing: every
+    noun has one.
+    """
     begins_text = not any(map(in_word, text[:start]))
     return text[start].isupper() and not begins_text and lang not in CAPITAL_NOUNS
 
@@ -1115,8 +1122,8 @@ def bare_text(text):
     return Text("", "", text, "")
 
 
-# Characters a token of the encoder's query length: what stands beyond is never read. (In
-# XLM-R's vocabulary a token holds 16 at most; blanks and unknown letters may take some more)
+# Characters a token of the encoder's query length: what stands beyond is not read. (In XLM-R's
+# vocabulary a token holds 16 at most; only a query with hundreds of blanks in a row is cut early)
 CHARACTERS_A_TOKEN = 16
 
 
@@ -1207,7 +1214,11 @@ def positions_by_value(values):
 
 
 def leave_one_out(items, scorer, attack):
-    """Each item's slots, first the one without whose word the margin is lowest, by scores alone."""
+    """For each item the positions of its slots, first the one whose word the margin needs most.
+
+    The margin is lowest without that word. Black box: scores alone. Slots for which the budget has
+    no text come last, in the order of the text.
+    """
     without = []  # for each item: its text without the word of slot 0, of slot 1, ...
     for item in items:
         slots = item.slots
@@ -1258,7 +1269,7 @@ def beam_search(items, scorer, attack, orders):
                 trials[i] = change_slot(beams[i], slot, attack)
         score_trials(trials, scorer)
         for i, beam in enumerate(beams):
-            # A stable sort: among equals fewer edits, then the table's first word
+            # A stable sort: among equals the text that was in the beam, then the table's first word
             ranked = sorted(beam + trials[i], key=attrgetter("margin"))
             beams[i] = ranked[: attack.width]
     for item, beam in zip(items, beams, strict=True):
@@ -1381,15 +1392,15 @@ def draw_noise(n, dim, rng, radius, kind, scope):
 def random_noise(
     places: Tensor, dim: int, rngs: list, radius: float, kind: str, scope: str = "token"
 ) -> Tensor:
-    """Noise at these places, in a ball for each token, or in one for the sentence (nD for D).
+    """Noise at these places, for each token, or for the sentence as one vector (nD for D).
 
-        gaussian   radius / sqrt(D) * N(0, 1)                  its expected norm is the radius
-        uniform    radius * u^(1/D) * a random direction       at most the radius; not in the cube
+        gaussian   radius / sqrt(D) * N(0, 1)                  mean squared norm radius^2, no bound
+        uniform    radius * u^(1/D) * a random direction       at most the radius: in the L2 ball
         sphere     radius * a random direction                 exactly the radius
 
     *Shapes*: places (B, T), one generator a row -> (B, T, D). A row's noise depends on its
     generator and its length alone, not on the padding.
-    *Source*: RS-RP of Huang et al. 2021 (form).
+    *Source*: RS-RP of Huang et al. 2021 (the form; which distribution and radius, it does not say).
     """
     noise = torch.zeros(*places.shape, dim)  # (B, T) -> (B, T, D)
     for row, row_places, rng in zip(noise, places.cpu(), rngs, strict=True):
@@ -1423,10 +1434,11 @@ def step_uphill(delta, grad, ball, climb):
 
 def random_start(places, dim, ball, rngs):
     """A random point of the ball. (B, T) -> (B, T, D)"""
-    radius = ball.radius
-    if ball.norm == "max":
-        radius *= math.sqrt(dim)  # as far as the cube's corners
-    return project(random_noise(places, dim, rngs, radius, "uniform", ball.scope), ball)
+    if ball.norm == "max":  # one cube whatever the scope; the noise goes as far as its corners
+        noise = random_noise(places, dim, rngs, ball.radius * math.sqrt(dim), "uniform")
+    else:
+        noise = random_noise(places, dim, rngs, ball.radius, "uniform", ball.scope)
+    return project(noise, ball)
 
 
 def pgd(
@@ -1445,7 +1457,7 @@ def pgd(
         else:
             delta = random_start(places, embeddings.shape[-1], ball, rngs)
         # CHANGED vs fgm: steps, projection, the best is kept
-        for _ in range(climb.steps + 1):  # the start is judged as well; the last step is not taken
+        for _ in range(climb.steps + 1):  # judges the start, too; the last step is thrown away
             value, grad = gradient(objective, embeddings, delta, places)
             better = value > best_value  # (B,)
             best_value[better] = value[better]
@@ -1483,10 +1495,10 @@ class Chunk:
 
 
 def noise_places(encoder, batch):
-    """Where noise may be: (B, T), True at words, <unk> among them."""
+    """Where noise may be: (B, T), True at words, <unk> and a prefix such as "Query:" among them."""
     special = set(encoder.tokenizer.all_special_ids) - {encoder.tokenizer.unk_token_id}
     special = torch.tensor(sorted(special), device=encoder.device)
-    # SUBTLE: neither padding nor special tokens get noise (mt-dnn's do)
+    # SUBTLE: neither padding nor special tokens get noise
     return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], special)
 
 
@@ -1609,7 +1621,9 @@ def tokens_in(slot, spans):
 
 
 def rank_slots(item, grad, embeddings, embedding_of, encoder, keep):
-    """Sort each slot's options by their estimates, keep the best; return the slots, best first.
+    """Keep each slot's `keep` best options; return the slots' positions, the best slot first.
+
+    Best is the lowest estimate, of how much the margin changes:
 
         estimate = sum over the word's tokens t of grad_t . (mean embedding of the new word - e_t)
 
@@ -1630,9 +1644,10 @@ def rank_slots(item, grad, embeddings, embedding_of, encoder, keep):
 
 
 def gradient_orders(items, encoder, pools, keep):
-    """Each item's slots, first the one that the gradient promises most of. White box.
+    """For each item the positions of its slots, first the one that the gradient promises most of.
 
-    One pass forward and back an item; each slot keeps its `keep` best options (None: all).
+    White box: it needs the gradient. One pass forward and back an item; in item.slots each slot
+    keeps its `keep` best options (None: all).
     *Source*: HotFlip (Ebrahimi et al. 2018), here for words of several pieces.
     """
     if not encoder.tokenizer.is_fast:

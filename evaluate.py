@@ -88,14 +88,15 @@ TIES = "non-relevant passages first; scores summed in fp64, rounded to fp32"
 NO_LENGTH = 1e-5
 # Digits after the point; all other columns, study.py's too, have 3
 DIGITS = {"rank_distance": 0, "foreign_rank": 1, "minutes": 1, "seconds": 0}
-# What metrics.json says of a run: the keys of the origin in its run.json
+# What metrics.json says of a run, from its run.json. recipe: the run's name without its seed;
+# variant: a hash of all other flags, the data and the model it started from
 ORIGIN = ("recipe", "batching", "alpha", "robust", "seed", "train_langs", "variant")
 # Keys of metrics.json that results must share to stand in one file
 IDENTITY = (
     "model_sha256", "tokenizer_sha256", "config_sha256", "data_sha256", "split", "settings",
     "langs", "limit", "form", "no_self_hits", "precision",
 )  # fmt: skip
-# What files do not say that were written when there was no choice yet
+# Values of keys that older files lack, from before there was a choice
 BEFORE = {"precision": "fp32", "form": ""}
 HERE = Path(__file__).parent
 
@@ -136,8 +137,8 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
 
         ranks 1 and 3, and a third one never found: AP = (1/1 + 2/3) / 3 = .5556
 
-    *Shapes*: ranks, gains (Q, R), padded with 0 at the end -> metric -> (Q,); NaN where nothing is
-    relevant. A gain with rank 0 is of a relevant passage that cannot be found.
+    *Shapes*: ranks (Q, R) ascending, gains (Q, R), both padded with 0 at the end -> metric -> (Q,);
+    NaN where nothing is relevant. A gain with rank 0 is of a relevant passage that cannot be found.
     *Units*: all in [0, 1] but rank_distance and first_rank (ranks). mAP is uncut, mAP@20 sums to
     rank 20 and still divides by all R relevant ones; R@k is recall: with 11 relevant passages R@10
     cannot exceed 10/11; nDCG@10 has linear gains; rank_distance, the largest minus the smallest
@@ -155,8 +156,7 @@ def measure(ranks: np.ndarray, gains: np.ndarray) -> dict[str, np.ndarray]:
     best_gains = -np.sort(-gains, axis=1)  # (Q, R)
     ideal = (best_gains / np.log2(k + 1))[:, :10].sum(1)
     first = np.where(in_ten[:, 0], 1 / safe_ranks[:, 0], 0.0)
-    smallest = np.where(real, ranks, ranks.max(initial=0)).min(1)  # not the padding's 0
-    distance = ranks.max(1) - smallest
+    distance = ranks.max(1) - ranks[:, 0]  # the largest minus the smallest; padding is 0, and last
     with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 -> NaN: nothing is relevant
         return {
             "mAP": precision.sum(1) / count,
@@ -191,9 +191,10 @@ def language_bias(
     own_columns = own_best.shape[1] + own_hits.shape[1]
     own_in_top = is_candidate & (top < own_columns)
     share = own_in_top.sum(1).double() / is_candidate.sum(1)  # (Q, 10) -> (Q,)
-    least, column = foreign_hits.max(1, keepdim=True)  # (Q, 1)
-    rank = 1 + above.gather(1, column) + (own_hits >= least).sum(1, keepdim=True)
-    rank = rank.double().masked_fill(least == -math.inf, math.nan)
+    # Before the best foreign hit stand the others and the own hits that score at least as high
+    best, column = foreign_hits.max(1, keepdim=True)  # (Q, R) -> (Q, 1)
+    rank = 1 + above.gather(1, column) + (own_hits >= best).sum(1, keepdim=True)
+    rank = rank.double().masked_fill(best == -math.inf, math.nan)
     return {"own_share@10": share.numpy(), "foreign_rank": rank[:, 0].numpy()}
 
 
@@ -202,11 +203,13 @@ def first_passage(
 ) -> dict[str, np.ndarray]:
     """Who is preferred in the pool of all: what stands first, and which translation of the answer.
 
-        query in German      first in the ranking             of the relevant passages alone
-        right_own            the German answer                the German one is first:
-        right_foreign        its translation                      own_preferred = 1
-        wrong_own            another German passage           a translation is first:
-        wrong_foreign        another one, not German              own_preferred = 0
+        a query in German; first in the ranking stands
+        right_own        the German answer
+        right_foreign    its translation
+        wrong_own        another German passage
+        wrong_foreign    another one, not German
+
+        own_preferred    1: the German answer stands before all its translations; 0: after one
 
     *Shapes*: as in `language_bias` -> (Q,) each, 0 or 1; exactly one of the first four is 1.
     own_preferred is NaN without a relevant passage in the query's language and one in another.
@@ -298,20 +301,11 @@ def column_of(pools, cell):
     return [*pools.langs, "*"].index(cell.passage_lang)
 
 
-def relevant_columns(pools, cell):
-    """The relevant passages of a cell's queries, as columns of its candidates.
-
-    *Shapes*: -> columns (n, R) padded with -1 at the end, gains (n, R); R as small as it can be.
-    """
+def count_relevant(pools, cell):
+    """How many of a cell's candidates are relevant to each of its queries. -> (n,)"""
     start, end = pools.start_end(cell.passage_lang)
-    relevant, gains = pools.relevant[cell.rows], pools.gains[cell.rows]  # (n, R)
-    outside = (relevant < start) | (relevant >= end)  # as is the padding, which is P
-    columns = (relevant - start).masked_fill(outside, -1)
-    gains = gains.masked_fill(outside, 0)
-    order = torch.argsort(outside.int(), dim=1, stable=True)  # the real ones first
-    width = max(1, int((~outside).sum(1).max()))
-    order = order[:, :width]  # (n, R) -> (n, width)
-    return columns.gather(1, order), gains.gather(1, order)
+    relevant = pools.relevant[cell.rows]  # (n, R), padded with P, which is outside
+    return ((relevant >= start) & (relevant < end)).sum(1)
 
 
 def missing_gains(pools, cell):
@@ -355,13 +349,13 @@ def relevant_scores(q, relevant, p):
     return scores
 
 
-def other_scores(q, p, first, no_others):
-    """Scores of the passages p, which are those from row `first` on; -inf for no_others among them.
+def other_scores(q, p, first, excluded):
+    """Scores of the passages p, rows of pools.p from `first` on; -inf for those `excluded`.
 
-    *Shapes*: q (b, D), p (m, D), no_others (b, N) rows of pools.p -> (b, m).
+    *Shapes*: q (b, D), p (m, D), excluded (b, N) rows of pools.p -> (b, m).
     """
     scores = exact_scores(q, p)
-    columns = no_others - first
+    columns = excluded - first
     query, place = torch.nonzero((columns >= 0) & (columns < len(p)), as_tuple=True)
     scores[query, columns[query, place]] = -math.inf
     return scores
@@ -389,14 +383,15 @@ def count_others(
     lang_of = torch.bucketize(relevant, torch.tensor(pools.borders), right=True) - 1  # (b, R)
     zeros, nothing = torch.zeros_like(relevant), torch.full((len(rows), 10), -math.inf)
     counts = Counts(hits, lang_of, zeros, zeros.clone(), nothing, nothing)
-    no_others = torch.cat([relevant, pools.left_out[rows, None]], dim=1)  # (b, R + 1)
+    # No others: the relevant passages, and the query's own text (--no-self-hits). (b, R + 1)
+    excluded = torch.cat([relevant, pools.left_out[rows, None]], dim=1)
     query_lang = int(pools.query_lang[rows[0]])
     for lang in langs:
         number, (start, end) = pools.langs.index(lang), pools.start_end(lang)
         in_lang = lang_of == number
         for first in range(start, end, block):
             passages = pools.p[first : min(first + block, end)]  # (m, D)
-            scores = other_scores(q, passages, first, no_others)  # (b, m)
+            scores = other_scores(q, passages, first, excluded)  # (b, m)
             scores.numpy().sort(axis=1)  # in place; torch's sort takes ten times as long
             above = len(passages) - torch.searchsorted(scores, hits)  # (b, R): scores >= hit
             counts.above_in_pool += above
@@ -549,7 +544,8 @@ def encode_split(
     *Errors*: ValueError without queries or passages, or vectors not finite.
     """
     passages = [i for i, passage in enumerate(data.passages) if passage.lang in langs]
-    passages.sort(key=lambda i: data.passages[i].lang)  # stable
+    # SUBTLE: the order of make_pools, so that passages[i] is row i of pools.p (`write_trec`); stable
+    passages.sort(key=lambda i: data.passages[i].lang)
     if not queries or not passages:
         raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")
     q = encoder.encode([data.queries[i] for i in queries], "query", "queries", store)
@@ -565,14 +561,20 @@ def encode_split(
 
 
 def chance_of_query(passages, found, lost):
-    """Chance where `lost` more passages are relevant and none of the candidates; {} if none is."""
+    """`chance` of a query with `found` relevant candidates and `lost` relevant passages elsewhere.
+
+    A lost one counts as never found. {} if there are neither: the query has no metrics. As in
+    `measure`, there is no rank distance with fewer than two candidates that are relevant.
+    """
     if found + lost == 0:
         return {}
     if found == 0:
         return {"mAP": 0.0, "R@1": 0.0, "R@10": 0.0}
     luck, share = chance(passages, found), found / (found + lost)
     shares = {metric: luck[metric] * share for metric in ("mAP", "R@1", "R@10")}
-    return luck | shares
+    if found > 1:
+        shares["rank_distance"] = luck["rank_distance"]
+    return shares
 
 
 def chance_of_views(pools, cells):
@@ -580,10 +582,9 @@ def chance_of_views(pools, cells):
     values = {view: defaultdict(list) for view in VIEWS}  # view -> metric -> one value a query
     for cell in cells:
         start, end = pools.start_end(cell.passage_lang)
-        columns, _ = relevant_columns(pools, cell)
-        own = pools.left_out[cell.rows]  # (n,)
-        passages = end - start - ((own >= start) & (own < end)).int()  # (n,)
-        found = (columns >= 0).sum(1)  # (n,)
+        left_out = pools.left_out[cell.rows]  # (n,) row of the query's own text, P for none
+        passages = end - start - ((left_out >= start) & (left_out < end)).int()  # (n,)
+        found = count_relevant(pools, cell)  # (n,)
         lost = (missing_gains(pools, cell) > 0).sum(1)  # (n,)
         counts = zip(passages.tolist(), found.tolist(), lost.tolist(), strict=True)
         for query_passages, query_found, query_lost in counts:
@@ -597,17 +598,24 @@ def chance_of_views(pools, cells):
 
 
 def main_directions(vectors, mean, r):
-    """The first r eigenvectors of X^T X, X (N, D) the vectors without their mean. (D, r)"""
+    """The first r eigenvectors of X^T X, X (N, D) the vectors minus `mean`, (D,) or 0. (D, r)
+
+    r = 0, which is centring alone, gives (D, 0): nothing to take out.
+    """
     size = vectors.shape[1]
     squares = torch.zeros(size, size, dtype=torch.float64)
     for block in vectors.split(8192):
         rest = block.double() - mean
         squares += rest.T @ rest  # (D, N) @ (N, D) -> (D, D)
+    # X^T X is symmetric: its singular vectors are its eigenvectors, the largest value first
     return torch.linalg.svd(squares)[0][:, :r]
 
 
 def unit_or_zero(vectors):
-    """Vectors of length 1; those of no length become 0 and lose every tie. (N, D)"""
+    """Vectors of length 1. Those shorter than NO_LENGTH become 0: all scores of such a query tie.
+
+    *Shapes*: (N, D) -> (N, D).
+    """
     lengths = vectors.norm(dim=1, keepdim=True)  # (N, 1)
     return F.normalize(vectors, dim=1).masked_fill(lengths < NO_LENGTH, 0).float()
 
@@ -822,7 +830,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Adversary:
-    """The word lists behind the attacks."""
+    """What to evaluate (`options`, also where nothing is attacked) and the attacks' word lists."""
 
     options: Options
     tables: dict[str, dict]  # source of replacements -> lang -> word -> replacements
@@ -868,9 +876,17 @@ def open_adversary(options: Options, data: DataSet, encoder: Encoder | None) -> 
 
 
 def make_targets(split, adversary, attack, views, table):
-    """Every query once in each view, not yet attacked; table: lang -> word -> replacements."""
+    """A target, an AttackedQuery of attacks.py, for every query in each view, not yet attacked.
+
+    *Shapes*: table: lang -> word -> replacements.
+    """
     seed, fixed = adversary.options.attack_seed, adversary.fixed
     return attacks.make_attacked(split.data, split.queries, views, attack, table, seed, fixed)
+
+
+def changes_text(attack):
+    """Does it change the words of a query? If not, --attack-out has nothing to write."""
+    return attack.kind.source != "embeddings" and attack.kind.search != "vote"
 
 
 def warn_of_limits(split, attack, condition, table, options):
@@ -881,8 +897,7 @@ def warn_of_limits(split, attack, condition, table, options):
         queries = ", ".join(left)
         text = f"no table (--table LANG=FILE), so not attacked: {queries} queries"
         print(f"{condition.label}: {text}", file=sys.stderr)
-    changes_text = attack.kind.source != "embeddings" and attack.kind.search != "vote"
-    if options.attack_out and not changes_text:
+    if options.attack_out and not changes_text(attack):
         text = "changes no text, so --attack-out has nothing to write"
         print(f"{condition.label}: {text}", file=sys.stderr)
 
@@ -919,7 +934,8 @@ def certified_counts(targets, before, column):
     safe = []
     for target in targets:
         # (Of a query with nothing to replace, attacks.py says that the clean margin is its worst)
-        safe.append(target.worst is not None and bool(target.worst[column] > 0))
+        # SUBTLE: NaN, where all candidates are relevant: no margin, nothing to break, and not <= 0
+        safe.append(target.worst is not None and not bool(target.worst[column] <= 0))
     kept = np.where(safe, before, before * 0)  # NaN stays NaN: nothing is relevant
     return {
         "certified R@1": nan_mean(kept),
@@ -997,9 +1013,8 @@ def vote_split(split, adversary, attack, condition):
     for cell in split.cells:
         if cell.view not in adversary.options.attacked_views:
             continue
-        columns, _ = relevant_columns(split.pools, cell)
         lost = missing_gains(split.pools, cell) > 0  # (n, M)
-        relevant = ((columns >= 0).sum(1) + lost.sum(1)).numpy()  # (n,)
+        relevant = (count_relevant(split.pools, cell) + lost.sum(1)).numpy()  # (n,)
         # R@1 of a right answer: 1 / (number of relevant passages), as in every other record
         share = 1 / np.where(relevant > 0, relevant, np.nan)
         column = column_of(split.pools, cell)
@@ -1036,15 +1051,6 @@ def judgements_of(data, split, query):
     return [*present, *missing.items()]
 
 
-def attacks_that_freeze(options):
-    """Those that change texts, which --attack-out can write."""
-    return [
-        attack
-        for attack in options.attacks
-        if attack.kind.source != "embeddings" and attack.kind.search != "vote"
-    ]
-
-
 def frozen_folder(options, condition, view):
     """Where the attacked queries of a condition and view are written."""
     return options.attack_out / f"{folder_name(condition)}-{view}"
@@ -1057,6 +1063,8 @@ def describe_frozen(encoder, data, adversary, attack, view):
     about = {"view": view, "split": options.split, "table": adversary.hash_of(attack)}
     about |= {"langs": sorted(options.langs or all_langs(data)), "limit": options.limit}
     about |= {"precision": encoder.precision, "form": options.form}
+    about |= {"encoder": vars(encoder.settings), "no_self_hits": options.no_self_hits}
+    about |= encoder_hashes(encoder)
     return options.condition(attack).fields() | about | hashes
 
 
@@ -1066,7 +1074,7 @@ def check_frozen(encoder, data, adversary):
     *Errors*: ValueError for a folder of another model, data set or attack, or of something else.
     """
     options = adversary.options
-    for attack in attacks_that_freeze(options):
+    for attack in filter(changes_text, options.attacks):
         for view in options.attacked_views:
             folder = frozen_folder(options, options.condition(attack), view)
             if not folder.exists():
@@ -1124,7 +1132,7 @@ def attack_split(split, adversary, attack):
     results = rank_attacked(split, targets, v, condition)
     for view in views:
         in_view = [target for target in targets if target.view == view]
-        if options.attack_out and attack in attacks_that_freeze(options):
+        if options.attack_out and changes_text(attack):
             described = describe_frozen(split.encoder, split.data, adversary, attack, view)
             freeze(frozen_folder(options, condition, view), split, in_view, described)
         shown = [target for target in in_view if target.changed and target.edits]
@@ -1407,7 +1415,8 @@ def is_measured(path, old, condition, views):
     recorded = {record["view"] for record in old["results"] if condition_of(record) == condition}
     kind = attacks.ATTACKS.get(condition.attack)
     if kind is not None and kind.search == "vote":  # one rank only: it has no single queries
-        return set(views) <= recorded
+        ranked = {record["view"] for record in old["results"]}  # English alone has no cross
+        return set(views) & ranked <= recorded
     arrays = read_arrays(beside)
     for view in views:
         values = arrays.get(array_name(condition, view, KEPT[0]))
@@ -1467,12 +1476,16 @@ def attack_cells(records):
     spared = sum(record["n_queries"] - record["n_attacked"] for record in records)
     changed = {}
     for record in records:
-        share = record["n_changed"] / max(1, record["n_queries"])
-        lang = record["query_lang"]
-        changed[lang] = min(share, changed.get(lang, 1.0))  # in cross a language has ten records
-    least = min(changed, key=changed.get)
+        if record["n_queries"]:  # 0: nothing is relevant there
+            share = record["n_changed"] / record["n_queries"]
+            lang = record["query_lang"]
+            changed[lang] = min(share, changed.get(lang, 1.0))  # in cross it has ten records
+    least_changed = "-"
+    if changed:
+        least = min(changed, key=changed.get)
+        least_changed = f"{least} {number(changed[least])}"
     sizes = [number(mean_of(records, key)) for key in ("edits", "norm")]
-    return [f"{broken} of {right}", *sizes, str(spared), f"{least} {number(changed[least])}"]
+    return [f"{broken} of {right}", *sizes, str(spared), least_changed]
 
 
 def results_table(evaluated):

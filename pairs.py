@@ -5,20 +5,23 @@
     loss = (1 - sum w_m) CE(x) + sum [ w_m CE(x_m) + c KL(logits of x_m | logits of x) ]
 
     standard      both sentences in language L          the diagonal of a matrix of languages
-    generalized   sentence 1 in L1, sentence 2 in L2    all the rest; trained on one language alone
+    generalized   sentence 1 in L1, sentence 2 in L2    all other cells (Robust-XLT: all cells)
 
-x_m is the pair perturbed by the --robust method m: edited sentences, or noise on the word
-embeddings; w_m is its share of the loss, c the factor of self-teaching. This is the task that
-Robust-XLT was made for; the encoder, the perturbations and the training loop are those of the
-retrieval lecture.
+Training sees one language alone. x_m is the pair perturbed by the --robust method m: edited
+sentences, or noise on the word embeddings; w_m is its share of the loss, c the factor of
+self-teaching. This is the task that Robust-XLT was made for; the encoder, the perturbations and the
+training loop are those of the retrieval lecture.
 Where to look next: `PairClassifier` is the model, `pair_losses` the formula, `pair_step` a training
 step (beside `training_step` in train.py), `evaluate_matrix` the matrix, `attack_words` and
 `attack_noise` the adversary.
-Left out on purpose: a pooler with tanh, ensembles of smoothed predictions at test time (neither is
-in Robust-XLT); random controls of the worst cases (evaluate.py has them); several processes.
-Differs from Robust-XLT: its RS-DA trains on ten fixed copies of every pair; here a pair is drawn
-anew each step, unless rs-da:weight=1,copies=10,cut=blanks asks for theirs. Batches are of 32 pairs,
-as there, but training lasts for steps, and the checkpoint is chosen on dev a few times.
+Left out on purpose: the dense layer with tanh before the head, which the transformers classes have
+that Robust-XLT trains; ensembles of smoothed predictions at test time (it has none either); random
+controls of the worst cases (evaluate.py has them); several processes.
+Differs from Robust-XLT: half of the loss stays clean (theirs: none of it); RS-DA finds words in any
+case and beside punctuation, spares names and numbers, and draws a pair anew each step (theirs: cut
+at blanks, nothing spared, ten fixed copies, on XNLI three: rs-da:weight=1,copies=10,cut=blanks).
+Self-teaching, typos and code-switching are not theirs. Batches are of 32 pairs, as there, but
+training lasts for steps, with another --lr and --warmup, and dev is looked at a few times.
 
     python pairs.py                                          bundled inference, one seed
     python pairs.py --robust none adv rs-rp rs-da --seed 0 1 2 3 4
@@ -83,7 +86,7 @@ class Pair:
 
     @property
     def lang(self) -> str:
-        """Under which cut pairs are counted."""
+        """The language of sentence 1: `Encoder.tokenize` counts seen and cut texts by language."""
         return self.first.lang
 
 
@@ -108,7 +111,9 @@ def read_rows(path: Path) -> list[Row]:
     empty sentence.
     """
     rows = []
-    for number, line in xlt.read_lines(path):
+    for expected, (number, line) in enumerate(xlt.read_lines(path), 1):
+        if number != expected:  # read_lines passes over blank ones; line i is a pair here
+            raise ValueError(f"{path}:{expected}: a blank line. Fill it, in all languages.")
         where = f"{path}:{number}"
         if number == 1:
             if line != HEADER:
@@ -119,9 +124,10 @@ def read_rows(path: Path) -> list[Row]:
         shown = xlt.one_line(repr(line))
         if len(cells) != 3:
             raise ValueError(f"{where}: {len(cells)} columns in {shown}. Each row needs {HEADER}.")
-        if not (xlt.has_words(cells[0]) and xlt.has_words(cells[1]) and cells[2]):
+        first, second, label = cells[0], cells[1], cells[2].strip()
+        if not (xlt.has_words(first) and xlt.has_words(second) and label):
             raise ValueError(f"{where}: an empty cell in {shown}. Fill it, in all languages.")
-        rows.append(Row(*cells))
+        rows.append(Row(first, second, label))
     if not rows:
         raise ValueError(f"{path}: no rows. Run the folder's prepare.py again.")
     return rows
@@ -141,7 +147,8 @@ class PairData:
         pairs = []
         first_rows, second_rows = self.rows[split][first_lang], self.rows[split][second_lang]
         for i, (row, second_row) in enumerate(zip(first_rows, second_rows, strict=True)):
-            # SUBTLE: one id for both sentences, and in all languages: it names the random streams
+            # SUBTLE: one id for both sentences, in all languages. It names the random streams: a
+            # pair meets the same draws in every cell, and its k-th copies come together
             pair_id = f"{split}{i}"
             first = Text(pair_id, first_lang, row.first, pair_id)
             second = Text(pair_id, second_lang, second_row.second, pair_id)
@@ -153,26 +160,28 @@ class PairData:
 
 
 def check_parallel(paths: dict[str, Path], rows: dict[str, list[Row]], labels: list[str]) -> None:
-    """Refuse languages of one split that are not the same pairs. paths, rows: by language.
+    """Refuse languages of a split whose pairs are not those of English, or of the first language.
 
     *Errors*: ValueError with both files and the line.
     """
-    model_lang = "en" if "en" in rows else min(rows)
-    model_path, model_rows = paths[model_lang], rows[model_lang]
+    reference_lang = "en" if "en" in rows else min(rows)
+    reference_path, reference_rows = paths[reference_lang], rows[reference_lang]
     for lang, lang_rows in rows.items():
-        if len(lang_rows) != len(model_rows):
-            counts = f"{len(lang_rows)} pairs, {model_path} has {len(model_rows)}"
+        if len(lang_rows) != len(reference_rows):
+            counts = f"{len(lang_rows)} pairs, {reference_path} has {len(reference_rows)}"
             raise ValueError(f"{paths[lang]}: {counts}. Line i must be the same pair in both.")
         # The header is line 1
-        for number, (row, model_row) in enumerate(zip(lang_rows, model_rows, strict=True), 2):
+        for number, (row, reference_row) in enumerate(
+            zip(lang_rows, reference_rows, strict=True), 2
+        ):
             where = f"{paths[lang]}:{number}"
             if row.label not in labels:
                 options = ", ".join(labels)
                 raise ValueError(f"{where}: label {xlt.quoted(row.label)} is none of {options}.")
-            if row.label != model_row.label:
+            if row.label != reference_row.label:
                 raise ValueError(
-                    f"{where}: label {row.label!r}, but {model_row.label!r} in "
-                    f"{model_path}:{number}. Line i must be the same pair in both."
+                    f"{where}: label {row.label!r}, but {reference_row.label!r} in "
+                    f"{reference_path}:{number}. Line i must be the same pair in both."
                 )
 
 
@@ -222,7 +231,9 @@ class PairClassifier(Encoder):
         room = xlt.room_for_tokens(encoder.model)
         if room is not None and length > room:
             raise ValueError(f"--length {length}: this model reads {room} tokens. Take fewer.")
-        settings = replace(encoder.settings, pooling="cls", query_length=length)
+        settings = replace(
+            encoder.settings, pooling="cls", query_length=length, query_prefix=""
+        )  # without it the saved folder opens, however long the encoder's own prefix is
         super().__init__(encoder.model, encoder.tokenizer, settings, encoder.precision)
         self.one_length = encoder.one_length
         self.head = nn.Linear(encoder.model.config.hidden_size, n_labels, device=encoder.device)
@@ -239,7 +250,7 @@ class PairClassifier(Encoder):
     def _token_rows(self, pairs, tower):
         """The token row of each pair, and whether it was cut.
 
-        CHANGED vs Encoder: two sentences without a prefix; the longer one loses its end.
+        CHANGED vs Encoder: no prefix; of two sentences the longer is cut to the other, then both.
         """
         firsts = [pair.first.text for pair in pairs]
         seconds = [pair.second.text for pair in pairs]
@@ -307,9 +318,10 @@ def load_classifier(
 # ---- flags ---------------------------------------------------------------------------------------
 
 
-# What a run is trained on is known by its hash wherever it lies
+# Flags that may change when a run goes on: the device does not matter; model, data and tables of
+# words are compared by their hashes, wherever they lie
 NOT_TRAINED = ("device", "model", "data", "words")
-# In run.json: all that training depends on beside the flags
+# Keys of run.json with those hashes. `check_same_run` compares two more, which older runs lack
 INPUTS = ("data_sha256", "init_sha256", "tables_sha256")
 
 
@@ -356,7 +368,7 @@ class PairFlags:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Positions of B training pairs; with the names of xlt.Batch, since the loop counts both."""
+    """Positions of B training pairs, under the names that `add_noise` and `BatchCounts.add` read."""
 
     queries: list[int]
     kind: str = "pairs"
@@ -428,8 +440,8 @@ def make_pair_perturber(
     if "synonyms" in sources:
         perturber.tables["synonyms"] = attacks.read_synonyms(folder)
     if "dictionary" in sources:
-        # CHANGED vs make_perturber: words of all languages, the tested ones too. In the generalized
-        # setting two languages meet in one input, and code-switching is to show that
+        # CHANGED vs make_perturber: words of all languages, the tested ones too, so that training
+        # meets two languages in one input. "zero-shot" then means: no whole sentence was seen
         perturber.tables["dictionary"] = attacks.read_dictionary(folder / "dictionary.tsv")
     check_replaceable(perturber, flags)
     return perturber
@@ -449,7 +461,7 @@ def edited_pair(perturber: PairPerturber, method: Method, step: int, position: i
 
 
 def clean_pair_views(classifier, batch, perturber):
-    """The pairs as they are, if a loss or a method looks at them: one view, or none."""
+    """The pairs as they are, if the clean loss or the KL needs them: one view, or none."""
     if not perturber.robust.needs_clean_queries:
         return []
     pairs = [training_pair(perturber, i) for i in batch.queries]
@@ -565,8 +577,9 @@ def pair_step(
 
     tokens = sum(len(row["input_ids"]) for view in all_views for row in view.rows)
     padded_tokens = sum(chunk.tokens for chunk in plan + perturbed_plan)
-    no_negatives = torch.zeros(len(labels), 1, dtype=torch.bool)  # so none of them is wrong
-    return StepReport(losses, no_negatives, tokens, padded_tokens)
+    # `BatchCounts` counts rows with a false negative; pairs do not meet each other and have none
+    no_false_negatives = torch.zeros(len(labels), 1, dtype=torch.bool)  # (B, 1)
+    return StepReport(losses, no_false_negatives, tokens, padded_tokens)
 
 
 # ---- metrics -------------------------------------------------------------------------------------
@@ -632,10 +645,14 @@ def macro_means(records: list[dict], metric: str, trained: str) -> dict[str, flo
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Score of the right label minus the best other one: above 0 is right. (N, C), (N,) -> (N,)"""
+    """Score of the right label minus the best other one: above 0 is right. (N, C), (N,) -> (N,)
+
+    *Units*: rounded to 1e-6 so that the shape of a batch decides nothing.
+    """
     of_label = logits.gather(1, labels[:, None])[:, 0]  # (N, 1) -> (N,)
     others = logits.scatter(1, labels[:, None], -math.inf)  # (N, C) without the right label
-    return of_label - others.max(1).values
+    exact = of_label - others.max(1).values
+    return (exact * 1e6).round() / 1e6
 
 
 def with_text(pair: Pair, side: str, text: str) -> Pair:
@@ -644,9 +661,11 @@ def with_text(pair: Pair, side: str, text: str) -> Pair:
 
 
 class SentenceScorer:
-    """What `attacks.search_edits` asks for margins of texts in the place of one sentence.
+    """Scores texts in the place of one sentence of a pair; `attacks.search_edits` calls it.
 
-    As `attacks.Scorer`, with one "pool": the labels. No text is scored twice.
+    `attacks.Scorer` returns each text's margins in all pools of passages, and its margin in the
+    pool under attack. A pair has one margin, that between its labels, so both tensors hold it.
+    No text is scored twice.
     """
 
     def __init__(self, classifier: PairClassifier, pairs: list[Pair], side: str):
@@ -654,7 +673,7 @@ class SentenceScorer:
         self.margins = {}  # (pair, text) -> its margin
 
     def __call__(self, trials: list[tuple[AttackedQuery, str]]) -> tuple[Tensor, Tensor]:
-        """(item, text) pairs -> margins in each "pool" (n, 1), and those that count (n,)."""
+        """(item, text) of each trial -> its margin, as (n, 1) and as (n,)."""
         keys = [(item.query, text) for item, text in trials]
         new_keys = [key for key in dict.fromkeys(keys) if key not in self.margins]
         if new_keys:
@@ -687,8 +706,8 @@ def attack_words(
 ) -> list[Pair]:
     """Each pair with one of its sentences attacked: the one where it hurts more.
 
-    An attack that draws its edits draws the sentence as well. So both have as many edits as an
-    attack of one query: `edits` is not for each sentence.
+    Random edits draw the sentence, by a fair coin. `edits` bounds the words changed in the pair,
+    not in each sentence; but a search may spend its `budget` of texts on each of them.
     *Shapes*: tables: lang -> table, of the attack's source.
     """
     first_changed = edit_side(classifier, pairs, "first", attack, tables, seed)
@@ -721,7 +740,7 @@ def attack_noise(
     with xlt.eval_mode(classifier):
         for chunk in attacks.embedding_chunks(classifier, classifier.tokenize_pairs(pairs)):
 
-            def objective(embeddings, chunk=chunk):  # this chunk, also when the loop has moved on
+            def objective(embeddings, chunk=chunk):  # bound now: the loop moves on
                 h = classifier.from_embeddings(embeddings, chunk.batch)  # (b, T, D) -> (b, D)
                 return pair_loss(h, chunk.rows)
 
@@ -739,7 +758,8 @@ def attacked_logits(classifier, pairs, attack, tables):
     tables: source -> lang -> table.
     """
     if attack.kind.source == "embeddings":
-        return attack_noise(classifier, pairs, attack), len(pairs)
+        n_changed = len(pairs) if attack.epsilon > 0 else 0
+        return attack_noise(classifier, pairs, attack), n_changed
     changed = attack_words(classifier, pairs, attack, tables.get(attack.kind.source, {}))
     n_changed = sum(new != old for new, old in zip(changed, pairs, strict=True))
     return classifier.predict(changed), n_changed
@@ -832,9 +852,9 @@ def attack_matrix(
 
 
 def groups_of(pairs: list[Pair]) -> np.ndarray:
-    """Numbers of groups: pairs that share a sentence are one, and its members are no chance apart.
+    """Numbers of groups: pairs that share a sentence, also by way of others, are one observation.
 
-        a-b, c-d, e-b -> [0, 1, 0]
+        a-b, c-d, e-b -> [0, 1, 0]        a-b, c-d, b-c -> [1, 1, 1]
 
     A premise of XNLI stands with all three labels. *Shapes*: -> (N,).
     """
@@ -883,12 +903,13 @@ def train_pairs(
         if any(choice["step"] == until for choice in choices):
             continue
         plan = pair_batches(len(perturber.labels), flags)
-        # (It opens the last checkpoint, which it wrote itself at the look before)
+        # From the second look on it opens the checkpoint that it left at the one before: the same
+        # weights, and the counts of cut pairs as they were without dev
         loop = train.training_loop(
             classifier, plan, flags, perturber, folder, *every, run_id, until, pair_step
         )
         manifest["seconds_training"] = round(loop.seconds, 1)
-        manifest["truncated"] = xlt.truncated_texts(classifier)  # now: dev does not count
+        manifest["truncated"] = xlt.truncated_texts(classifier)  # before dev is counted, too
         _, numbers = score_pairs(classifier.predict(dev), dev)
         choices.append({"step": until} | numbers)
         print(f"{folder.name} step {until}: dev {numbers['accuracy']:.3f}", file=sys.stderr)
@@ -1282,9 +1303,9 @@ def check_before(runs: list[PairFlags], args, data: PairData) -> None:
     """
     check_languages(data, args)
     open_tables(evaluate.parse_attacks(args.attacks), Path(runs[0].words))
+    pairs = data.pairs("train", args.train_lang, args.train_lang)
     for flags in runs:
-        if flags.seed == runs[0].seed:
-            pairs = data.pairs("train", flags.train_lang, flags.train_lang)
+        if flags.seed == runs[0].seed:  # what is missing does not depend on the seed
             make_pair_perturber(flags, pairs)
 
 
@@ -1330,5 +1351,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("pairs.py: interrupted. The same command goes on.", file=sys.stderr)
+        print("pairs.py: interrupted. Without --overwrite it goes on.", file=sys.stderr)
         sys.exit(130)

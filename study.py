@@ -112,8 +112,9 @@ def widening(n: int, level: float = 0.95) -> float:
     The root: deviations from a mean fitted to them are too small. t for z: their size is uncertain.
     *Source*: Hesterberg 2015, "narrowness bias"; he moves the percentiles, we the deviations.
     """
-    # With t = sqrt(n - 1) tan(angle) the density of t is cos(angle) ** (n - 2): no scipy needed.
-    # Integrated from 0 only: by symmetry the area up to an angle, over all, is P(|t| below it)
+    # If the density of angle is proportional to cos(angle) ** (n - 2), then
+    # t = sqrt(n - 1) tan(angle) has Student's distribution: no scipy needed. Integrated from 0
+    # only: by symmetry the area up to an angle, over all, is P(|t| below it)
     angle = np.linspace(0, math.pi / 2, 10_001)
     density = np.cos(angle) ** (n - 2)
     area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])  # sum of trapezia
@@ -285,7 +286,7 @@ class Recipe:
 
 def check_alike(run, first):
     """Refuse, with a ValueError, a run that was evaluated on something else than the first one."""
-    for key in ("data_sha256", "split", "langs", "limit", "form"):
+    for key in ("data_sha256", "split", "langs", "limit", "form", "no_self_hits", "precision"):
         if run.metrics[key] != first.metrics[key]:
             raise ValueError(f"{run.path}: another {key} than {first.path}. Evaluate them alike.")
 
@@ -641,7 +642,9 @@ def batching_sentences(comparisons, a, b):
     if comparisons[0].kind == "recipe":  # they may differ in more than their batches
         subject, other = a.name, b.name
     elif training != "none":
-        subject, other = f"{subject} with {training}", f"{other} with {training}"
+        subject = f"{subject} with {training}"
+        if b.batching is not None:  # not of a model as it is
+            other = f"{other} with {training}"
     by_condition = defaultdict(dict)  # condition -> place -> comparison
     for comparison in comparisons:
         if comparison.metric == "mAP":
@@ -672,6 +675,8 @@ def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[st
     for comparison in comparisons:
         by_pair[comparison.a, comparison.b].append(comparison)
     trainings = [c.fixed for c in comparisons if c.kind == "batching"]
+    if not trainings:
+        trainings = [c.fixed for c in comparisons if c.kind == "training"]
     # Batchings were compared at every robust training; they are told at one: none, or the first
     told = "none"
     if trainings and told not in trainings:
@@ -695,13 +700,16 @@ def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[st
 
 
 def against_parents(comparisons: list[Comparison], recipes) -> dict[str, list[Comparison]]:
-    """Plain hybrid batches against each plain parent: "x-x-mono" -> comparisons, "x-y" -> ..."""
+    """Plain hybrid batches against each plain parent: "x-x-mono" -> comparisons, "x-y" -> ...
+
+    A parent's name has the suffix of its recipe: runs of other flags are parents of their own.
+    """
     members = defaultdict(list)
     for c in comparisons:
         parent = recipes[c.b].batching
         of_hybrid = c.kind == "batching" and recipes[c.a].batching == "hybrid"
         if of_hybrid and c.fixed == "none" and parent in PARENTS:
-            members[parent].append(c)
+            members[parent + recipes[c.b].suffix].append(c)
     return members
 
 
@@ -926,7 +934,8 @@ def matrices(measured, most=3):
     for one in measured:
         values = defaultdict(list)  # (query language, passage language) -> mAP of each run
         for record in one.records():
-            if record["view"] != "pool":  # mono is the diagonal
+            # Mono is the diagonal; the smoothed retriever has no mAP
+            if record["view"] != "pool" and record["mAP"] is not None:
                 values[record["query_lang"], record["passage_lang"]].append(record["mAP"])
         met_cross = any(a != b for a, b in values)
         plain = one.recipe.robust in (None, "none")
@@ -941,7 +950,10 @@ def matrices(measured, most=3):
 
 
 def robust_row(recipe, scores, suite, view):
-    """R@1 clean, and of the queries that stay right under all of the suite at once: [mean, sd]."""
+    """Share of queries whose first passage is right: clean, and under the whole suite. [mean, sd]
+
+    Not the R@1 of the records, a recall: of eleven relevant passages it gives the first one 1/11.
+    """
     recall = [scores.values(recipe, recipe.seeds, c, view, "R@1") for c in suite]
     recall = np.stack(recall)  # (A, S, Q)
     answered = ~np.isnan(recall).any((0, 1))  # (Q,)
@@ -1261,16 +1273,17 @@ PAGE_TABLES = (("pool", "all"), ("mono", "all"), ("cross", "all"), ("pool", "unt
 def map_table(rows, view):
     """mAP in one view as text: recipes down, conditions across."""
     texts = defaultdict(dict)  # recipe -> condition -> text
-    seeds, conditions = {}, []
+    seeds, conditions = defaultdict(set), []  # not every seed may have met every attack
     for row in rows:
         recipe, condition = row["recipe"], condition_of(row)
         texts[recipe][condition] = cell_text(row, view, "mAP")
-        seeds.setdefault(recipe, str(row["n"]))
+        seeds[recipe].add(row["n"])
         if condition not in conditions:
             conditions.append(condition)
     table = [["recipe", "n", *(condition.label for condition in conditions)]]
     for recipe, cells in texts.items():
-        table.append([recipe, seeds[recipe], *(cells.get(c, "-") for c in conditions)])
+        n = enumeration([str(count) for count in sorted(seeds[recipe])], "or")
+        table.append([recipe, n, *(cells.get(c, "-") for c in conditions)])
     return table
 
 
@@ -1315,16 +1328,18 @@ def forests(rows):
 
 def parent_rows(study, view):
     """mAP of plain hybrid batches minus each plain parent: condition -> parent -> comparison."""
-    batchings = {}  # of plain recipes, by name
+    batchings, suffixes = {}, {}  # of plain recipes, by name
     for recipe in study["recipes"]:
         if recipe["robust"] == "none":
             batchings[recipe["name"]] = recipe["batching"]
+            suffixes[recipe["name"]] = recipe["suffix"]
     rows = defaultdict(dict)
     for row in study["comparisons"]:
         parent = batchings.get(row["b"])
         of_hybrid = row["kind"] == "batching" and batchings.get(row["a"]) == "hybrid"
         if of_hybrid and parent in PARENTS and (row["view"], row["metric"]) == (view, "mAP"):
-            rows[condition_of(row)][parent] = row
+            # As `against_parents` names it: runs of other flags are parents of their own
+            rows[condition_of(row)][parent + suffixes[row["b"]]] = row
     return rows
 
 
@@ -1337,7 +1352,7 @@ def picture(study, view):
     low = min(0, *(row["low"] for row in drawn))
     high = max(0, *(row["high"] for row in drawn))
     scale = Scale(low, high if high > low else low + 1)
-    parents = [name for name in PARENTS if any(name in found for found in rows.values())]
+    parents = sorted({name for found in rows.values() for name in found})
     head = [f"minus {name}{axis(scale)}" for name in parents]
     lines = []
     for condition, found in rows.items():
@@ -1428,7 +1443,7 @@ def part_strength(study):
 
 
 def part_robust(study):
-    """R@1 clean and under every attack of the suite."""
+    """Share of queries whose first passage is right, clean and under every attack of the suite."""
     table = [["recipe", "view", "n", "attacks", "clean", "robust"]]
     for row in study["robust_r1"]:
         counts = [str(row["n"]), str(row["attacks"])]

@@ -538,8 +538,11 @@ def make_perturber(flags: RunFlags, data: DataSet, encoder: Encoder | None = Non
         for passage in relevant:
             if query.answer and data.passages[passage].lang == query.lang:
                 perturber.answers.setdefault(passage, set()).add(query.answer)
-    for source in sorted(sources):
-        if not any(perturber.slots(source, "query", position) for position in queries):
+    for method in perturber.robust.methods:
+        if method.source == "embeddings":
+            continue
+        source, cut = method.source, method.cut
+        if not any(perturber.slots(source, "query", position, cut) for position in queries):
             raise ValueError(
                 f"--robust {flags.robust}: no training query in {langs} has a word that {source} "
                 f"could replace. Add words to {data.folder}'s synonyms/ or dictionary.tsv."
@@ -623,20 +626,20 @@ def worst_noise(
     """adv: the noise in a ball that raises each text's loss the most.
 
     The search runs in eval mode, so that it draws no dropout, and with respect to the noise alone.
-    *Shapes*: batch_rows: which row of the batch each text is -> points, each with one (t, D) tensor
-    a text: one point of fgm and pgd, `steps` of freelb (a random start, steps - 1 moves uphill).
+    *Shapes*: batch_rows: each text's row in the batch -> the points, one of fgm and pgd, `steps` of
+    freelb (a random start, then steps - 1 moves uphill); a point is one (t, D) tensor a text.
     """
     ball = Ball(method.epsilon * unit, method.norm, method.ball)
     if method.norm == "max":
         # A bound for each coordinate, so that a token's L2 norm is at most epsilon
         dim = encoder.word_table.shape[1]
         ball = replace(ball, radius=ball.radius / math.sqrt(dim))
-    climb = Climb(method.steps, method.step_size)
+    climb = Climb(method.steps, method.step_size)  # pgd: from fgm's point alone, nothing is drawn
     points = [[None] * len(token_rows) for _ in range(method.n_points)]
     with xlt.eval_mode(encoder):
         for chunk in attacks.embedding_chunks(encoder, token_rows):
 
-            def objective(embeddings, chunk=chunk):  # this chunk, also when the loop has moved on
+            def objective(embeddings, chunk=chunk):  # bound now: the loop moves on
                 v = encoder.from_embeddings(embeddings, chunk.batch)  # (b, T, D) -> (b, D)
                 return row_loss(v, [batch_rows[row] for row in chunk.rows])
 
@@ -684,13 +687,12 @@ def start_processes(device: str) -> None:
         return
     backend = "gloo"
     if device == "cuda":
-        backend, number, gpus = "nccl", int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if number >= gpus:
+        backend, gpus = "nccl", torch.cuda.device_count()
+        here = int(os.environ["LOCAL_WORLD_SIZE"])  # processes on this machine
+        if here > gpus:  # all of them find it: the first one has to say it
             remedy = f"Take --nproc-per-node {gpus}, or --device cpu."
-            raise ValueError(
-                f"torchrun: process {number + 1} of this machine, {gpus} GPUs. {remedy}"
-            )
-        torch.cuda.set_device(number)
+            raise ValueError(f"torchrun: {here} processes on this machine, {gpus} GPUs. {remedy}")
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(backend, timeout=timedelta(days=7))
 
 
@@ -926,25 +928,26 @@ def add_noise(encoder, batch, perturber, step, row_losses, views, chunks):
         if method.source != "embeddings":
             continue
         for tower in method.towers:
-            points = []  # numbers of the views that are the method's points
+            numbers = []  # of the method's views of this tower, one a point
             for number, view in enumerate(views):
                 if view.method == method and view.tower == tower:
-                    points.append(number)
+                    numbers.append(number)
+            own = [place for place in places if place // size in numbers]
             # A text's points are found together, whichever of them this process encodes
-            wanted = sorted({place % size for place in places if place // size in points})
-            token_rows = [views[points[0]].rows[row] for row in wanted]
+            batch_rows = sorted({place % size for place in own})
+            token_rows = [views[numbers[0]].rows[row] for row in batch_rows]
             positions = batch.positions(tower)
-            rngs = [perturber.rng(method, step, tower, positions[row]) for row in wanted]
+            rngs = [perturber.rng(method, step, tower, positions[row]) for row in batch_rows]
             if method.name == "rs-rp":
-                found = [random_noise(encoder, token_rows, method, perturber.unit, rngs)]
+                noise_of_points = [random_noise(encoder, token_rows, method, perturber.unit, rngs)]
             else:
-                climb = row_losses[tower], rngs, wanted
-                found = worst_noise(encoder, token_rows, method, perturber.unit, *climb)
-            for number, noise in zip(points, found, strict=True):
+                noise_of_points = worst_noise(
+                    encoder, token_rows, method, perturber.unit, row_losses[tower], rngs, batch_rows
+                )
+            for number, noise in zip(numbers, noise_of_points, strict=True):
                 views[number].noise = [None] * size
-                for row, of_text in zip(wanted, noise, strict=True):
+                for row, of_text in zip(batch_rows, noise, strict=True):
                     views[number].noise[row] = of_text
-            own = [place for place in places if place // size in points]
             counts += noise_counts([views[i // size].noise[i % size] for i in own], encoder.device)
     sum_over_processes(counts)
     perturber.counts.tokens += int(counts[0])
@@ -1049,7 +1052,8 @@ def training_step(
     views = clean_views(encoder, batch, perturber)
     plan = plan_chunks(encoder, views, flags.seed, step, "clean")
     clean = encode_views(encoder, views, own_chunks(plan))
-    # Robust training alone needs the next five lines; worst-case noise looks at the clean vectors
+    # The lines down to the gap are for robust training; without it they run on empty lists.
+    # Worst-case noise looks at the clean vectors
     row_losses = worst_case_losses(clean.views, clean.by_view(), flags.tau, mask)
     views = perturbed_views(encoder, batch, perturber, step)
     perturbed_plan = plan_chunks(encoder, views, flags.seed, step, "perturbed")
@@ -1308,11 +1312,11 @@ def edit_columns(counts):
 
 
 def speed_columns(state, seconds, flops_a_token, limit):
-    """How fast the last steps were; takes their counts away.
+    """Speed since the last line of the log; sets its counts back to 0.
 
-    *Units*: padding: share of the tokens encoded that is padding; tokens_per_s without it; mfu: of
-    `limit`, what plain matrix products reach (FLOP/s), the share that training reaches with these
-    tokens; what worst-case noise encodes to find its way is not counted. peak_gb: of memory.
+    *Units*: padding: share of all encoded tokens; tokens_per_s: without padding; mfu (model FLOPs
+    utilisation): FLOP/s of these tokens over `limit`, those of plain matrix products; what
+    worst-case noise encodes on its way is not counted. peak_gb: memory of the whole run so far.
     """
     columns = {"padding": round(1 - state.tokens / state.padded_tokens, 3)}
     rate = state.tokens / max(1e-9, seconds - state.line_seconds)
@@ -1419,7 +1423,8 @@ def training_loop(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             report = take_step(encoder, batch, flags, perturber, step)
-            losses, grad_norm = report.losses, update(encoder, optimizer, flags.clip)
+            losses = report.losses
+            grad_norm = update(encoder, optimizer, flags.clip)
             if not (losses.loss.isfinite() and grad_norm.isfinite()):
                 raise FloatingPointError(
                     f"{folder}: the loss is {losses.loss.item()}, its gradient {grad_norm.item()}, "
@@ -1573,7 +1578,7 @@ def memory_remedy(flags):
         return f"Add --chunk-size {size}: the same gradient with {size} texts in memory at once."
     if flags.chunk_size > 1:
         return f"Take --chunk-size {flags.chunk_size // 2} and not {flags.chunk_size}."
-    return "Take --freeze-words, a smaller --passage-length or a smaller model."
+    return "Take --freeze-words, fewer tokens a text (see --help) or a smaller model."
 
 
 def explain(error, flags):
@@ -1600,9 +1605,9 @@ def run_all(args, runs):
     evaluate.check_split(eval_data, args.eval_split, args.test_langs or [])
     options = table_options(args, runs, eval_data)
     for flags in runs:
-        if flags.seed == runs[0].seed:
-            make_perturber(flags, data)
-            xlt.batches(pairs, flags.batching, flags.batch_size, 1)
+        if flags.seed == runs[0].seed:  # the others differ in the seed alone
+            make_perturber(flags, data)  # ValueError for a missing table
+            xlt.batches(pairs, flags.batching, flags.batch_size, 1)  # ... for too few pairs
     evaluated, seconds = [], []
     for number, flags in enumerate(runs):
         text = f"run {number + 1} of {len(runs)}: {flags.recipe}, seed {flags.seed}"

@@ -19,6 +19,8 @@ import bench
 import numpy as np
 import pytest
 from conftest import ROOT, write_folder
+from pair_results import gain_table, pair_blocks
+from pair_results import search_table as pair_search_table
 from readme import (
     EXAMPLE,
     GREEDY,
@@ -42,10 +44,17 @@ from results import results_blocks
 import attacks
 import train
 from evaluate import CLEAN, Condition, array_name
+from pairs import GAP
 
 MODULES = ("xlt", "attacks", "evaluate", "study", "train", "pairs")  # each may use those before it
-PAGES = ("README.md", "data/minifacts/results.md", "tests/bench.md", "data/xquad_r/results.md")
-README, RESULTS, SPEED, REAL_TEXT = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
+PAGES = (
+    "README.md",
+    "data/minifacts/results.md",
+    "tests/bench.md",
+    "data/xquad_r/results.md",
+    "data/xnli/results.md",
+)
+README, RESULTS, SPEED, REAL_TEXT, _ = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
 PROGRAMS = [ROOT / f"{name}.py" for name in MODULES]
 PROGRAMS += sorted((ROOT / "data").glob("*/prepare.py")) + sorted((ROOT / "data").glob("*.py"))
 PYTHON = [*PROGRAMS, *sorted((ROOT / "tests").glob("*.py"))]
@@ -160,12 +169,13 @@ def test_an_interrupted_import_leaves_no_traceback(name, tmp_path):
 
 
 def written():
-    """(page, name of a block in it, its text): all that tests/readme.py and results.py write."""
+    """(page, name of a block in it, its text): what readme.py, results.py, pair_results.py write."""
     blocks = []
     for path, contents in pages().items():
         page = path.relative_to(ROOT).as_posix()
         blocks += [(page, name, content) for name, content in contents.items()]
     blocks += [(PAGES[3], name, content) for name, content in results_blocks().items()]
+    blocks += [(PAGES[4], name, content) for name, content in pair_blocks().items()]
     return blocks
 
 
@@ -323,6 +333,29 @@ def test_certificates_are_those_of_mono():
     assert make_certificates({"results": records}) == [
         {"attack": "exact", "R@1": pytest.approx(0.3), "certified": pytest.approx(0.25)}
     ]
+
+
+def test_a_gain_of_pairs_is_bold_where_it_is_significant():
+    """Number: by hand. Catches: bold everywhere, a setting in another's column, rows that meet."""
+    row = CLEAN.fields() | {"a": "adv", "low": 0.005, "high": 0.03, "significant": True}
+    standard = row | {"view": "standard", "difference": 0.02}
+    attacked = row | Condition("typos").fields() | {"view": "standard", "difference": 0.01}
+    gap = row | {"view": GAP, "difference": -0.001, "low": -0.01, "significant": False}
+    table = gain_table({"comparisons": [standard, gap, attacked]}).splitlines()
+    assert table[0] == f"| --robust | condition | standard | generalized | {GAP} |"
+    assert table[2] == "| `adv` | clean | **+.020 [.005, .030]** | - | -.001 [-.010, .030] |"
+    assert table[3] == "| `adv` | typos | **+.010 [.005, .030]** | - | - |"
+
+
+def test_a_search_shows_every_look_at_dev():
+    """Number: by hand; a run that was stopped has no later looks. Catches: looks that move up."""
+    runs = [
+        {"robust": "none", "seed": 0, "looks": {"50": 0.4, "100": 0.5}},
+        {"robust": "adv", "seed": 1, "looks": {"100": 0.333}},
+    ]
+    table = pair_search_table(runs).splitlines()
+    assert table[0] == "| --robust | seed | step 50 | step 100 |"
+    assert table[2:] == ["| `none` | 0 | .400 | .500 |", "| `adv` | 1 | - | .333 |"]
 
 
 def test_an_example_is_told_as_it_was_attacked():

@@ -312,6 +312,14 @@ def test_a_word_is_found_whole_with_its_marks():
     assert find_words("cafe\u0301 cafe", {"cafe"}, "en") == [(6, 10)]
 
 
+def test_a_word_without_spaces_may_follow_a_letter_with_a_mark():
+    """Number: 中国 begins at 1 after x, at 2 after x with an accent. Catches: the script of the
+    letter under the mark, looked up in the place of the word's own.
+    """
+    assert find_words("x中国", {"中国"}, "zh") == [(1, 3)]
+    assert find_words("x\u0301中国", {"中国"}, "zh") == [(2, 4)]
+
+
 def test_the_longest_key_wins_and_its_words_are_spent():
     """Number: "thành phố" (0 to 9) beats "thành"; its "phố" is no longer there for "phố cổ".
 

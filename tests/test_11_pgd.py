@@ -4,7 +4,7 @@ Builds: attacks.pgd, freelb. Before: parts 1 and 3 (balls, noise). Run: pytest t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 import pytest
@@ -103,6 +103,15 @@ def test_random_starts_fill_the_cube_and_not_the_ball_in_it():
     outside_ball = starts.norm(dim=-1) > 0.5  # (1, 1000, 8) -> (1, 1000)
     assert starts.abs().max() <= 0.5
     assert outside_ball.float().mean() > 0.9
+
+
+def test_a_cube_is_as_full_when_the_ball_is_the_sentences():
+    """Claim: the max norm knows no scope. Catches: a ball of the whole sentence inside the cube,
+    whose points come nowhere near the corners of a sentence of 1,000 tokens.
+    """
+    places = torch.ones(1, 1000, dtype=torch.bool)
+    starts = random_start(places, 8, replace(CUBE, scope="sentence"), streams(1))
+    assert torch.equal(starts, random_start(places, 8, CUBE, streams(1)))
 
 
 # ---- pgd on objectives with hills ----------------------------------------------------------------

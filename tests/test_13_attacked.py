@@ -149,10 +149,12 @@ SEARCHED = [
 ]
 
 
-@pytest.mark.parametrize(("column", "expected"), [(0, 0.75), (1, 0.25), (2, 0.25)])
+@pytest.mark.parametrize(("column", "expected"), [(0, 0.75), (1, 0.25), (2, 0.5)])
 def test_certified_recall_counts_right_answers_whose_worst_margin_is_above_zero(column, expected):
     """Number: of four right queries three are safe in German, one in English (a margin of 0 is lost
-    to a tie) and one in the pool. Catches: another pool's margin, >= 0, a search that gave up.
+    to a tie) and two in the pool, the last of them because all candidates are relevant (NaN).
+
+    Catches: another pool's margin, >= 0, a search that gave up; an answer that nothing can break.
     """
     counts = evaluate.certified_counts(SEARCHED, np.ones(4), column)
     assert counts["certified R@1"] == expected
@@ -508,8 +510,9 @@ def test_a_frozen_folder_says_what_was_done_to_it(story):
     about = json.loads((story.folder / "frozen/greedy-cross/attack.json").read_text())
     assert condition_of(about) == GREEDY
     assert (about["view"], about["split"]) == ("cross", "test")
-    for key in ("data_sha256", "model_sha256"):
+    for key in ("data_sha256", "model_sha256", "tokenizer_sha256", "no_self_hits"):
         assert about[key] == story.first.metrics[key]
+    assert about["encoder"]["query_prefix"] == story.first.metrics["settings"]["query_prefix"]
 
 
 def read_qrels(folder):
@@ -1167,6 +1170,16 @@ def test_a_vote_is_not_computed_again(folder, work):
     run(folder, *flags)
     work.clear()
     assert run(folder, *flags).code == 0
+    assert work == []
+
+
+def test_a_vote_in_a_single_language_is_not_computed_again(folder, work):
+    """Number: English alone has no cross. Catches: a vote that can never be complete."""
+    table = write_table(folder, **WORDS)
+    flags = ["--langs", "en", "--attacks", "smoothed:samples=9", *table]
+    run(folder, *flags)
+    work.clear()
+    run(folder, *flags)
     assert work == []
 
 

@@ -275,6 +275,16 @@ def test_a_table_without_a_word_of_the_queries_is_refused(folder):
         perturber_of(xlt.load_data(folder), "rs-da")
 
 
+def test_a_word_that_the_method_does_not_cut_out_is_none(folder):
+    """Claim: between blanks stands "capital?", which no table has. Catches: words looked for by
+    another rule than training's, so that nothing is ever edited."""
+    write_synonyms(folder, en={"capital": ["metropolis"]})
+    data = xlt.load_data(folder)
+    perturber_of(data, "rs-da")
+    with pytest.raises(ValueError, match="no training query"):
+        perturber_of(data, "rs-da:cut=blanks")
+
+
 def test_english_batches_need_a_word_in_an_english_query(folder):
     """Claim: "fressen" can be replaced, but no German query is trained on.
 

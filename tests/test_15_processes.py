@@ -185,9 +185,11 @@ def test_what_all_processes_find_is_said_once(folder, tmp_path):
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
-    """Claim: with the number to take. Catches: two processes on one GPU, which NCCL hangs on."""
+    """Claim: by the first process too, which alone prints it. Catches: two processes on one GPU,
+    which NCCL hangs on; a refusal that nobody says."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="--nproc-per-node 1, or --device cpu"):
         train.start_processes("cuda")

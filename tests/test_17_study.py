@@ -53,6 +53,8 @@ def run_of(batching, robust="none", seed=0, **changes):
         "langs": LANGS,
         "limit": 0,
         "form": "",
+        "no_self_hits": False,
+        "precision": "fp32",
         "n_queries": 80,
         "n_passages": 9,
         "versions": {"python": "3"},
@@ -843,6 +845,15 @@ def test_batchings_of_robust_runs_are_told_only_where_there_are_no_plain_ones():
     assert answer_of(robust) == [text]
 
 
+def test_a_model_as_it_is_has_no_robust_training():
+    """Number: hybrid with adv against the model; no plain run is there. Catches: "start with adv";
+    an answer without a word, since only plain runs are told."""
+    recipes = study.recipes_of([run_of("hybrid", "adv"), model_of("start")])
+    row = replace(UP, kind="training", a="hybrid-adv", b="start", fixed="adv", view="mono")
+    (text,) = study.answer([row], recipes)
+    assert text == "Clean: hybrid with adv is above start by 0.021 [0.012, 0.030] in mono."
+
+
 def test_of_robust_training_only_the_pool_on_hybrid_batches_is_told():
     """Catches: mono in the place of the pool, x-y's batches as well."""
     hybrid = {"kind": "robust", "a": "hybrid-adv", "b": "hybrid-none", "fixed": "hybrid"}
@@ -881,6 +892,11 @@ def test_sentences_about_runs_of_other_flags_can_be_told_apart():
     texts = study.answer([above, below], recipes)
     assert "(v)" in texts[0]
     assert "(w)" in texts[1]
+    texts = study.summary([above, below], recipes)
+    assert texts == [
+        "Clean: hybrid (v) is above x-y (v) by 0.021 [0.012, 0.030] in mono.",
+        "Clean: hybrid (w) is below x-y (w) by 0.010 [0.004, 0.016] in mono.",
+    ]
 
 
 # ---- marks ---------------------------------------------------------------------------------------

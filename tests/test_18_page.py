@@ -159,8 +159,8 @@ STUDY = {
         "note": "Differences are in mAP.",
     },
     "recipes": [
-        {"name": "hybrid-none", "batching": "hybrid", "robust": "none"},
-        {"name": "x-y-none", "batching": "x-y", "robust": "none"},
+        {"name": "hybrid-none", "batching": "hybrid", "robust": "none", "suffix": ""},
+        {"name": "x-y-none", "batching": "x-y", "robust": "none", "suffix": " (w)"},
     ],
     "conditions": [CLEAN, GREEDY],
     "table": [
@@ -393,7 +393,7 @@ def test_the_picture_shows_hybrid_against_its_parent_under_each_condition(page):
     """
     figure = section(page, "answer").find("figure")
     head, *rows = figure.iter("tr")
-    assert text_of(head).startswith("hybridminus x-y")
+    assert text_of(head).startswith("hybridminus x-y (w)")
     assert "x-x-mono" not in text_of(head)
     assert [text_of(row.find("th")) for row in rows] == ["greedy:edits=2", "clean"]
     dots = [row.find(".//circle") for row in rows]

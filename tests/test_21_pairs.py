@@ -5,6 +5,7 @@ Builds: pairs.py. Before: rungs 1, 4, 11, 14, 15. Run: pytest tests/test_21_pair
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -102,6 +103,12 @@ def test_labels_are_numbered_by_their_names(world):
     assert pairs.labels_of(given).tolist() == [3, 1, 4, 2, 0]
 
 
+def test_a_blank_after_a_label_makes_no_label(world):
+    """Number: "1 " is 1. Catches: three labels for two, all of them trained on."""
+    write_pairs(world, "train", "en", [("A dog.", "A cat.", "0"), ("A dog.", "A dog!", "1 ")])
+    assert load_pairs(world).labels == LABELS
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -110,6 +117,8 @@ def test_labels_are_numbered_by_their_names(world):
         ([("a", "b", "1"), ("a", "b", "1")], r"test-de.tsv:3: label '1', but '0' in .*test-en"),
         ([("a", "b", "1")], r"test-de.tsv: 1 pairs, .*test-en.tsv has 2"),
         ([("a", "b", "1"), ("a", " ", "0")], r"test-de.tsv:3: an empty cell"),
+        ([("a", "b", "1"), ("a", "b", " ")], r"test-de.tsv:3: an empty cell"),
+        ([("", "", ""), ("a", "b", "1"), ("a", "b", "0")], r"test-de.tsv:2: a blank line"),
     ],
 )
 def test_broken_pairs_are_refused(world, rows, message):
@@ -127,6 +136,7 @@ def test_broken_pairs_are_refused(world, rows, message):
     [
         ("test-de.tsv", "a\tb\t1\n", r"test-de.tsv:1: .* is not the header"),
         ("test-de.tsv", pairs.HEADER + "\n", r"test-de.tsv: no rows"),
+        ("test-de.tsv", "\n" + pairs.HEADER + "\na\tb\t1\n", r"test-de.tsv:1: a blank line"),
         ("final-de.tsv", pairs.HEADER + "\na\tb\t1\n", r"final-de.tsv: is not named"),
     ],
 )
@@ -174,7 +184,7 @@ def test_both_sentences_are_one_input(encoder):
     assert tokens[-1] == "</s>"
     assert tokens.count("</s>") == 3
     text = encoder.tokenizer.decode(row["input_ids"], skip_special_tokens=True)
-    assert "dog" in text
+    assert text.startswith("A dog")
     assert "cat" in text
 
 
@@ -315,7 +325,7 @@ def test_losses_are_cross_entropy_and_kl():
     weight .5: .813262. KL of P' = (.268941, .731059) from P = (.731059, .268941):
     .268941 * -1 + .731059 * 1 = .462117, times c = 2.
 
-    Catches: KL the other way is the same here, so also (0, 2), whose KL is .760.
+    Catches: KL the other way is the same here, so also (0, 2), whose KL is .829.
     """
     clean, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     method = train.Method("typos", weight=0.5)
@@ -666,7 +676,7 @@ def test_the_kth_copy_goes_with_the_kth_copy(world):
     """Claim: both sentences of a pair show copies of one number; what is drawn in them is not
     tied. Number: 3 copies, 60 steps: at most 3 different pairs.
 
-    Catches: a number a sentence, which makes 9; copies drawn anew.
+    Catches: a number a sentence, which makes more; copies drawn anew.
     """
     step = make_step(world, "rs-da:rate=1,copies=3,cut=blanks")
     (method,) = step.perturber.robust.methods
@@ -688,6 +698,32 @@ def test_the_margin_is_that_of_the_right_label():
     logits = torch.tensor([[2.0, 5.0, 1.0]] * 3)
     margins = pairs.margins(logits, torch.tensor([1, 0, 2]))
     assert margins.tolist() == [3.0, -3.0, -4.0]
+
+
+def test_margins_that_differ_by_rounding_are_equal():
+    """Number: 1e-7 apart. Catches: an edit that changes nothing kept for the noise of a batch."""
+    logits = torch.tensor([[0.1, 0.2], [0.1, 0.2 + 1e-7]], dtype=torch.float64)
+    first, second = pairs.margins(logits, torch.tensor([1, 1])).tolist()
+    assert first == second
+
+
+def test_noise_of_no_size_changes_no_pair(encoder):
+    """Catches: a hundred pairs "changed" by nothing."""
+    classifier = PairClassifier(encoder, 2, seed=1)
+    for epsilon, n_changed in ((0, 0), (0.1, 1)):
+        attack = attacks.parse_attack(f"gaussian:epsilon={epsilon}")
+        both = [pair_of("A dog eats.", "A cat sleeps.", 1)]
+        assert pairs.attacked_logits(classifier, both, attack, {})[1] == n_changed
+
+
+def test_a_classifier_opens_whatever_the_prefix_of_its_encoder(encoder, tmp_path):
+    """Number: a prefix of 20 words, 16 tokens for a pair. Catches: a model that does not open."""
+    settings = replace(encoder.settings, query_prefix="a " * 20)
+    other = xlt.Encoder(encoder.model, encoder.tokenizer, settings)
+    pairs.save_classifier(PairClassifier(other, 2, length=16), LABELS, tmp_path)
+    opened, labels = pairs.load_classifier(tmp_path)
+    assert labels == LABELS
+    assert opened.settings.query_length == 16
 
 
 class WordCounter:
@@ -771,7 +807,7 @@ def test_random_edits_draw_the_sentence():
 
 
 def test_noise_lowers_the_margins_of_a_real_classifier(encoder):
-    """Claim: pgd in a larger ball never does less. Catches: noise uphill; noise that is not there;
+    """Claim: here a larger ball does no less. Catches: noise uphill; noise that is not there;
     rows of a chunk exchanged."""
     classifier = PairClassifier(encoder, 2, seed=3)
     both = [
@@ -840,22 +876,26 @@ def test_a_matrix_knows_sentence_1_and_sentence_2(world):
 
 
 def test_broken_are_right_pairs_that_are_wrong_under_attack(world, monkeypatch):
-    """Number: before, the first pair is right; the attack turns both: one broken, one mended.
+    """Number: before, two pairs of label 1 are right; the attack says 0 to all: two broken, one of
+    label 0 mended.
 
-    Catches: the mended among the broken; right ones counted after the attack.
+    Catches: the mended among the broken (3); right ones counted after the attack (1).
     """
+    for lang in ("de", "en"):
+        rows = [(*SENTENCES[lang][0], label) for label in ("1", "0", "1")]
+        write_pairs(world, "test", lang, rows)
     test = pairs.TestPairs(load_pairs(world))
 
     def turned(*given):
-        """Label 0 for both pairs."""
-        return torch.tensor([[1.0, 0.0], [1.0, 0.0]]), 2
+        """Label 0 for all pairs."""
+        return torch.tensor([[1.0, 0.0]] * 3), 3
 
     monkeypatch.setattr(pairs, "attacked_logits", turned)
     matrix = pairs.attack_matrix(Listener(), test, [("de", "en")], GREEDY, {})
     (record,) = matrix.records
-    assert record["n_right"] == 1
-    assert record["n_broken"] == 1
-    assert record["accuracy"] == 0.5
+    assert record["n_right"] == 2
+    assert record["n_broken"] == 2
+    assert record["accuracy"] == 0.333333
 
 
 def test_what_an_attack_broke_was_right_before(world, encoder):
@@ -873,6 +913,7 @@ def test_what_an_attack_broke_was_right_before(world, encoder):
         assert record["accuracy"] == pytest.approx(right / 2), "nothing wrong becomes right here"
         assert record["n_changed"] > 0, "the attack did nothing"
     assert [record["first_lang"] for record in matrix.records] == ["de", "en"]
+    assert sum(record["n_broken"] for record in matrix.records) > 0, "nothing broke"
 
 
 @pytest.mark.parametrize("name", ["exact", "hotflip", "smoothed"])
@@ -894,7 +935,7 @@ def run(world, out, *flags):
 def test_a_run_leaves_model_manifest_and_metrics(world, tmp_path, capsys):
     """Number: two languages are a matrix of four records; two looks at dev.
 
-    Catches: a matrix without its other half; the last checkpoint instead of the best.
+    Catches: a matrix without its other half.
     """
     assert run(world, tmp_path / "out", "--robust", "none", "rs-rp") == 0
     folder = tmp_path / "out/pairs-none-seed0"
@@ -945,7 +986,7 @@ def test_a_finished_run_is_not_trained_again(world, tmp_path, monkeypatch):
 
 
 def test_limit_takes_the_first_pairs_of_every_language(world, tmp_path):
-    """Number: one pair of two. Catches: a limit on the training pairs, or on one language."""
+    """Number: one pair of two. Catches: a limit on one language."""
     assert run(world, tmp_path / "out", "--limit", "1") == 0
     metrics = pairs.read_metrics(tmp_path / "out/pairs-none-seed0")
     assert [record["n"] for record in metrics["results"]] == [1, 1, 1, 1]
@@ -1277,6 +1318,16 @@ def test_pairs_that_share_a_sentence_are_one_group():
     assert len({first, second, fifth}) == 3
 
 
+def test_a_pair_joins_two_groups():
+    """Number: b-d joins a-b, e-b with c-d, f-c: five pairs are one group, g-h another. Catches: the
+    last pair moved alone, and the others left behind.
+    """
+    sentences = [("a", "b"), ("c", "d"), ("e", "b"), ("f", "c"), ("g", "h"), ("b", "d")]
+    groups = pairs.groups_of([pair_of(first, second) for first, second in sentences])
+    assert len(set(groups)) == 2
+    assert (groups == groups[0]).tolist() == [True, True, True, True, False, True]
+
+
 def test_a_matrix_is_the_mean_over_seeds():
     """Number: sentence 1 in German and 2 in English is right in 0 and .4 of the pairs: .2; the
     other way round always. Catches: rows and columns exchanged.
@@ -1383,4 +1434,4 @@ def test_a_value_that_cannot_be_meant_is_wrong_usage(capsys, text):
     flag, *values = text.split()
     with pytest.raises(SystemExit, match="2"):
         pairs.parse([flag, *values])
-    assert flag in capsys.readouterr().err
+    assert f"error: {flag}" in capsys.readouterr().err
