@@ -349,12 +349,14 @@ def evaluate_uneven(folder, qrels):
         ("cross", "R@1", 1 / 2),
         ("pool", "R@1", 1 / 5),
         ("pool", "mAP", (0.728333 + 0.456667) / 2),
+        ("pool", "rank_distance", 3.0),
     ],
 )
 def test_chance_of_a_view_is_the_mean_over_its_queries(tmp_path, view, metric, expected):
     """Number: q1.en has two relevant passages of three in English and one of two in German; q1.de
     one in German and none in English, so that cross is q1.en's alone. With H_5 = 2.283333 the AP of
-    R = 3 is 2.283333 / 5 + 2 (5 - 2.283333) / 20 = .728333, of R = 1 it is .456667.
+    R = 3 is 2.283333 / 5 + 2 (5 - 2.283333) / 20 = .728333, of R = 1 it is .456667. The rank
+    distance is q1.en's, 6 * 2 / 4: one rank has none.
 
     Catches: candidates of the other language; a query that counts where it has nothing to find.
     """
@@ -1161,6 +1163,18 @@ def test_conditions_that_differ_in_the_seventh_digit_do_not_share_an_array():
     names = [array_name(condition, "pool", "mAP") for condition in conditions]
     assert len(set(conditions)) == 8
     assert len(set(names)) == 8
+
+
+def test_a_language_without_an_answer_is_not_the_least_changed():
+    """Number: no German query has an answer in this view; 3 of 4 English ones were changed.
+
+    Catches: "de .000", as if nothing had been changed in German.
+    """
+    record = {"n_right": 2, "n_broken": 1, "edits": 1.0, "norm": None}
+    german = record | {"query_lang": "de", "n_queries": 0, "n_attacked": 0, "n_changed": 0}
+    english = record | {"query_lang": "en", "n_queries": 4, "n_attacked": 3, "n_changed": 3}
+    assert evaluate.attack_cells([german, english])[-1] == "en .750"
+    assert evaluate.attack_cells([german])[-1] == "-"
 
 
 # ---- metrics.json --------------------------------------------------------------------------------

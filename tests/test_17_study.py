@@ -1172,6 +1172,13 @@ def test_a_condition_that_did_not_meet_other_languages_has_no_matrix():
     assert study.matrices(measured_of(matrix_run(views=["mono"]))) == []
 
 
+def test_a_vote_has_no_matrix():
+    """Number: its records have R@1 alone. Catches: a heat map of dashes among the three."""
+    records = matrix_run(conditions=[Condition("smoothed")]).metrics["results"]
+    votes = run_of("x-y", results=[record | {"mAP": None} for record in records])
+    assert study.matrices(measured_of(votes)) == []
+
+
 def test_robust_runs_have_no_matrix():
     """Claim: matrices answer the question about batches. Catches: dozens of heat maps."""
     assert study.matrices(measured_of(matrix_run("adv"))) == []

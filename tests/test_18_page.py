@@ -416,6 +416,14 @@ def test_without_hybrid_there_is_no_picture():
     assert section(page_of(STUDY | {"recipes": []}), "answer").find("figure") is None
 
 
+def test_the_number_of_seeds_is_that_of_each_condition():
+    """Number: five seeds clean, one attacked. Catches: "5" beside a number of one seed."""
+    rows = [table_row("x-y-none", CLEAN, 0.7, 0.5), table_row("x-y-none", GREEDY, 0.4, 0.3)]
+    rows[1]["n"] = 1
+    (_, row) = study.map_table(rows, "pool")
+    assert row[1] == "1 or 5"
+
+
 def test_runs_show_their_manifest_and_the_commands(page):
     """Catches: flags left out, the whole hash, seconds with three decimals."""
     ((_, row),) = tables(page, "runs")
