@@ -372,13 +372,17 @@ def read_relevance(score: str) -> float:
 def is_header(line: str, query_at: dict[str, int]) -> bool:
     """Is the first line of a qrels file its head, whatever the columns are called?
 
-    A query may be called "query-id", but no score is a word.
+    "query_id  doc_id     relevance" -> True     no number at the end, no query "query_id"
+    "query-id  p1         1"         -> False    a number at the end
+    "q1        p1         yes"       -> False    q1 is a query: a row, which read_relevance refuses
+    "query-id  corpus-id  score"     -> True     the usual head, even if a query is called so
     """
     cells = line.split("\t")
     try:
         float(cells[-1])
     except ValueError:
-        return len(cells) == 3 and cells[0] not in query_at
+        is_usual = line.startswith("query-id\tcorpus-id\t")
+        return len(cells) == 3 and (is_usual or cells[0] not in query_at)
     return False
 
 
@@ -600,11 +604,12 @@ class Encoder(nn.Module):
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.precision = precision  # of the forward pass: "fp32", or "bf16" by autocast
         self.one_length = False  # chunks without padding, for a model that does not mask it (FNet)
-        self.chunk_size = 0  # texts of a chunk at most, of 64 tokens; 0: any number
+        # 0: any number. Else a chunk holds at most so many texts, and 64 times as many tokens
+        self.chunk_size = 0
         # (tower, text) -> its token row, and whether it was cut; None: texts are not remembered
         self.remembered = None
-        # (tower, lang) -> how often a text was tokenized, and how often it lost its end by that
-        self.texts_cut, self.texts_seen = Counter(), Counter()
+        # (tower, lang) -> texts that were asked for, remembered or not, and those that lost their end
+        self.texts_seen, self.texts_cut = Counter(), Counter()
 
     @property
     def device(self) -> torch.device:
@@ -706,7 +711,7 @@ class Encoder(nn.Module):
             overhead = 2048
         if self.one_length:
             overhead = 0
-        if self.chunk_size:  # sorted by length, a batch's longest texts would be the heaviest chunk
+        if self.chunk_size:  # or so many of the longest texts would make one chunk far too heavy
             max_tokens = min(max_tokens, 64 * self.chunk_size)
         return length_chunks(lengths, max_tokens, self.chunk_size, overhead)
 
@@ -725,9 +730,9 @@ class Encoder(nn.Module):
     def hidden_states(self, embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Word embeddings -> the last layer's state of every token. (B, T, D) -> (B, T, D)
 
-        Half precision ends here: what follows, scores and losses, is fp32. Given embeddings, the
-        model cannot see which tokens are padding and numbers positions 0..T-1; for texts that are
-        padded on the right that is what it does with ids as well.
+        Half precision ends here: what follows, scores and losses, is fp32. Without ids the model
+        cannot tell padding when it numbers positions (it still has the attention mask) and numbers
+        all T in order; where texts are padded on the right, their tokens get the same numbers.
         """
         inputs = {name: tensor for name, tensor in batch.items() if name != "input_ids"}
         is_half = self.precision == "bf16"
@@ -780,7 +785,8 @@ class Encoder(nn.Module):
         """
         if not texts:
             raise ValueError("encode: no texts. Give at least one.")
-        # By characters, which is nearly by tokens: so no more than a block's tokens are in memory
+        # Sorted by characters, nearly the order by tokens: for that one, all texts would have to be
+        # tokenized first and kept. Now no more than a block's tokens are in memory
         sizes = [len(text.text) for text in texts]
         if self.settings.context:
             sizes = [len(text.text) + len(text.context) for text in texts]
@@ -827,9 +833,10 @@ def false_negatives(gold: Tensor, passage_group: Tensor) -> Tensor:
     """True at [i, j], i != j, where passage j of the batch answers query i as well.
 
     *Shapes*: gold (B, K) the groups that answer query i, padded with -1; passage_group (B,) ->
-    (B, B). K is mostly 1: the translations of a passage are one group.
-    It matters: 51 to 75 % of XQuAD-R's questions share their gold sentence with another one, and in
-    a batch of 128 English pairs 11 % of the queries meet such a passage.
+    (B, B). K is 1 where the translations of a passage are one group (data/minifacts), the number of
+    languages that answer where they are not (MLQA-R: 2 to 4).
+    It matters where questions share gold sentences: 52 to 75 % of XQuAD-R's do, and in a batch of
+    128 English pairs of it 11 % of the queries would meet such a passage; few of MLQA-R's do.
     """
     answers = gold.unsqueeze(2) == passage_group  # (B, K, 1) == (B,) -> (B, K, B)
     return answers.any(1).fill_diagonal_(False)  # (B, K, B) -> (B, B)
@@ -1026,7 +1033,8 @@ def batches(
                 f"--batch-size {size} is larger than the data: {count} pairs fit {batching} "
                 f"({pairing.kind} {pairing.lang}) in the training languages {pairs.langs}."
             )
-        # "mixed" is but the name of a stream that x-x and x-y share: same questions, same order
+        # Both pairings without a language, "mixed" and "cross", take the stream "mixed": where the
+        # same questions fit both, x-x and x-y ask them in one order and differ in languages alone
         order_rng = generator(seed, "order", pairing.lang or "mixed")
         orders[pairing] = endless_groups(questions, size, order_rng)
 
@@ -1211,7 +1219,12 @@ def output_folder(text: str) -> Path:
     path = Path(text)
     if text.startswith("-"):
         raise argparse.ArgumentTypeError(f"{text} looks like a flag. Write ./{text} for it.")
-    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    parents = (path, *path.absolute().parents)
+    try:
+        there = next(parent for parent in parents if parent.exists())
+    except OSError as error:  # a name too long, or a folder that may not be searched
+        problem = f"{one_line(text)}: {error.strerror}. Give another folder."
+        raise argparse.ArgumentTypeError(problem) from None
     if not there.is_dir():
         raise argparse.ArgumentTypeError(f"{there} is no folder. Give the name of a folder.")
     if not os.access(there, os.W_OK):
@@ -1315,8 +1328,9 @@ def library_prompts(file: Path, normalized: bool) -> dict[str, str]:
     similarity = content.get("similarity_fn_name") or "cosine"
     same_order = ("cosine", "dot", "euclidean") if normalized else ("cosine",)
     if similarity not in same_order:
+        stage = "with" if normalized else "without"
         raise ValueError(
-            f"{file}: the model's similarity is {quoted(similarity)} without a Normalize stage; "
+            f"{file}: the model's similarity is {quoted(similarity)} {stage} a Normalize stage; "
             "vectors are compared by their cosine here. Take a model of the cosine."
         )
     prompts = content.get("prompts") or {}
@@ -1346,9 +1360,9 @@ def library_lengths(file: Path) -> dict[str, int]:
 
 
 def library_length_files(path: str | Path, stages: dict[str, str]) -> list[Stored]:
-    """The length: of the tokenizer (sentence-transformers 6), else of the files of versions before.
+    """The length in the files of versions before 6, else that of the tokenizer (version 6).
 
-    What comes later in the list wins.
+    What comes later in the list wins, and these files come after the tokenizer's.
     """
     part = Path(stages.get("Transformer", ""))
     names = ["sentence_bert_config.json"]
@@ -1376,7 +1390,7 @@ def library_settings(path: str | Path) -> list[Stored]:
     stored = []
     if stages:  # no prompts: the library then puts nothing before a text
         stored.append(Stored("modules.json", {"query_prefix": "", "passage_prefix": ""}))
-    name = stages.get("Pooling", "1_Pooling") + "/config.json"
+    name = (Path(stages.get("Pooling", "1_Pooling")) / "config.json").as_posix()
     file = model_file(path, name)
     if file is not None:
         stored.append(Stored(name, {"pooling": library_pooling(file)}))
@@ -1519,6 +1533,7 @@ def check_numbers(file: Path) -> None:
 def open_config(path: str | Path, part: str):
     """config.json of an encoder, before anything is built from it.
 
+    `part`, here and below: the folder of the Transformer stage in that of the model, "" for itself.
     *Errors*: ValueError for a decoder beside the encoder, language ids, or too many layers.
     """
     from transformers import AutoConfig
@@ -1565,7 +1580,7 @@ def check_weights(where: str, model, info: dict) -> None:
 
     SUBTLE: weights that a checkpoint lacks are drawn at random: no two loads would be alike. Layers
     above num_hidden_layers are left out without a word.
-    *Errors*: ValueError names the weights; also for NaN, and for numbers that no half could hold.
+    *Errors*: ValueError names the weights; also for NaN, and for numbers beyond fp16's largest.
     """
     for name, stored_shape, shape in sorted(info["mismatched_keys"]):
         raise ValueError(
@@ -1582,11 +1597,13 @@ def check_weights(where: str, model, info: dict) -> None:
     if missing:
         remedy = "It is incomplete, or config.json describes more than it holds."
         raise ValueError(f"{where}: the checkpoint lacks {missing[:3]}. {remedy}")
+    # A layer too many has the names of ours but for its number: encoder.layer.12.output.dense.weight
+    # is an encoder.layer.#.output.dense.weight, as we have; a head's weight is not
     numbers = re.compile(r"\d+")
-    own = {numbers.sub("#", key) for key in model.state_dict()}
+    our_names = {numbers.sub("#", key) for key in model.state_dict()}
     for key in superfluous:
         plain = key.removeprefix(f"{model.base_model_prefix}.")
-        if numbers.sub("#", plain) in own and numbers.search(plain):
+        if numbers.sub("#", plain) in our_names and numbers.search(plain):
             remedy = "Set num_hidden_layers in config.json to what the checkpoint has."
             raise ValueError(f"{where}: {key} would be left out. {remedy}")
     for name, weight in model.named_parameters():
@@ -1830,7 +1847,8 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
             vocabulary.pop(name, None)
     elif hasattr(tokenizer, "get_vocab"):
         vocabulary = tokenizer.get_vocab()
-    # In tokenizer_config.json alone: is the beginning cut off, is "<s>" in a text taken as text
+    # Two settings that to_str() leaves out: the end at which texts are cut off, and whether "<s>" in
+    # a text is read as text and not as the special token
     for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
         if getattr(tokenizer, name, usual) != usual:
             vocabulary |= {name: getattr(tokenizer, name)}
@@ -1864,7 +1882,7 @@ class VectorStore:
                 **encoder_hashes(encoder),
                 "settings": vars(encoder.settings),
                 "precision": encoder.precision,
-                "device": encoder.device.type,  # the last digits, as those of another version
+                "device": encoder.device.type,  # another one, as another version, has other digits
                 "versions": versions(),
             }
         )

@@ -155,7 +155,7 @@ def json_lines(rows: list[dict]) -> list[str]:
 
 def publish(out: Path, files: dict[str, list[str]]) -> None:
     """Write all files, name -> lines, aside, then rename them: a full disk leaves no half file."""
-    asides = {name: out / f"{name}.part" for name in files}  # same disk, or a rename is a copy
+    asides = {name: out / f"{name}.part" for name in files}  # same disk: renames cannot leave it
     try:
         for name, aside in asides.items():
             aside.parent.mkdir(parents=True, exist_ok=True)

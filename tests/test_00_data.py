@@ -411,6 +411,14 @@ def test_a_first_row_that_begins_like_a_header_is_a_row(tmp_path):
     assert load_data(tmp_path).qrels["test"] == {0: {0: 1.0}}
 
 
+def test_a_header_is_one_even_if_a_query_is_called_so(tmp_path):
+    """Number: the same query below the usual header. Catches: "the score 'score' is no number"."""
+    write_folder(tmp_path, queries=[QUERIES[0] | {"_id": "query-id"}], splits=[])
+    text = "query-id\tcorpus-id\tscore\nquery-id\ta.en\t1\n"
+    (tmp_path / "qrels/test.tsv").write_text(text)
+    assert load_data(tmp_path).qrels["test"] == {0: {0: 1.0}}
+
+
 @pytest.mark.parametrize(
     "head",
     ["query-id\tcorpus-id\tscore", "query_id\tdoc_id\trelevance", '"Query"\t"Doc"\t"Score" ', ""],

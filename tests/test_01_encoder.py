@@ -20,6 +20,7 @@ from conftest import ROOT
 from torch import nn
 from training_world import write_encoder
 
+import xlt
 from xlt import (
     Encoder,
     Settings,
@@ -905,6 +906,29 @@ def test_a_dot_product_without_normalisation_is_refused(plain):
     write_library_files(plain, "Normalize")
     write_json_file(plain / "config_sentence_transformers.json", dot)
     load_encoder(plain)
+    other = {"similarity_fn_name": "manhattan"}
+    write_json_file(plain / "config_sentence_transformers.json", other)
+    with pytest.raises(ValueError, match="similarity is 'manhattan' with a Normalize stage"):
+        load_encoder(plain)
+
+
+def test_a_pooling_stage_in_the_models_own_folder_is_read_there(plain, monkeypatch):
+    """Number: path "", as the Transformer stage has it. Catches: /config.json of the machine."""
+    asked = []
+    whole = xlt.model_file
+
+    def listening(path, name):
+        """Keep the name."""
+        asked.append(name)
+        return whole(path, name)
+
+    write_library_files(plain)
+    modules = [{"type": "sentence_transformers.models.Pooling", "path": ""}]
+    write_json_file(plain / "modules.json", modules)
+    monkeypatch.setattr(xlt, "model_file", listening)
+    xlt.library_settings(plain)
+    assert "config.json" in asked
+    assert not any(name.startswith("/") for name in asked)
 
 
 @pytest.mark.parametrize(

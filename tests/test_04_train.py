@@ -175,6 +175,7 @@ REFUSED = [
     (["--attacks", "foo"], 2, "attack 'foo' is unknown"),
     (["--out=-x"], 2, "-x looks like a flag"),
     (["--out", __file__], 2, "is no folder"),
+    (["--out", "a" * 300], 2, "File name too long. Give another folder"),
     (["--tau", "0"], 2, "--tau 0.0: must be above 0"),
     (["--tau", "inf"], 2, "--tau inf: must be above 0"),
     (["--lr", "nan"], 2, "--lr nan: must be above 0"),

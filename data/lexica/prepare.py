@@ -19,8 +19,8 @@ another one, and an attack blames the model for it. So no source is believed alo
        Thai word in common. For English: a synset or neighbours on both sides, and three
        dictionaries or more.
     6. They have one sense: the English words that they share are half of those of either. With a
-       single one, neither has more than three synsets; without any, one. For English: two thirds
-       of the dictionaries that know both agree.
+       single one, neither has more than three synsets; without any that translates either, one.
+       For English: two thirds of the dictionaries that know both agree.
 
 Where to look next: readme.md here says how good the result is, ../fetch.py has the downloads,
 attacks.py reads what is written.
@@ -391,18 +391,25 @@ def agree(word: str, other: str, lexicon: Lexicon) -> int:
     shared = translations & other_translations
     english_words = {english[:3] for _, english in shared}
     most_senses = max(len(synsets), len(other_synsets))
+    # Rule 6. No English word in common: one synset each, and the same one. The next line then asks
+    # that neither has an English word at all; the second witness is a part, in zh, vi and th alone
     if not shared and (most_senses > 1 or not synsets & other_synsets):
         return 0
+    # Half of the English words of each, or more, are in common
     if 2 * len(shared) < max(len(translations), len(other_translations)):
         return 0
+    # One English word says little about words of many senses
     if len(english_words) == 1 and most_senses > MOST_SENSES:
         return 0
+    # Rule 5: the witnesses
     count = len(english_words)
     if synsets & other_synsets:
         count += 1
     if share_a_part(word, other, lexicon.lang):
         count += 1
-    return count if count >= 2 else 0
+    if count < 2:
+        return 0
+    return count
 
 
 def agree_in_english(word: str, other: str, english: Lexicon) -> int:
