@@ -832,7 +832,10 @@ def typo(word: str, rng: Generator) -> str:
     beside is left out. *Source*: Zhuang & Zuccon 2021.
     """
     letters = letters_of(word)
-    alphabet = "".join(keyboard_of(word[0].lower())).replace(" ", "")
+    first = unicodedata.normalize("NFD", word)[0].lower()  # é is typed on e's keyboard
+    if unicodedata.name(first, "").startswith("LATIN"):
+        first = "a"  # so are đ and ı, which Unicode does not take apart
+    alphabet = "".join(keyboard_of(first)).replace(" ", "")
     if not alphabet:
         alphabet = list(dict.fromkeys(letters))
     kinds = list(TYPO_KINDS)
@@ -1795,18 +1798,17 @@ def smoothed(
     draws of its own).
     *Shapes*: tables: lang -> closed table (`close_table`), the one that the slots were found with.
     """
-    drawn = [draw_texts(item, attack, seed) for item in items]
-    texts = [bare_text(text) for text in chain(*drawn)]
-    vectors = encode_once(encoder, texts).split([len(counts) for counts in drawn])  # (N, D) an item
     answers = torch.zeros(len(items), 2, len(pools.langs) + 1)
     for i, item in enumerate(items):
-        queries = torch.full((len(vectors[i]),), item.query)  # (N,)
-        tops = top_passages(pools, vectors[i], queries)  # (N, L + 1)
+        counts = draw_texts(item, attack, seed)  # text -> how often it was drawn
+        v = encode_once(encoder, [bare_text(text) for text in counts])  # (N, D)
+        queries = torch.full((len(v),), item.query)  # (N,)
+        tops = top_passages(pools, v, queries)  # (N, L + 1)
         relevant = pools.relevant[item.query].tolist()
         overlaps = slot_overlaps(item, tables.get(item.source.lang, {}))
         edits = item.most_edits(attack.edits)
         samples = attack.samples if item.slots else 0
-        votes = majority(tops, list(drawn[i].values()))
+        votes = majority(tops, list(counts.values()))
         for column, (passage, share) in enumerate(votes):
             if passage in relevant:
                 safe = certify(share, overlaps, edits, samples, attack.confidence)
@@ -1932,5 +1934,6 @@ def control_queries(
     else:
         for item, twin in zip(items, twins, strict=True):
             rng = generator(seed, attack.label, item.source.id, "control")
-            item.edits = draw_edits(item.slots, len(twin.edits), rng)
+            slots = readable_part(item, encoder).slots  # where its twin was searched
+            item.edits = draw_edits(slots, len(twin.edits), rng)
     return vectors_now(items, encoder, attack, bar)

@@ -1109,8 +1109,12 @@ def freeze(folder, split, targets, described):
         row |= {"answer": source.answer, "form": source.form, "clean": source.text}
         row |= {"slots": len(target.slots), "edits": edit_list(target)}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        for passage, relevance in judgements_of(data, split.name, query):
-            qrels.append(f"{source.id}\t{passage}\t{relevance:g}\n")
+        judgements = judgements_of(data, split.name, query)
+        if not judgements:  # judged, and nothing is relevant: it stays in the split
+            judgements = [(data.passages[0].id, 0)]
+        for passage, relevance in judgements:
+            score = str(relevance).removesuffix(".0")  # all digits: 0.12345678, 1
+            qrels.append(f"{source.id}\t{passage}\t{score}\n")
     write_file(folder / "queries.jsonl", "".join(lines))
     write_file(folder / "qrels" / f"{split.name}.tsv", "".join(qrels))  # last: without, no data set
 
@@ -1210,7 +1214,7 @@ def write_trec(folder, split, depth=1000):
         for name, query in zip(names, split.queries, strict=True):
             for passage, relevance in judgements_of(data, split.name, query):
                 if passage not in outside:
-                    out.write(f"{name} 0 {passage} {relevance:g}\n")
+                    out.write(f"{name} 0 {passage} {int(relevance)}\n")
 
 
 def identity(encoder, data, options):
@@ -1413,13 +1417,12 @@ def is_measured(path, old, condition, views):
     if not old or not beside.exists():
         return False
     recorded = {record["view"] for record in old["results"] if condition_of(record) == condition}
-    kind = attacks.ATTACKS.get(condition.attack)
-    if kind is not None and kind.search == "vote":  # one rank only: it has no single queries
-        ranked = {record["view"] for record in old["results"]}  # English alone has no cross
-        return set(views) & ranked <= recorded
+    kind, kept = attacks.ATTACKS.get(condition.attack), condition
+    if kind is not None and kind.search == "vote":
+        kept = CLEAN  # a vote is on one rank, without single queries: what was there to rank?
     arrays = read_arrays(beside)
     for view in views:
-        values = arrays.get(array_name(condition, view, KEPT[0]))
+        values = arrays.get(array_name(kept, view, KEPT[0]))
         if values is None:
             return False
         # English alone has no cross; else the last evaluation was killed between the two files
@@ -1508,6 +1511,8 @@ def results_table(evaluated):
             names = [model_name(one.metrics), condition.label, view]
             rows.append([*names, *cells, *attack_cells(records), certified])
     for view, metrics in evaluated[0].metrics["chance"].items():
+        if not metrics:  # not among these --views
+            continue
         cells = [number(metrics.get(metric), metric) for metric in METRICS]
         empty = [""] * (len(rows[0]) - 3 - len(METRICS))
         rows.append(["chance", "", view, *cells, *empty])
@@ -1649,7 +1654,7 @@ def parse(argv=None) -> argparse.Namespace:
         help="keep vectors of passages and clean queries here, so that another attack encodes no "
         "passage again and a killed encoding goes on; may be deleted at any time (default: the "
         "folder vectors in --out or in the run; without both, none)")
-    add("--lir", nargs="*", type=int, default=[], metavar="R",
+    add("--lir", nargs="+", type=int, default=[], metavar="R",
         help="also without the R main directions of each language (Yang et al. 2021: 1)")
     add("--centre", action="store_true", help="also without the mean vector of each language")
     add("--out", type=output_folder,

@@ -1407,7 +1407,10 @@ def part_comparisons(study):
         return forests(behind)
     markup = forests(in_sight)
     if behind:
-        markup += folded(f"{len(behind)} more: robust training", forests(behind))
+        what = "robust training"
+        if any(row["kind"] == "training" for row in behind):
+            what = "models as they are, robust training"
+        markup += folded(f"{len(behind)} more: {what}", forests(behind))
     return markup
 
 

@@ -310,7 +310,7 @@ def parse(argv=None) -> argparse.Namespace:
              "and keys: attacks.py, top")
     add("--attack-views", nargs="+", default=["mono", "pool"], metavar="VIEW",
         choices=evaluate.VIEWS, help="views attacked, of mono, cross, pool")
-    add("--lir", nargs="*", type=int, default=[], metavar="R",
+    add("--lir", nargs="+", type=int, default=[], metavar="R",
         help="also without R main directions of each language (Yang et al. 2021: 1)")
     add("--centre", action="store_true", help="also without the mean vector of each language")
 
@@ -423,7 +423,11 @@ def single_runs(args: argparse.Namespace) -> list[RunFlags]:
 
 def derive(flags, pairs, encoder):
     """Everything that follows from the flags and the data, for run.json."""
-    groups, robust = len(pairs.queries), parse_robust(flags.robust)
+    langs, robust = flags.train_langs, parse_robust(flags.robust)
+    if flags.batching == "en-en":
+        langs = ["en"]
+    # Questions that are asked in one of these languages
+    groups = sum(not queries.keys().isdisjoint(langs) for queries in pairs.queries.values())
     return {
         "groups": groups,
         "warmup_steps": flags.warmup_steps,

@@ -653,11 +653,13 @@ class Encoder(nn.Module):
         rows = []
         for i, sentence in enumerate(sentences):
             row = {name: column[i] for name, column in columns.items()}
+            paragraph = None
+            if paragraphs:
+                paragraph = paragraphs[i]
+            if paragraph == "":  # a sentence alone, and no pair with nothing
+                row = self._call_tokenizer(sentence, None)
             is_cut = len(row["input_ids"]) > limit
             if is_cut:
-                paragraph = None
-                if paragraphs:
-                    paragraph = paragraphs[i]
                 row = self._cut(sentence, paragraph, limit)
             rows.append((row, is_cut))
         return rows

@@ -13,8 +13,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import CORPUS, QRELS, QUERIES, write_folder
 
 from xlt import (
@@ -393,9 +395,14 @@ def test_a_null_is_no_value(tmp_path):
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
 def test_a_byte_order_mark_is_taken_off(folder, name):
-    """Claim: the file reads as without it. Number: EF BB BF. Catches: a header taken for a row."""
+    """Claim: the file reads as without it. Number: EF BB BF, before a first row: a header with it
+    would still be one. Catches: the mark as a part of the first query's id.
+    """
     before, file = load_data(folder), folder / name
-    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    content = file.read_bytes()
+    if name.endswith(".tsv"):
+        content = content.split(b"\n", 1)[1]
+    file.write_bytes(b"\xef\xbb\xbf" + content)
     after = load_data(folder)
     assert (after.passages, after.queries) == (before.passages, before.queries)
     assert after.qrels == before.qrels
@@ -711,12 +718,14 @@ def test_numbers_that_json_has_not_are_null(tmp_path):
 def test_versions_name_what_the_numbers_depend_on():
     """Claim: Python and three packages, with the version that is imported.
 
-    Number: torch says its version itself.
+    Number: each says its version itself.
     Catches: a package that is renamed or left out.
     """
     packages = versions()
     assert sorted(packages) == ["numpy", "python", "torch", "transformers"]
     assert packages["torch"] == torch.__version__
+    assert packages["numpy"] == np.__version__
+    assert packages["transformers"] == transformers.__version__
 
 
 def test_help_shows_a_default_unless_the_flag_is_off():

@@ -107,7 +107,7 @@ def test_a_row_without_negatives_adds_zero_loss_and_zero_gradient(symmetric):
     assert q.grad.abs().max().item() == 0.0
 
 
-@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_that_is_not_above_zero_is_refused(tau):
     """Claim: 0, -1 and "not a number" name the value and the remedy.
 

@@ -148,10 +148,9 @@ def test_shared_gold_sentences_are_masked_across_languages(tmp_path):
     gold = {"q0": ("e0.en", "d0.de"), "q1": ("e0.en", "d1.de"), "q2": ("e2.en", "d2.de")}
     queries, qrels = [], []
     for question, answers in gold.items():
-        for lang in ("en", "de"):
+        for lang, answer in zip(("en", "de"), answers, strict=True):  # each in its own alone
             queries.append({"_id": question + lang, "lang": lang, "text": "t", "group": question})
-            for answer in answers:
-                qrels.append(f"{question}{lang}\t{answer}\t1")
+            qrels.append(f"{question}{lang}\t{answer}\t1")
     data = load_data(write_folder(tmp_path, corpus, queries, qrels))
     rows = [Row("q0", "de", "en"), Row("q1", "de", "en"), Row("q2", "en", "de")]
     batch = TrainingPairs(data, ["en", "de"]).make_batch("cross", rows, torch.Generator())

@@ -170,7 +170,7 @@ REFUSED = [
     (["--train-langs", "en", "xx"], 1, "unknown language 'xx'"),
     (["--eval-split", "dev"], 1, "qrels/dev.tsv: no such file"),
     (["--test-langs", "en", "xx"], 1, "unknown language 'xx'"),
-    (["--device", "foo"], 1, "foo"),
+    (["--device", "foo"], 1, "--device foo: not there"),
     (["--passage-length", "1000"], 1, "at most 512 tokens"),
     (["--attacks", "foo"], 2, "attack 'foo' is unknown"),
     (["--out=-x"], 2, "-x looks like a flag"),
@@ -454,28 +454,33 @@ def test_a_checkpoint_that_does_not_open_is_refused_in_a_sentence(world, killed,
     torch.save({"encoder": Trap(tmp_path / "sprung")}, tmp_path / RUN / "ckpt/state.pt")
     assert train.main(command(world, tmp_path, *LONGER, "--resume")) == 1
     assert "state.pt" in capsys.readouterr().err
+    assert (tmp_path / RUN / "ckpt/state.pt").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(world, tmp_path, capsys, monkeypatch):
     """Claim: exit 1 with the step and a remedy; the checkpoint before it stays, and is sound.
 
-    Number: NaN at step 5, checkpoints at 2 and 4. Catches: a NaN that is stepped and then saved.
+    Number: NaN at step 4, which is saved after; the checkpoint before it is of step 2. Catches: a
+    NaN that is stepped and then saved.
     """
     plain_step = train.training_step
 
     def step_or_nan(*args):
         report = plain_step(*args)
-        if args[-1] == 5:
+        if args[-1] == 4:
             report.losses.loss = report.losses.loss * float("nan")
+            for weight in args[0].parameters():
+                if weight.grad is not None:
+                    weight.grad.fill_(float("nan"))
         return report
 
     monkeypatch.setattr(train, "training_step", step_or_nan)
     assert train.main(command(world, tmp_path)) == 1
     error = capsys.readouterr().err
     assert "the loss is nan" in error
-    assert "at step 5" in error
+    assert "at step 4" in error
     state = torch.load(tmp_path / RUN / "ckpt/state.pt", weights_only=True)
-    assert state["loop"]["step"] == 4
+    assert state["loop"]["step"] == 2
     assert all(weight.isfinite().all() for weight in state["encoder"].values())
 
 

@@ -116,22 +116,30 @@ def find_record(metrics, view, query_lang, passage_lang):
 # ---- ranks ---------------------------------------------------------------------------------------
 
 
-def others_above(scores, relevant):
-    """Of each relevant passage: how many others score at least as high, counted in a loop."""
-    counts = []
-    for passage in relevant:
-        others = [score for i, score in enumerate(scores) if i not in relevant]
-        counts.append(sum(score >= scores[passage] for score in others))
-    return counts
+def counts_of(scores, relevant, gains, passage_lang, query_lang):
+    """What the search counts for one query, (1), and its pools; vectors have one dimension, the
+    score. relevant: passages, -1 for padding.
+    """
+    order = sorted(range(len(scores)), key=passage_lang.__getitem__)  # pools are sorted
+    row_of = {passage: row for row, passage in enumerate([*order, -1])}
+    langs = sorted(set(passage_lang))
+    borders = [sum(lang < other for lang in passage_lang) for other in langs] + [len(scores)]
+    number = langs.index(query_lang) if query_lang in langs else -1
+    p = torch.tensor([[scores[i]] for i in order] + [[0.0]])
+    rows = torch.tensor([[row_of[passage] for passage in relevant]])
+    nothing, outside = torch.zeros(1, 0), torch.tensor([len(scores)])
+    pools = attacks.Pools(
+        p, langs, borders, rows, torch.tensor([gains]), torch.tensor([number]), nothing, outside
+    )
+    return pools, evaluate.count_others(torch.ones(1, 1), pools, np.array([0]), langs)
 
 
 def ranks_of(scores, relevant, gains=None):
     """Ranks of one query's relevant passages, and their gains in the same order."""
     if gains is None:
         gains = [1.0] * len(relevant)
-    hits = [-math.inf if passage < 0 else scores[passage] for passage in relevant]
-    rows = hits, others_above(scores, relevant), gains
-    ranks, sorted_gains = relevant_ranks(*(torch.tensor([row]) for row in rows))  # (1, R) each
+    pools, counts = counts_of(scores, relevant, gains, [0] * len(scores), 0)
+    ranks, sorted_gains = relevant_ranks(counts.hits, counts.above_in_pool, pools.gains)
     return ranks[0].tolist(), sorted_gains[0].tolist()
 
 
@@ -383,25 +391,16 @@ def bias_of(scores, relevant, passage_lang, query_lang):
 
 def bias_rows(scores, relevant, passage_lang, query_lang):
     """What `language_bias` is given for one query, its arguments in their order."""
-    hits = [-math.inf if passage < 0 else scores[passage] for passage in relevant]
-    is_own = [passage_lang[passage] == query_lang for passage in relevant]
-    best = {True: [], False: []}  # of the others: own or foreign -> scores
-    for i, score in enumerate(scores):
-        if i not in relevant:
-            best[passage_lang[i] == query_lang].append(score)
-    own, foreign = (sorted(best[key], reverse=True)[:10] for key in (True, False))
-    rows = hits, is_own, others_above(scores, relevant), own, foreign
-    return [torch.tensor([row]) for row in rows]
+    gains = [1.0] * len(relevant)
+    pools, counts = counts_of(scores, relevant, gains, passage_lang, query_lang)
+    is_own = counts.lang == pools.query_lang[:, None]
+    return counts.hits, is_own, counts.above_in_pool, counts.own_best, counts.foreign_best
 
 
 def preferred(scores, relevant, passage_lang, query_lang):
     """What stands first for one query, and whether its own language's answer is preferred."""
     rows = bias_rows(scores, relevant, passage_lang, query_lang)
     hits, is_own, _, own_best, foreign_best = rows
-    if not own_best.shape[1]:  # the search always gives ten, padded with -inf
-        own_best = torch.full((1, 10), -math.inf)
-    if not foreign_best.shape[1]:
-        foreign_best = torch.full((1, 10), -math.inf)
     values = evaluate.first_passage(hits, is_own, own_best, foreign_best)
     (kind,) = [name for name in KINDS if values[name].item() == 1]
     return kind, values["own_preferred"].item()
@@ -589,13 +588,13 @@ def test_a_query_without_relevant_passage_in_a_cell_is_left_out_and_counted(
 
 @pytest.mark.parametrize(
     ("metric", "expected"),
-    [("mAP", 1 / 2), ("R@1", 1 / 4), ("R@10", 1 / 2), ("nDCG@10", 0.6366), ("MRR@10", 1.0)],
+    [("mAP", 1 / 2), ("R@1", 1 / 4), ("R@10", 1 / 2), ("nDCG@10", 0.6367), ("MRR@10", 1.0)],
 )
 def test_a_relevant_passage_that_is_not_there_is_never_found(tmp_path, metric, expected):
     """Claim: it counts in R and in the ideal ranking.
 
     Number: q1.en has two answers, at ranks 1 and 2 at strength .5, and two that are not there, of
-    relevance 1 each: AP = (1/1 + 2/2) / 4; nDCG = (1 + .6309) / (1 + .6309 + .5 + .4307) = .6366.
+    relevance 1 each: AP = (1/1 + 2/2) / 4; nDCG = (1 + .6309) / (1 + .6309 + .5 + .4307) = .6367.
     Catches: recall 1 of a sampled corpus; a passage that only dilutes nDCG.
     """
     write_folder(tmp_path, qrels=[*QRELS[:2], "q1.en\tx\t1", "q1.en\ty\t1"])
@@ -664,18 +663,23 @@ def write_self_hits(folder):
 SELF_VECTORS = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]  # of a, b, c
 
 
-@pytest.mark.parametrize(("no_self_hits", "expected"), [(False, 0.75), (True, 1.0)])
-def test_self_hits_can_be_left_out(tmp_path, no_self_hits, expected):
+@pytest.mark.parametrize(
+    ("no_self_hits", "expected", "chance_at_1"),
+    [(False, 0.75, 1 / 3), (True, 1.0, (1 / 2 + 1 / 3) / 2)],
+)
+def test_self_hits_can_be_left_out(tmp_path, no_self_hits, expected, chance_at_1):
     """Claim: a query's own text is no candidate for it, and still is one for the others.
 
     Number: query a finds passage a first, then b, its answer: AP 1/2, or 1 without; z finds a: 1.
-    Catches: the passage taken out of the corpus, so that z finds nothing.
+    By chance a has two candidates then, z three. Catches: the passage taken out of the corpus, so
+    that z finds nothing.
     """
     data = write_self_hits(tmp_path)
     encoder = encoder_of(data, SELF_VECTORS[:1] * 2, SELF_VECTORS)
     metrics, _ = evaluate_clean(encoder, data, no_self_hits=no_self_hits)
     assert find_record(metrics, "pool", "und", "*")["mAP"] == expected
     assert metrics.get("no_self_hits", False) == no_self_hits
+    assert metrics["chance"]["pool"]["R@1"] == approx(chance_at_1)
 
 
 def test_an_adversary_does_not_aim_at_self_hits(tmp_path):
@@ -950,7 +954,7 @@ def test_lir_leaves_what_it_was_given_alone(folder):
     q, pools = lir_world(folder, ["de", "en"])
     q, pools.p = q.double(), pools.p.double()  # as they are computed with
     q_before, p_before = q.clone(), pools.p.clone()
-    remove_language(q, pools, 1)
+    remove_language(q, pools, 1, centred=True)
     assert torch.equal(q, q_before)
     assert torch.equal(pools.p, p_before)
 
@@ -1079,17 +1083,19 @@ def test_vectors_that_an_attack_makes_not_finite_are_refused_by_its_name(folder)
         evaluate_clean(encoder, data, attacks=[attack])
 
 
-def test_the_metrics_of_one_passage_are_json(tmp_path):
-    """Claim: no NaN in metrics.json. Number: one query, one passage, six attacks.
+def test_the_metrics_of_one_passage_are_json(tmp_path, monkeypatch):
+    """Claim: no NaN among what is to be written. Number: one query, one passage, six attacks.
 
-    Catches: margins against no other passage, written as NaN.
+    Catches: margins against no other passage, NaN, which `write_record` would turn into null.
     """
+    written = []
+    monkeypatch.setattr(evaluate, "write_record", lambda path, content: written.append(content))
     write_folder(tmp_path, CORPUS[:1], QUERIES[:1], QRELS[:1])
     names = ["clean", "typos-greedy", "greedy", "exact", "fgm", "uniform", "smoothed:samples=9"]
     flags = ["--data", str(tmp_path), "--table", "neighbours", "--lir", "1"]
     assert evaluate.main([str(MODEL), "--out", str(tmp_path), *flags, "--attacks", *names]) == 0
-    content = (tmp_path / "metrics.json").read_text()
-    json.loads(content, parse_constant=pytest.fail)
+    assert len(written) == 1
+    json.dumps(written, allow_nan=False)
 
 
 def test_settings_of_the_encoder_are_part_of_the_result(folder):

@@ -549,8 +549,10 @@ def test_two_processes_may_write_one_block_at_once(tmp_path, encoder, monkeypatc
     Catches: one name for both unfinished files, of which one replaces the other's.
     """
     store, rows, vectors = VectorStore(tmp_path, encoder), [{"input_ids": [1]}], torch.ones(1, 4)
+    slow = []
 
     def write_slowly(path, content):
+        slow.append(path)
         with open(path, "wb") as file:
             file.write(content[:9])
             file.flush()
@@ -562,6 +564,7 @@ def test_two_processes_may_write_one_block_at_once(tmp_path, encoder, monkeypatc
     monkeypatch.setattr(Path, "write_bytes", write_slowly)
     store.write("query", rows, vectors)
     assert torch.equal(store.read("query", rows), vectors)
+    assert len(slow) == 1, "the second process never came in between"
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -60,7 +60,8 @@ def make_file():
     for name in ("emb.ln", "l0.aln", "l0.oln"):
         lengths |= {f"{name}.w": WIDTH, f"{name}.b": WIDTH}
     for name, length in lengths.items():
-        tensors[name] = rng.normal(0, 0.1, length).astype("<f4").tobytes()
+        values = rng.normal(0, 0.1, length).astype("<f4")
+        tensors[name], matrices[name] = values.tobytes(), torch.from_numpy(values)
 
     numbers = [WIDTH, LAYERS, 2, INNER, VOCABULARY, POSITIONS, 2]
     data = b"E5S1" + struct.pack("<I7ifi", 1, *numbers, 1e-12, 32)
@@ -152,18 +153,32 @@ def test_a_matrix_of_another_size_is_refused():
 
 
 def test_every_matrix_stands_in_its_place(file, folder):
-    """Claim: exactly. Number: seven random matrices, the names of BERT's.
+    """Claim: exactly. Number: seven random matrices and fourteen vectors, the names of BERT's.
 
     Catches: query and key exchanged, a matrix transposed, the layer's two output matrices mixed up.
     """
     _, matrices = file
     weights = load_encoder(folder).model.state_dict()
-    names = {"emb.word": "embeddings.word_embeddings"}
-    for short, name in prepare.MATRICES.items():
-        names[f"l0.{short}.w"] = f"encoder.layer.0.{name}"
+    layer = "encoder.layer.0"
+    names = {"emb.word": "embeddings.word_embeddings.weight"}
+    names["emb.pos"] = "embeddings.position_embeddings.weight"
+    names["emb.type"] = "embeddings.token_type_embeddings.weight"
+    modules = {  # by hand: prepare.MATRICES and NORMS are what is tested
+        "emb.ln": "embeddings.LayerNorm",
+        "l0.q": f"{layer}.attention.self.query",
+        "l0.k": f"{layer}.attention.self.key",
+        "l0.v": f"{layer}.attention.self.value",
+        "l0.ao": f"{layer}.attention.output.dense",
+        "l0.fi": f"{layer}.intermediate.dense",
+        "l0.fo": f"{layer}.output.dense",
+        "l0.aln": f"{layer}.attention.output.LayerNorm",
+        "l0.oln": f"{layer}.output.LayerNorm",
+    }
+    for short, name in modules.items():
+        names |= {f"{short}.w": f"{name}.weight", f"{short}.b": f"{name}.bias"}
     assert names.keys() == matrices.keys()
     for short, name in names.items():
-        assert torch.equal(weights[f"{name}.weight"], matrices[short])
+        assert torch.equal(weights[name].flatten(), matrices[short].flatten())
 
 
 def test_the_tokenizer_knows_the_pieces_and_keeps_blanks(folder):
@@ -183,7 +198,7 @@ def test_the_folder_has_the_settings_of_the_model_card(folder):
     settings = load_encoder(folder).settings
     assert settings.pooling == "mean"
     assert (settings.query_prefix, settings.passage_prefix) == ("query: ", "passage: ")
-    vectors = load_encoder(folder).encode([Text("a", "ab", "en", "a")], "query")
+    vectors = load_encoder(folder).encode([Text("a", "en", "ab", "a")], "query")
     assert vectors.shape == (1, WIDTH)
 
 

@@ -203,7 +203,7 @@ def test_attacks_that_differ_have_labels_that_differ():
     """Number: two radii that differ in their seventh digit. Catches: "{:g}", which ends before it,
     so that one of two records overwrites the other.
     """
-    first, second = parse_attack("pgd:epsilon=0.0123451"), parse_attack("pgd:epsilon=0.0123452")
+    first, second = parse_attack("pgd:epsilon=0.01234561"), parse_attack("pgd:epsilon=0.01234562")
     assert first != second
     assert parse_attack("pgd:epsilon=0.01234567").label == "pgd:epsilon=0.01234567"
     assert first.label != second.label
@@ -345,7 +345,6 @@ NFD = pytest.mark.parametrize(
         ("vi", "thủ đô", "Thủ đô của Việt Nam"),
         ("tr", "izmir", "İzmir nerede"),
         ("ko", "수도", "수도 서울"),
-        ("hi", "क\u093cलम", "क\u093cलम कहाँ"),
     ],
 )
 
@@ -354,13 +353,13 @@ NFD = pytest.mark.parametrize(
 def test_a_text_in_another_form_has_the_same_words(lang, word, text):
     """Claim: taken apart (NFD), a text has the slots of its usual form (NFC), in its own places.
 
-    Number: "Thủ đô" has 6 characters in NFC and 9 in NFD; Korean syllables fall into two or three.
+    Number: "Thủ đô" has 6 characters in NFC and 8 in NFD; Korean syllables fall into two or three.
     Catches: a comparison as they stand, by which the same text is attacked in one form and not in
     the other; places of the NFC text, which cut the NFD one in the middle of a letter.
     """
     composed = unicodedata.normalize("NFC", text)
     apart = unicodedata.normalize("NFD", text)
-    assert apart != composed or lang == "hi"
+    assert apart != composed
     table = {lower(word, lang): ["x"]}
     spans = []
     for version in (composed, apart):
@@ -615,7 +614,7 @@ def test_a_word_inside_of_a_fixed_one_stays_where_no_spaces_are_written():
 
 
 def test_the_long_words_of_an_answer_are_protected():
-    """Number: of "the Nile" the whole and nile; of "river bank" also the table's own "bank".
+    """Number: of "the Nile" the whole and nile; of "a bay" also the table's own "bay".
 
     Catches: "the" protected in every question.
     """
@@ -713,7 +712,7 @@ def test_translations_are_drawn_for_a_share_of_the_words():
     """Number: of 5 * 400 slots at a share of 0.2, 400 change, s.d. 18; within 75, 4 of them. With
     the share 0 none, with 1 all.
 
-    Catches: the share that stays; each word drawn from itself as well, which halves the share.
+    Catches: the share that stays; each word drawn from itself as well, which leaves two thirds.
     """
     count = 0
     for seed in range(400):
@@ -1273,6 +1272,8 @@ def test_a_typo_brings_letters_of_the_word_s_script(word):
         assert new_letters == set()
     else:
         assert len(new_letters) > 5, "no other letter was ever typed"
+        beside = {key for letter in word for key in attacks.near_keys(letter.lower())}
+        assert {letter[0] for letter in new_letters} - beside, "only keys beside its letters"
         assert {script_of(letter[0]) for letter in new_letters} == {script_of(word[0])}
 
 
@@ -1432,6 +1433,6 @@ def test_the_example_of_keys_is_true():
 
 
 def test_the_example_of_a_typo_is_true():
-    """Number: glop, with the key beside w; torch's generator is the same on every machine."""
+    """Number: glop, another letter for w; torch's generator is the same on every machine."""
     assert typo("glow", generator(0, "typo")) == "glop"
     assert says(typo, 'typo("glow", generator(0, "typo")) -> "glop"')

@@ -860,9 +860,14 @@ def test_hotflip_changes_first_the_word_of_the_steepest_fall(world, hotflip, slo
 
 
 def test_greedy_by_gradient_keeps_all_replacements(world, greedy):
-    """Claim: order=gradient of greedy orders words; only hotflip drops any. Catches: both do."""
+    """Claim: order=gradient of greedy orders words, and asks for no text without a word; only
+    hotflip drops replacements. Catches: both do; a setting that is left unused.
+    """
     items = attacked(world, "greedy:order=gradient", world.queries[:3])
     for item, before in zip(items, greedy[:3], strict=True):
+        without = {put(item, {n: ""}) for n in range(len(item.slots))}
+        assert without <= before.asked
+        assert without.isdisjoint(item.asked)
         for slot, full in zip(item.slots, before.slots, strict=True):
             assert sorted(slot.options) == sorted(full.options)
 

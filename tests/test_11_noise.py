@@ -48,7 +48,7 @@ def test_gaussian_noise_has_the_radius_as_its_root_mean_square(scope):
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_uniform_noise_has_the_mean_radius_of_a_ball(scope):
-    """Number: see the top. Catches: the radius drawn uniformly, 1.0; a cube, 3.3."""
+    """Number: see the top. Catches: the radius drawn uniformly, 1.0; a cube, 3.2."""
     radii = draw("uniform", scope).norm(dim=1)
     standard_error = 0.199 / math.sqrt(N)
     assert abs(radii.mean() - 16 / 9) < 5 * standard_error

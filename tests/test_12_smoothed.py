@@ -59,10 +59,10 @@ def test_the_overlap_does_not_look_at_case():
 
 
 def test_spellings_of_one_word_are_drawn_as_one():
-    """Claim: as in its set, so a slot's draw is uniform over {big, huge}. Number: 2 spellings of
-    each, of 4000 texts half are "big", with deviation 32.
+    """Claim: as in its set, so a slot's draw is uniform over {big, huge}. Number: "huge" is spelt in
+    three ways, "big" in one; of 4000 texts half are "huge", with deviation 32, and 160 is five.
 
-    Catches: a draw over four spellings, whose share of "huge" (2/3) the overlap knows nothing of.
+    Catches: a draw over four spellings, whose share of "huge" (3/4) the overlap knows nothing of.
     """
     item = make_item(0, "big", {"big": ["huge", "Huge", "HUGE"]})
     texts = draw_texts(item, parse_attack("smoothed:samples=4000"), 0)
@@ -227,7 +227,7 @@ def promises(edits, world):
 
 def test_no_adversary_takes_more_votes_than_the_bound_allows(promises, edits):
     """Claim: share - (1 - product of the smallest overlaps) <= least, for every query, certified or
-    not. Catches: overlaps as a share of the word's own set; a bound for one edit fewer.
+    not. Catches: overlaps as a share of the word's own set.
     """
     for promise in promises:
         smallest = sorted(promise.overlaps)[:edits]
@@ -238,7 +238,7 @@ def test_no_adversary_takes_more_votes_than_the_bound_allows(promises, edits):
 def test_no_adversary_breaks_a_certified_majority(promises):
     """Claim: it keeps more than half of the draws. Number: some of 200 are certified, some not.
 
-    Catches: the largest overlaps for the smallest; no subtraction of the overlaps.
+    Catches: the largest overlaps for the smallest; one overlap fewer than edits; none subtracted.
     """
     certified = 0
     for promise in promises:

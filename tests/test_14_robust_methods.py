@@ -792,12 +792,12 @@ def test_texts_and_words_are_counted_since_the_last_line_languages_since_the_sta
 
 
 def test_noise_is_counted_in_units_a_token_that_has_some():
-    """Number: norms 5 and 13 over a unit of 2 are 9 on two tokens; the third has no noise.
+    """Number: norms 5 and 13 are 18 on two tokens, 9 on each; the third has no noise.
 
-    Catches: a mean over special tokens, norms that count as embeddings do.
+    Catches: a mean over special tokens. (The unit: "how strong the noise was", rung 15.)
     """
     counts = train.EditCounts()
     first, second = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[5.0, 12.0]])
     assert train.noise_counts([first, second]).tolist() == [2, 18]
-    counts.tokens, counts.norm = 2, 18 / 2.0
-    assert train.edit_columns(counts) == {"norm": 4.5}
+    counts.tokens, counts.norm = 2, 18.0
+    assert train.edit_columns(counts) == {"norm": 9}

@@ -27,11 +27,11 @@ def folder(tmp_path_factory):
 
 
 def largest_difference(first, second):
-    """Of two sets of gradients, over the largest gradient of all."""
+    """Of two sets of gradients, over the largest gradient of all; NaN if there is any."""
     assert first.keys() == second.keys()
-    size = max(float(grad.abs().max()) for grad in first.values())
-    gaps = [float((first[name] - second[name]).abs().max()) for name in first]
-    return max(gaps) / size
+    size = torch.stack([grad.abs().max() for grad in first.values()]).max()
+    gaps = torch.stack([(first[name] - second[name]).abs().max() for name in first])
+    return float(gaps.max() / size)
 
 
 # ---- the gradient of the whole batch -------------------------------------------------------------
@@ -43,7 +43,7 @@ def test_a_cached_step_has_the_gradient_of_the_plain_one(folder, batching, robus
 
     Number: 3e-6 of the largest gradient; with other dropout in the second pass it is above 0.1.
     Catches: a chunk encoded again without its seed; a view whose gradient is forgotten; noise that
-    is drawn or searched for again.
+    is forgotten.
     """
     plain = make_step(folder, batching, robust)
     cached = make_step(folder, batching, robust, chunk_size=1000)  # the chunks of the plain step
@@ -108,22 +108,26 @@ def test_no_more_texts_than_a_chunk_have_a_graph(folder, monkeypatch, robust):
     """Claim: with --chunk-size 3 nothing with more than three texts goes through the encoder, and
     every text goes through twice: without a graph, then with one.
 
-    Number: 16 texts (and 8 perturbed queries). Catches: a graph that is kept for all chunks; a
-    search for worst-case noise that takes all texts at once.
+    Number: 16 texts (and 8 perturbed queries, searched for by fgm and 3 + 1 gradients of pgd).
+    Catches: a graph that is kept for all chunks; a search for worst-case noise that takes all texts
+    at once, or is made again.
     """
     step = make_step(folder, "x-y", robust, chunk_size=3)
-    plain, texts = step.encoder.from_embeddings, {True: 0, False: 0}
+    plain, texts, searched = step.encoder.from_embeddings, {True: 0, False: 0}, []
 
     def watched(embeddings, batch):
         assert len(embeddings) <= 3
-        if step.encoder.training:  # not the search, which is in eval mode
+        if step.encoder.training:
             texts[torch.is_grad_enabled()] += len(embeddings)
+        else:  # the search, which is in eval mode
+            searched.append(len(embeddings))
         return plain(embeddings, batch)
 
     monkeypatch.setattr(step.encoder, "from_embeddings", watched)
     step.run()
     count = 16 if robust == "none" else 24
     assert texts == {True: count, False: count}
+    assert sum(searched) == (0 if robust == "none" else 5 * 8)
 
 
 def test_a_chunk_has_one_dropout_however_often_it_is_encoded(folder):
@@ -196,7 +200,10 @@ def test_an_update_is_that_of_adamw(folder):
     other = make_step(folder, "x-y", "none", 0, 0.1)
     optimizer = train.make_optimizer(step.encoder, step.flags)
     plain = torch.optim.AdamW(other.encoder.parameters(), lr=1e-3, weight_decay=1e-2, fused=False)
-    for number in (1, 2):
+    pairs = xlt.TrainingPairs(step.perturber.data, ["en", "de"])
+    # 16 questions: the second batch has the other eight, so that words of the first have momentum
+    for number, batch in enumerate(xlt.batches(pairs, "x-y", 8, 2), 1):
+        step.batch = other.batch = batch
         step.run(number), other.run(number)
         norm = train.update(step.encoder, optimizer, clip=0.5)
         expected = torch.nn.utils.clip_grad_norm_(other.encoder.parameters(), 0.5)

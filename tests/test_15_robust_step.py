@@ -727,6 +727,13 @@ def test_the_manifest_tells_the_methods_and_what_they_edited(whole):
     assert {*manifest["edited_share"]} == {"en", "de"}
     for share in manifest["edited_share"].values():
         assert share == pytest.approx(5 / 6, abs=0.42)
+    pairs, (first, last) = manifest["counts"]["pairs"], log_lines(whole)
+    edited = 0.0
+    for lang, share in manifest["edited_share"].items():
+        edited += share * sum(pairs[lang].values())
+    # Of the whole run: the mean of two lines of 24 texts each, all rounded to .001
+    assert first["edited"] != last["edited"], "the lines tell nothing apart"
+    assert edited / 48 == pytest.approx((first["edited"] + last["edited"]) / 2, abs=0.0011)
 
 
 @pytest.fixture(scope="module")

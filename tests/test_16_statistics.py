@@ -7,6 +7,7 @@ Shapes: S seeds, Q queries, G groups (a question in all its languages).
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -96,7 +97,8 @@ def test_groups_agree_with_loops(seed):
 def test_a_query_without_a_group_is_refused():
     """Claim: 4 values and 3 groups name both. Catches: numpy's words about broadcasting."""
     values = np.ones((2, 4))
-    with pytest.raises(ValueError, match="give each query a group"):
+    message = r"values \(2, 4\), groups \(3,\): give each query a group"
+    with pytest.raises(ValueError, match=message):
         by_group(values, ["a", "b", "c"])
 
 
@@ -450,7 +452,8 @@ def test_recipes_with_other_seeds_or_queries_are_refused(shape_a, shape_b):
     """Claim: both shapes are named. Catches: one seed against three, which numpy broadcasts."""
     a = np.ones(shape_a)
     b = np.ones(shape_b)
-    with pytest.raises(ValueError, match=r"same seeds and queries, \(S, Q\)"):
+    shapes = re.escape(f"{shape_a} and {shape_b}: give both the same seeds and queries, (S, Q)")
+    with pytest.raises(ValueError, match=shapes):
         compare(a, b, range(4), generator())
 
 

@@ -289,9 +289,12 @@ def test_hostile_names_are_shown_in_every_part():
         content[part] = [row | odd for row in content[part]]
     names = {"a": HOSTILE, "settings": {"key": HOSTILE}}
     content["comparisons"] = [row | names for row in content["comparisons"]]
+    content["recipes"][0]["name"] = HOSTILE  # or no picture would be drawn
+    content["about"]["data"] = content["about"]["note"] = HOSTILE
     content["matrices"][0]["langs"] = [HOSTILE, "de"]
     content["runs"][0]["name"] = HOSTILE
     page = page_of(content)
+    assert SHOWN in text_of(section(page, "answer").find("figure"))
     for name in PARTS:
         assert SHOWN in text_of(section(page, name)), name
     assert page.find(".//script") is None
@@ -389,7 +392,7 @@ def test_the_picture_shows_hybrid_against_its_parent_under_each_condition(page):
     """Number: two comparisons of batchings in the pool; the one of robust training is no row. The
     first is significant: a full dot, right of zero.
 
-    Catches: a picture of all comparisons; the columns exchanged; a dot on the wrong side.
+    Catches: a picture of all comparisons; a dot on the wrong side.
     """
     figure = section(page, "answer").find("figure")
     head, *rows = figure.iter("tr")
@@ -400,6 +403,23 @@ def test_the_picture_shows_hybrid_against_its_parent_under_each_condition(page):
     assert [dot.get("class") for dot in dots] == ["dot", "dot hollow"]
     zero = float(rows[0].find(".//line[@class='zero']").get("x1"))
     assert float(dots[1].get("cx")) < zero < float(dots[0].get("cx"))
+
+
+def test_each_parent_has_a_column_of_its_own():
+    """Number: .02 above x-y, .01 below x-x-mono, which is not significant. Catches: the columns
+    exchanged."""
+    mono = {"name": "mono", "batching": "x-x-mono", "robust": "none", "suffix": ""}
+    rows = [
+        comparison("batching", "none", CLEAN, 0.02, 0.01, 0.04, True),
+        comparison("batching", "none", CLEAN, -0.01, -0.02, 0.01, False) | {"b": "mono"},
+    ]
+    content = changed(recipes=[*STUDY["recipes"], mono], comparisons=rows)
+    head, row = section(page_of(content), "answer").find("figure").iter("tr")
+    names = [text_of(cell) for cell in head]
+    assert names[1].startswith("minus x-x-mono")
+    assert names[2].startswith("minus x-y (w)")
+    dots = [cell.find(".//circle").get("class") for cell in row.findall("td")]
+    assert dots == ["dot hollow", "dot"]
 
 
 def test_a_single_seed_is_told_in_sight():
@@ -843,7 +863,6 @@ def test_the_markdown_holds_the_comparisons(report):
 def test_the_markdown_of_a_single_recipe_has_one_table(tmp_path):
     """Catches: the head of a table of no comparisons."""
     study.write_report(tmp_path / "x.html", changed(comparisons=[]))
-    assert "minus" not in (tmp_path / "x.study.md").read_text(encoding="utf-8")
     assert "95 % interval" not in (tmp_path / "x.study.md").read_text(encoding="utf-8")
 
 

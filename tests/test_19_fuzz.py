@@ -824,6 +824,15 @@ def make_mutant(target, number, good):
     return Mutant(target, number, content, names)
 
 
+# What the refusal of a text must hold, as that of a file holds its name
+NAMED = {
+    "--attacks": "attack ",
+    "--robust": "--robust ",
+    "language": "unknown language",
+    "file name": "synonyms",
+}
+
+
 def problem_of_refusal(error, target):
     """What is wrong with an error, "" if it is one line that a user can act upon."""
     text = str(error)
@@ -834,7 +843,7 @@ def problem_of_refusal(error, target):
         return f"lines or control characters in {shown}"
     if len(text) > LONGEST_MESSAGE:
         return f"{len(text)} characters: {shown}"
-    if Path(target.file).name not in text:
+    if NAMED.get(target.name, Path(target.file).name) not in text:
         return f"does not name the file: {shown}"
     if re.search("alloc|memory", text, re.IGNORECASE):
         return f"memory was asked for: {shown}"

@@ -81,8 +81,12 @@ def test_a_limit_that_is_exceeded_is_missed():
     assert bench.verdict(bench.Row("by-hand", measure_by_hand, goal=1.4, sign="<="), 1.41) == "no"
 
 
-def test_the_sides_take_turns_and_the_first_turn_does_not_count():
-    """Number: two repeats are three turns, two values a side. Catches: all of ours, then theirs."""
+def test_the_sides_take_turns_and_the_first_turn_does_not_count(monkeypatch):
+    """Number: two repeats are three turns; turn n takes n seconds here: 1 and 2 a side.
+
+    Catches: all of ours, then theirs; the turn that warms up counted, the last one not.
+    """
+    monkeypatch.setattr(bench, "timed", lambda side, turn: (float(turn), side(turn)))
     calls = []
 
     def ours(turn):
@@ -94,7 +98,7 @@ def test_the_sides_take_turns_and_the_first_turn_does_not_count():
 
     turns = bench.take_turns(ours, theirs, 2)
     assert calls == ["ours 0", "theirs 0", "ours 1", "theirs 1", "ours 2", "theirs 2"]
-    assert (len(turns.ours), len(turns.theirs), turns.our_value) == (2, 2, "mine")
+    assert (turns.ours, turns.theirs, turns.our_value) == ([1, 2], [1, 2], "mine")
 
 
 # ---- what is compared is the same ----------------------------------------------------------------
@@ -164,7 +168,9 @@ def test_a_batch_has_no_two_passages_of_a_group():
     queries = [xlt.Text(f"q{i}", "en", "?", f"q{i}") for i in range(6)]
     passages = [xlt.Text(f"p{i}", "en", ".", f"g{i % 3}") for i in range(6)]
     data = xlt.DataSet(Path(), queries, passages, {"test": {i: {i: 1.0} for i in range(6)}})
-    for batch in bench.draw_batches(data, 3, 20):
+    batches = bench.draw_batches(data, 3, 20)
+    assert len(batches) == 20
+    for batch in batches:
         assert {i % 3 for i in batch.passages} == {0, 1, 2}
         assert batch.queries == batch.passages
     with pytest.raises(ValueError, match="3 groups of passages for a batch of 4"):

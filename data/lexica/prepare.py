@@ -168,7 +168,8 @@ def read_wordnet(path: Path, lexicon: Lexicon) -> None:
         if row_kind == kind and lemma:
             word = lower(lemma, lexicon.lang)
             lexicon.synsets.setdefault(word, set()).add(synset)
-            lexicon.spelling.setdefault(word, lemma)
+            # Whatever the order of the rows: the one with capitals
+            lexicon.spelling[word] = min(lemma, lexicon.spelling.get(word, lemma))
     if not lexicon.synsets:
         raise SourceError(f"{path}: has no row of the kind {kind}")
 

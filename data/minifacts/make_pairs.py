@@ -661,10 +661,10 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write (default: this)")
     args = parser.parse_args(argv)
-    lexicons = {lang: read_lexicon(lang) for lang in LANGS}
-    pairs = make_pairs(read_facts(), lexicons)
-    files = pair_files(pairs, lexicons)
     try:
+        lexicons = {lang: read_lexicon(lang) for lang in LANGS}
+        pairs = make_pairs(read_facts(), lexicons)
+        files = pair_files(pairs, lexicons)
         write(args.out, files)
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -495,7 +495,7 @@ def check_words(facts: list[Fact], lexicon: Lexicon) -> Iterator[str]:
     for word, replacements in lexicon.synonyms.items():
         yield from check_replaced("synonym", word, replacements, lang, lowered)
     replacements = list(chain(*lexicon.synonyms.values()))
-    unseen = sum(not occurs(word, lowered.templates, lang) for word in replacements)
+    unseen = sum(not occurs(lower(word), lowered.templates, lang) for word in replacements)
     if unseen < 0.6 * len(replacements):
         yield f"{lang}: only {unseen} of {len(replacements)} replacements occur in no wording"
     yield from check_fillers(lexicon, lowered)
