@@ -499,6 +499,18 @@ def test_with_context_a_query_stands_alone(encoder):
     assert row["input_ids"].count(encoder.tokenizer.eos_token_id) == 1
 
 
+def test_a_passage_without_a_paragraph_stands_alone(encoder):
+    """Number: one </s>; with a limit of just its length it is not cut. Catches: a pair with nothing,
+    two tokens longer."""
+    encoder.settings = Settings(context=True)
+    texts = make_texts("Cats eat.")
+    [row] = encoder.tokenize(texts, "passage")
+    assert row["input_ids"].count(encoder.tokenizer.eos_token_id) == 1
+    encoder.settings = Settings(context=True, passage_length=len(row["input_ids"]))
+    assert encoder.tokenize(texts, "passage") == [row]
+    assert encoder.texts_cut["passage", "en"] == 0
+
+
 def test_of_a_long_pair_only_the_paragraph_is_cut(encoder):
     """Claim: the sentence stays whole.
 

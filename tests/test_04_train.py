@@ -264,6 +264,25 @@ def test_the_manifest_holds_the_flags_and_what_follows_from_them(trained):
     assert derived["lr_per_pair"] == pytest.approx(0.00125)
 
 
+def test_questions_that_are_never_asked_make_no_epoch(world):
+    """Number: of 16 questions, four are asked in English alone: 12 in German, 16 in English.
+
+    Catches: epochs over all questions of the data set, whatever is trained on.
+    """
+    data = xlt.load_data(world)
+    asked = {query.group for query in data.queries if query.lang == "de"}
+    for query in list(data.qrels["train"]):
+        text = data.queries[query]
+        if text.lang == "de" and text.group in sorted(asked)[:4]:
+            del data.qrels["train"][query]
+    encoder = xlt.load_encoder(world / "model")
+    for langs, batching, groups in (("de", "x-x", 12), ("en", "x-x", 16), ("en de", "en-en", 16)):
+        argv = ["--train-langs", *langs.split(), "--batching", batching]
+        (flags,) = train.single_runs(train.parse(argv))
+        pairs = xlt.TrainingPairs(data, flags.train_langs)
+        assert train.derive(flags, pairs, encoder)["groups"] == groups
+
+
 def test_the_manifest_counts_what_the_batches_held(trained):
     """Claim: batches, rows and pairs of languages add up. Number: 80 steps of 8 pairs.
 

@@ -355,6 +355,18 @@ def test_a_wordnet_has_lemmas_with_their_synsets(tiny):
     assert german.spelling == {"mauer": "Mauer", "wand": "Wand"}
 
 
+def test_of_two_spellings_the_one_with_capitals_stays(tmp_path):
+    """Number: Essen and essen, in either order. Catches: the first row's, so that another order of
+    rows is another table."""
+    rows = ["1-n\tdeu:lemma\tEssen\n", "2-v\tdeu:lemma\tessen\n"]
+    for number, order in enumerate((rows, rows[::-1])):
+        path = tmp_path / f"{number}.tab"
+        path.write_text("".join(order))
+        german = Lexicon("de")
+        prepare.read_wordnet(path, german)
+        assert german.spelling == {"essen": "Essen"}
+
+
 def test_the_files_are_those_that_attacks_read(tiny):
     """Claim: synonyms/LANG.json and dictionary.tsv, read by read_synonyms and read_dictionary.
 

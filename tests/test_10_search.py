@@ -898,17 +898,31 @@ def test_exact_tries_the_one_text_of_a_query_without_a_slot(world):
 # ---- long queries --------------------------------------------------------------------------------
 
 
-def long_attack(world, attack_text, text):
-    """A long English question after an attack, by an encoder that reads few tokens of it."""
+def long_item(world, attack_text, text):
+    """A long English question, not yet attacked, and an encoder that reads few tokens of it."""
     encoder = load_encoder(ROOT / "data/tiny_xlmr")
     encoder.settings = replace(encoder.settings, query_length=16)
     query = world.queries[0]
     data = replace(world.data, queries=list(world.data.queries))
     data.queries[query] = Text("long", "en", text, "g")
     attack = parse_attack(attack_text)
-    items = make_attacked(data, [query], ["pool"], attack, world.tables, 0)
-    attack_queries(items, encoder, pools_of(world, [query]), attack, 0)
-    return items[0]
+    (item,) = make_attacked(data, [query], ["pool"], attack, world.tables, 0)
+    return item, encoder
+
+
+def long_attack(world, attack_text, text):
+    """That question after an attack."""
+    item, encoder = long_item(world, attack_text, text)
+    pools = pools_of(world, world.queries[:1])
+    attack_queries([item], encoder, pools, parse_attack(attack_text), 0)
+    return item
+
+
+def long_control(world, attack_text, item):
+    """The same question with as many random edits as the attacked `item` has."""
+    twin, encoder = long_item(world, attack_text, item.source.text)
+    attacks.control_queries([twin], [item], encoder, parse_attack(attack_text), 0)
+    return twin
 
 
 LONG = " ".join(f"which city begins to build first in {i}" for i in range(1000))
@@ -919,8 +933,9 @@ def test_what_the_encoder_does_not_read_costs_an_attack_nothing(world, attack_te
     """Claim: of a question of 38,000 characters the search tries what it tries of the first 256.
 
     Number: 16 tokens of 16 characters. A question of four times that length (so that the whole is
-    affordable) gets the edits of a search that tries all of it.
-    Catches: a text encoded once more for each word beyond the end (100,000 characters took 9 GB).
+    affordable) gets the edits of a search that tries all of it. The control edits what is read.
+    Catches: a text encoded once more for each word beyond the end (100,000 characters took 9 GB);
+    a control beyond the end, which is the clean query.
     """
     item = long_attack(world, attack_text, LONG)
     first = long_attack(world, attack_text, LONG[:256])
@@ -928,6 +943,8 @@ def test_what_the_encoder_does_not_read_costs_an_attack_nothing(world, attack_te
     assert item.asked == first.asked
     assert max(map(len, item.asked)) < 400
     some = long_attack(world, attack_text, LONG[:1024])
+    twin = long_control(world, attack_text, item)
+    assert max(end for _, end in twin.edits) <= 256, "an edit that the encoder does not read"
     monkeypatch.setattr(attacks, "CHARACTERS_A_TOKEN", 10**6)
     whole = long_attack(world, attack_text, LONG[:1024])
     assert some.edits == whole.edits

@@ -1111,6 +1111,28 @@ def test_an_arrow_is_shown_where_the_terminal_has_ascii_alone(measured, monkeypa
     assert "\\u2192" in screen.read()
 
 
+def test_a_query_without_relevant_passages_stays_in_the_frozen_split(folder):
+    """Number: q1.de is judged, with a score of 0; q2.en has .12345678. Catches: one query less, so
+    that nothing can be paired; a relevance of six digits."""
+    qrels = ["q1.en\ta.en\t1", "q1.de\ta.de\t0", "q2.en\tb.en\t0.12345678"]
+    write_folder(folder, qrels=qrels)
+    flags = ["--attacks", "random:edits=1", *write_table(folder, **WORDS)]
+    assert run(folder, *flags, "--attack-out", folder / "frozen").code == 0
+    before, after = load_data(folder), load_data(folder / "frozen/random_edits=1-pool")
+    assert after.qrels["test"] == {
+        i: before.qrels["test"][query] for i, query in enumerate(before.qrels["test"])
+    }
+    assert len(after.qrels["test"]) == 3
+
+
+def test_views_that_were_not_asked_for_have_no_row_of_chance(folder):
+    """Number: the pool alone. Catches: rows of dashes for mono and cross."""
+    printed = run(folder, "--views", "pool").out
+    lines = [line for line in printed.splitlines() if "chance" in line]
+    assert len(lines) == 1
+    assert "pool" in lines[0]
+
+
 def test_frozen_queries_are_not_lost_to_those_of_another_attack(folder):
     """Number: greedy on all languages, then on English alone, into one folder: refused, and the
     first one's queries are there. The same call again is none of these.
