@@ -24,7 +24,7 @@ Self-teaching, typos and code-switching are not theirs. Batches are of 32 pairs,
 training lasts for steps, with another --lr and --warmup, and dev is looked at a few times.
 
     python pairs.py                                          bundled inference, one seed
-    python pairs.py --robust none adv rs-rp rs-da --seed 0 1 2 3 4
+    python pairs.py --robust none adv:epsilon=0.02 rs-rp rs-da --seed 0 1 2 3 4
     python pairs.py --model data/e5_small --data data/paws_x --lr 2e-5 --steps 300
 
 Shapes: B pairs of a batch, b of a chunk, T tokens, D embedding, C labels, N pairs of a split.
@@ -1223,7 +1223,7 @@ def parse(argv=None) -> argparse.Namespace:
     add = parser.add_argument_group("robust training").add_argument
     add("--robust", nargs="+", default=["none"], metavar="NAME[:KEY=VALUE,...][+NAME]",
         help="as train.py's, on both sentences; Robust-XLT's RS-DA: rs-da:weight=1,copies=10,"
-             "cut=blanks")
+             "cut=blanks. With adv:epsilon=0.05 or more the bundled pairs are not learned at all")
 
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch-size", type=int, default=32, metavar="B", help="pairs a step (Robust-XLT: 32)")
