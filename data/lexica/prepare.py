@@ -168,8 +168,7 @@ def read_wordnet(path: Path, lexicon: Lexicon) -> None:
         if row_kind == kind and lemma:
             word = lower(lemma, lexicon.lang)
             lexicon.synsets.setdefault(word, set()).add(synset)
-            # Whatever the order of the rows: the one with capitals
-            lexicon.spelling[word] = min(lemma, lexicon.spelling.get(word, lemma))
+            lexicon.spelling.setdefault(word, lemma)  # of Essen and essen the first row's
     if not lexicon.synsets:
         raise SourceError(f"{path}: has no row of the kind {kind}")
 
