@@ -54,7 +54,9 @@ PAGES = (
     "data/xquad_r/results.md",
     "data/xnli/results.md",
 )
-README, RESULTS, SPEED, REAL_TEXT, _ = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
+README, RESULTS, SPEED, REAL_TEXT, PAIRS = [
+    (ROOT / page).read_text(encoding="utf-8") for page in PAGES
+]
 PROGRAMS = [ROOT / f"{name}.py" for name in MODULES]
 PROGRAMS += sorted((ROOT / "data").glob("*/prepare.py")) + sorted((ROOT / "data").glob("*.py"))
 PYTHON = [*PROGRAMS, *sorted((ROOT / "tests").glob("*.py"))]
@@ -426,7 +428,7 @@ def readme_commands():
     """Every `python` or `torchrun` line of the pages' shell blocks, without comments."""
     commands = []
     for block in re.findall(
-        r"```(?:sh|bash)\n(.*?)```", README + RESULTS + SPEED + REAL_TEXT, re.DOTALL
+        r"```(?:sh|bash)\n(.*?)```", README + RESULTS + SPEED + REAL_TEXT + PAIRS, re.DOTALL
     ):
         for line in block.replace("\\\n", " ").splitlines():
             command = line.split("#")[0].strip().split("&&")[-1].strip()
@@ -465,6 +467,8 @@ SHIPPED = {
     "data/e5_small": "data/tiny_xlmr",
     "data/mlqa_r": "data/minifacts",
     "data/xquad_r": "data/minifacts",
+    "runs/xnli": "data/minifacts",
+    "runs/words": "data/minifacts",
 }
 
 
@@ -577,7 +581,8 @@ def test_every_evaluation_command_of_the_pages_runs(line, small_world, tmp_path)
 @pytest.mark.parametrize("line", commands_of("pairs.py"))
 def test_every_command_for_pairs_of_the_readme_runs(line, tmp_path):
     """Claim: exit 0, in smoke settings and two languages. Catches: a flag or a method that is gone."""
-    words = without_middle_values(shlex.split(line))
+    words = [SHIPPED.get(word, word) for word in shlex.split(line)]
+    words = without_middle_values(words)
     check("pairs.py", *words, "--smoke", "--test-langs", "en", "el", "--out", tmp_path)
 
 
