@@ -544,7 +544,7 @@ def encode_split(
     *Errors*: ValueError without queries or passages, or vectors not finite.
     """
     passages = [i for i, passage in enumerate(data.passages) if passage.lang in langs]
-    # SUBTLE: the order of make_pools, so that passages[i] is row i of pools.p (`write_trec`); stable
+    # SUBTLE: the order of make_pools, so that passages[i] is row i of pools.p (`write_trec`)
     passages.sort(key=lambda i: data.passages[i].lang)
     if not queries or not passages:
         raise ValueError(f"{data.folder}, {split}: no query or no passage in {langs}. Add --langs.")

@@ -368,7 +368,7 @@ class PairFlags:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Positions of B training pairs, under the names that `add_noise` and `BatchCounts.add` read."""
+    """Positions of B training pairs, under the names that `add_noise`, `BatchCounts.add` read."""
 
     queries: list[int]
     kind: str = "pairs"

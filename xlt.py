@@ -608,7 +608,7 @@ class Encoder(nn.Module):
         self.chunk_size = 0
         # (tower, text) -> its token row, and whether it was cut; None: texts are not remembered
         self.remembered = None
-        # (tower, lang) -> texts that were asked for, remembered or not, and those that lost their end
+        # (tower, lang) -> texts that were asked for, remembered or not; those that lost their end
         self.texts_seen, self.texts_cut = Counter(), Counter()
 
     @property
@@ -1599,8 +1599,8 @@ def check_weights(where: str, model, info: dict) -> None:
     if missing:
         remedy = "It is incomplete, or config.json describes more than it holds."
         raise ValueError(f"{where}: the checkpoint lacks {missing[:3]}. {remedy}")
-    # A layer too many has the names of ours but for its number: encoder.layer.12.output.dense.weight
-    # is an encoder.layer.#.output.dense.weight, as we have; a head's weight is not
+    # A layer too many has the names of ours but for its number: encoder.layer.12.output.dense.bias
+    # is an encoder.layer.#.output.dense.bias, as we have; a head's bias is not
     numbers = re.compile(r"\d+")
     our_names = {numbers.sub("#", key) for key in model.state_dict()}
     for key in superfluous:
@@ -1849,8 +1849,8 @@ def encoder_hashes(encoder: Encoder) -> dict[str, str]:
             vocabulary.pop(name, None)
     elif hasattr(tokenizer, "get_vocab"):
         vocabulary = tokenizer.get_vocab()
-    # Two settings that to_str() leaves out: the end at which texts are cut off, and whether "<s>" in
-    # a text is read as text and not as the special token
+    # Two settings that to_str() leaves out: the end at which texts are cut off, and whether "<s>"
+    # in a text is read as text and not as the special token
     for name, usual in (("truncation_side", "right"), ("split_special_tokens", False)):
         if getattr(tokenizer, name, usual) != usual:
             vocabulary |= {name: getattr(tokenizer, name)}
