@@ -1403,7 +1403,7 @@ def random_noise(
 
     *Shapes*: places (B, T), one generator a row -> (B, T, D). A row's noise depends on its
     generator and its length alone, not on the padding.
-    *Source*: RS-RP of Huang et al. 2021 (the form; which distribution and radius, it does not say).
+    *Source*: RS-RP of Huang et al. 2021: the form alone; distributions and radius are ours.
     """
     noise = torch.zeros(*places.shape, dim)  # (B, T) -> (B, T, D)
     for row, row_places, rng in zip(noise, places.cpu(), rngs, strict=True):
