@@ -828,8 +828,8 @@ def typo(word: str, rng: Generator) -> str:
 
         typo("glow", generator(0, "typo")) -> "glop"
 
-    Letters come from the word's keyboard; where we have none, from the word itself, and the key
-    beside is left out. *Source*: Zhuang & Zuccon 2021.
+    Letters come from the keyboard of the word's first letter; where we have none, from the word
+    itself. A letter that is no key, é too, has no key beside it. *Source*: Zhuang & Zuccon 2021.
     """
     letters = letters_of(word)
     first = unicodedata.normalize("NFD", word)[0].lower()  # é is typed on e's keyboard
@@ -1126,7 +1126,8 @@ def bare_text(text):
 
 
 # Characters a token of the encoder's query length: what stands beyond is not read. (In XLM-R's
-# vocabulary a token holds 16 at most; only a query with hundreds of blanks in a row is cut early)
+# vocabulary a token holds 16 at most; long runs of blanks or of unknown letters, which are one
+# token, are cut early)
 CHARACTERS_A_TOKEN = 16
 
 

@@ -885,7 +885,7 @@ def make_targets(split, adversary, attack, views, table):
 
 
 def changes_text(attack):
-    """Does it change the words of a query? If not, --attack-out has nothing to write."""
+    """Does it work on words (`identity`, too)? If not, --attack-out has nothing to write."""
     return attack.kind.source != "embeddings" and attack.kind.search != "vote"
 
 
@@ -1087,8 +1087,11 @@ def check_frozen(encoder, data, adversary):
                 raise ValueError(f"{text}. Give another --attack-out.")
             old = BEFORE | read_record(folder / "attack.json", "Give another --attack-out.")
             for key, value in describe_frozen(encoder, data, adversary, attack, view).items():
-                if old.get(key) != value:
-                    text = f"{folder}: holds queries of another {key} ({old.get(key)})"
+                if key not in old:
+                    text = f"{folder}: attack.json does not say its {key}: an older evaluate.py's"
+                    raise ValueError(f"{text}. Give another --attack-out.")
+                if old[key] != value:
+                    text = f"{folder}: holds queries of another {key} ({old[key]})"
                     raise ValueError(f"{text[:200]}. Give another --attack-out.")
 
 

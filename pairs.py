@@ -231,9 +231,8 @@ class PairClassifier(Encoder):
         room = xlt.room_for_tokens(encoder.model)
         if room is not None and length > room:
             raise ValueError(f"--length {length}: this model reads {room} tokens. Take fewer.")
-        settings = replace(
-            encoder.settings, pooling="cls", query_length=length, query_prefix=""
-        )  # without it the saved folder opens, however long the encoder's own prefix is
+        # No prefix: none is read, and one longer than `length` would keep the folder from opening
+        settings = replace(encoder.settings, pooling="cls", query_length=length, query_prefix="")
         super().__init__(encoder.model, encoder.tokenizer, settings, encoder.precision)
         self.one_length = encoder.one_length
         self.head = nn.Linear(encoder.model.config.hidden_size, n_labels, device=encoder.device)
@@ -647,7 +646,8 @@ def macro_means(records: list[dict], metric: str, trained: str) -> dict[str, flo
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """Score of the right label minus the best other one: above 0 is right. (N, C), (N,) -> (N,)
 
-    *Units*: rounded to 1e-6 so that the shape of a batch decides nothing.
+    *Units*: of logits, rounded to 1e-6: most differences by rounding alone become ties (fp32 logits
+    may differ by more from one shape of a batch to another; a margin below 5e-7 counts as 0).
     """
     of_label = logits.gather(1, labels[:, None])[:, 0]  # (N, 1) -> (N,)
     others = logits.scatter(1, labels[:, None], -math.inf)  # (N, C) without the right label

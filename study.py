@@ -675,8 +675,9 @@ def answer(comparisons: list[Comparison], recipes: dict[str, Recipe]) -> list[st
     for comparison in comparisons:
         by_pair[comparison.a, comparison.b].append(comparison)
     trainings = [c.fixed for c in comparisons if c.kind == "batching"]
-    if not trainings:
-        trainings = [c.fixed for c in comparisons if c.kind == "training"]
+    if not trainings:  # with a model as it is, only hybrid batches are told
+        of_model = [c for c in comparisons if c.kind == "training"]
+        trainings = [c.fixed for c in of_model if recipes[c.a].batches.startswith("hybrid")]
     # Batchings were compared at every robust training; they are told at one: none, or the first
     told = "none"
     if trainings and told not in trainings:
@@ -1352,7 +1353,10 @@ def picture(study, view):
     low = min(0, *(row["low"] for row in drawn))
     high = max(0, *(row["high"] for row in drawn))
     scale = Scale(low, high if high > low else low + 1)
-    parents = sorted({name for found in rows.values() for name in found})
+    names = set()
+    for comparison_of in rows.values():
+        names.update(comparison_of)
+    parents = sorted(names)
     head = [f"minus {name}{axis(scale)}" for name in parents]
     lines = []
     for condition, found in rows.items():
@@ -1452,7 +1456,7 @@ def part_robust(study):
         counts = [str(row["n"]), str(row["attacks"])]
         recalls = [pair_text(row["clean"]), pair_text(row["robust"])]
         table.append([row["recipe"], row["view"], *counts, *recalls])
-    return text_grid("<b>R@1</b>", table, "w2")
+    return text_grid("<b>First passage is right</b>, share of queries", table, "w2")
 
 
 def marked_query(example):

@@ -936,9 +936,9 @@ def add_noise(encoder, batch, perturber, step, row_losses, views, chunks):
             for number, view in enumerate(views):
                 if view.method == method and view.tower == tower:
                     numbers.append(number)
-            own = [place for place in places if place // size in numbers]
+            own_places = [place for place in places if place // size in numbers]
             # A text's points are found together, whichever of them this process encodes
-            batch_rows = sorted({place % size for place in own})
+            batch_rows = sorted({place % size for place in own_places})
             token_rows = [views[numbers[0]].rows[row] for row in batch_rows]
             positions = batch.positions(tower)
             rngs = [perturber.rng(method, step, tower, positions[row]) for row in batch_rows]
@@ -952,7 +952,8 @@ def add_noise(encoder, batch, perturber, step, row_losses, views, chunks):
                 views[number].noise = [None] * size
                 for row, of_text in zip(batch_rows, noise, strict=True):
                     views[number].noise[row] = of_text
-            counts += noise_counts([views[i // size].noise[i % size] for i in own], encoder.device)
+            own_noise = [views[place // size].noise[place % size] for place in own_places]
+            counts += noise_counts(own_noise, encoder.device)
     sum_over_processes(counts)
     perturber.counts.tokens += int(counts[0])
     perturber.counts.norm += float(counts[1]) / perturber.unit

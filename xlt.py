@@ -1223,10 +1223,13 @@ def output_folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} looks like a flag. Write ./{text} for it.")
     parents = (path, *path.absolute().parents)
     try:
-        there = next(parent for parent in parents if parent.exists())
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it can be made, or what is above it is refused below
     except OSError as error:  # a name too long, or a folder that may not be searched
         problem = f"{one_line(text)}: {error.strerror}. Give another folder."
         raise argparse.ArgumentTypeError(problem) from None
+    there = next(parent for parent in parents if parent.exists())
     if not there.is_dir():
         raise argparse.ArgumentTypeError(f"{there} is no folder. Give the name of a folder.")
     if not os.access(there, os.W_OK):

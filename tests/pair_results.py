@@ -6,6 +6,7 @@
     python tests/pair_results.py                      the shipped records
 
 Each of them then fills the page, where blocks are marked: <!-- xnli table --> ... <!-- end -->.
+README's sentence on pairs is tests/readme.py's: run it afterwards.
 RUNS are folders of pairs.py. Kept are the rows of the table that it prints, its comparisons, and
 the matrices of clean pairs; of a search, which may have been stopped, its looks at dev.
 test_08_repository.py checks that the page holds exactly what this writes.
@@ -29,15 +30,15 @@ SEARCH = ROOT / "data/minifacts/pair_search.json"
 FOLDERS = ("xnli", "minifacts")  # of data/, in the order of the page
 
 
-def is_robust(run: dict) -> bool:
-    """What runs are sorted by."""
-    return run["robust"] != "none"
+def place_of(run: dict) -> tuple:
+    """Plain training first, then by name and seed, in whatever order the folders are given."""
+    return run["robust"] != "none", run["robust"], run["seed"]
 
 
 def record_of(folders: list[Path]) -> dict:
     """What the repository keeps of runs of pairs.py on the same pairs."""
     runs = [pairs.read_metrics(folder) for folder in folders]
-    runs.sort(key=is_robust)  # plain training first
+    runs.sort(key=place_of)
     manifests = [read_record(folder / "run.json", "Train it.") for folder in folders]
     head, *rows = pairs.results_rows(runs)
     plain = [matrix for matrix in pairs.mean_matrices(runs) if matrix["recipe"] == "none"]
@@ -68,11 +69,12 @@ def search_record(folders: list[Path]) -> list[dict]:
 # ---- texts ---------------------------------------------------------------------------------------
 
 
-def made_text(record: dict) -> str:
-    """Of what the tables of a folder speak."""
+def basis_text(record: dict) -> str:
+    """Which pairs, languages, seeds and commits a folder's tables are about."""
     seeds = enumeration([str(seed) for seed in record["seeds"]], "and")
+    word = "seed" if len(record["seeds"]) == 1 else "seeds"
     text = (
-        f"{record['n_pairs']:,} test pairs in {len(record['langs'])} languages; seeds {seeds}; "
+        f"{record['n_pairs']:,} test pairs in {len(record['langs'])} languages; {word} {seeds}; "
         f"{record['seconds']:.0f} s of training a run, one thread; run commits "
         f"{', '.join(record['commits'])}."
     )
@@ -117,7 +119,7 @@ def pair_blocks() -> dict[str, str]:
     contents = {}
     for name in FOLDERS:
         record = read(ROOT / "data" / name / "pairs.json")
-        contents[f"{name} made"] = made_text(record)
+        contents[f"{name} made"] = basis_text(record)
         contents[f"{name} table"] = table_text(record["head"], record["rows"])
         contents[f"{name} gains"] = gain_table(record)
         contents[f"{name} matrix"] = matrix_table(record)
@@ -127,6 +129,8 @@ def pair_blocks() -> dict[str, str]:
 
 def main() -> None:
     """Keep the runs that are given, if any are; then fill the page."""
+    if len(sys.argv) == 2:
+        raise SystemExit("Give the folders of runs, too, or nothing at all.")
     if len(sys.argv) > 2:
         target, *names = sys.argv[1:]
         folders = [Path(name) for name in names]

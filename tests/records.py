@@ -111,8 +111,8 @@ def main(argv=None) -> int:
     try:
         evaluated = []
         for folder in args.runs:
-            name = args.metrics
-            if not (folder / name).exists():  # a model that is no run
+            name, is_run = args.metrics, (folder / "run.json").exists()
+            if not is_run and not (folder / name).exists():  # a model that is no run
                 name = "metrics.json"
             evaluated.append(read_evaluated(folder, name))
         if args.search:

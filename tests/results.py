@@ -23,6 +23,7 @@ from readme import (
     PUBLISHED,
     REAL,
     STUDY_KEYS,
+    VIEWS,
     Cells,
     fill,
     reduce,
@@ -36,7 +37,6 @@ from study import PREFERRED, batching_name, interval_text, p_text
 FOLDER = ROOT / "data/xquad_r"
 CENTRED = Condition(centred=True)
 WITHOUT_LANGUAGE = {CLEAN: "-", LIR: "LIR, r = 1", CENTRED: "centring"}
-VIEW_NAMES = {"mono": "mono", "cross": "cross", "pool": "pool"}
 
 
 def short_recipe(study: dict, name: str) -> str:
@@ -73,14 +73,14 @@ def clean_table(study: dict) -> str:
             if not cells.has(recipe, condition):
                 continue
             row = [short_recipe(study, recipe), name, cells.seeds(recipe)]
-            row += [cells.text(recipe, view, condition=condition) for view in VIEW_NAMES]
+            row += [cells.text(recipe, view, condition=condition) for view in VIEWS]
             for langs in ("trained", "untrained"):
                 row.append(cells.text(recipe, "pool", condition=condition, langs=langs))
             rows.append([*row, cells.text(recipe, "pool", "rank_distance", condition)])
     for batching, published in PUBLISHED.items():
         *maps, distance = published
         rows.append([f"paper, XLM-R: {batching}", "-", "1", *maps, "-", "-", distance])
-    luck = [cells.luck(view) for view in VIEW_NAMES]
+    luck = [cells.luck(view) for view in VIEWS]
     rows.append(["chance", "-", "", *luck, "-", "-", cells.luck("pool", "rank_distance")])
     head = ["batches", "taken out", "n", "mono mAP", "cross mAP", "pool mAP"]
     return table_text([*head, "pool, trained", "pool, untrained", "rank distance"], rows)
@@ -106,6 +106,7 @@ def difference_table(study: dict, metric: str = "mAP") -> str:
     rows = []
     for row in study["comparisons"]:
         condition = condition_of(row)
+        # fixed is what a and b share: "none", no robust training, where batchings are compared
         if condition not in WITHOUT_LANGUAGE or row["fixed"] != "none" or row["metric"] != metric:
             continue
         names = [short_recipe(study, row["a"]), short_recipe(study, row["b"])]
@@ -190,7 +191,7 @@ def search_table(search: dict) -> str:
         settings = ["as it is", "-", "-", "-"]
         if flags:
             settings = [flags["data"], f"{flags['lr']:g}", f"{flags['tau']:g}", str(flags["steps"])]
-        maps = [number(clean[f"{view} mAP"]) for view in VIEW_NAMES]
+        maps = [number(clean[f"{view} mAP"]) for view in VIEWS]
         lir = "-"
         if LIR.label in row:
             lir = number(row[LIR.label]["pool mAP"])
@@ -239,7 +240,7 @@ def results_blocks() -> dict[str, str]:
 def keep_studies(paths: list[Path]) -> None:
     """Write what the repository keeps of the studies: clean, attacked, robust settings on dev."""
     studies = {}
-    for name, path in zip(("clean", "attacked", "robust"), paths, strict=False):
+    for name, path in zip(("clean", "attacked", "robust"), paths, strict=True):
         study = json.loads(path.read_text(encoding="utf-8"))
         studies[name] = reduce(study, (*STUDY_KEYS, "matrices"))
     text = json.dumps(studies, ensure_ascii=False, separators=(",", ":"))

@@ -57,7 +57,8 @@ MIN_FILLERS = 4  # words of a language that a filler may stand by
 PROPER_NAMES = ("country", "city", "planet", "invention", "book", "month")
 
 SLOT = re.compile(r"\{([ev])(?:\.(\w+))?\}")  # {e} or {e.gen}
-CHOICE = re.compile(r"\[([ev])(?:\.(\w+))? ([^\]]*)\]")  # [e.g m:был|*:была]
+# [e.g m:был|*:была]: by the entity's column g, its gender: был where that holds m, else была
+CHOICE = re.compile(r"\[([ev])(?:\.(\w+))? ([^\]]*)\]")
 
 
 class Fact(NamedTuple):
@@ -73,7 +74,7 @@ class Lexicon(NamedTuple):
     terms: dict[str, dict[str, str]]  # id -> column -> form
     wordings: dict[tuple[str, str], list[str]]  # (relation, "q", "s" or "k") -> templates
     synonyms: dict[str, list[str]]  # word -> replacements
-    fillers: dict[str, list[str]]  # word -> the same with "exactly", or another such word
+    fillers: dict[str, list[str]]  # "which" -> ["exactly which"]; no synonyms: see readme.md
     words: dict[str, str]  # English word -> translation
 
 
@@ -119,7 +120,7 @@ def assign_splits(facts):
     by_relation = {}
     for fact in facts:
         by_relation.setdefault(fact.relation, []).append(fact)
-    in_training = Counter(fact.entity for fact in facts)  # facts that are not held out
+    in_training = Counter(fact.entity for fact in facts)  # its facts that are not held out so far
     split_of = {}
     for members in by_relation.values():
         wanted = held_out_splits(len(members))
@@ -187,9 +188,21 @@ def read_wordings(path):
 def read_synonyms(path):
     """Word -> its replacements."""
     synonyms = {}
-    for _, (word, *replacements) in read_rows(path):
+    for number, (word, *replacements) in read_rows(path):
+        if word in synonyms:
+            raise ValueError(f"{path}:{number}: {word!r} stands twice.")
         synonyms[word] = [replacement for replacement in replacements if replacement]
     return synonyms
+
+
+def read_words(path):
+    """English word -> its translation."""
+    words = {}
+    for number, cells in read_rows(path):
+        if len(cells) != 2 or cells[0] in words:
+            raise ValueError(f"{path}:{number}: {cells} is not word, translation, or stands twice.")
+        words[cells[0]] = cells[1]
+    return words
 
 
 def read_lexicon(lang: str) -> Lexicon:
@@ -204,7 +217,7 @@ def read_lexicon(lang: str) -> Lexicon:
     fillers = read_synonyms(folder / "fillers.tsv")
     words = {}
     if lang != "en":
-        words = {cells[0]: cells[1] for _, cells in read_rows(folder / "words.tsv")}
+        words = read_words(folder / "words.tsv")
     return Lexicon(lang, terms, wordings, synonyms, fillers, words)
 
 
@@ -277,14 +290,14 @@ def render(template: str, fact: Fact, lexicon: Lexicon) -> str:
 
 
 def sentences(fact: Fact, kind: str, lexicon: Lexicon) -> list[str]:
-    """All wordings for this fact and language, in an order that begins anywhere, by a hash."""
+    """All wordings for this fact and language, rotated by a hash: b, c, a."""
     templates = lexicon.wordings[fact.relation, kind]
     start = stable_hash(fact.id, kind, lexicon.lang) % len(templates)
     return [render(text, fact, lexicon) for text in templates[start:] + templates[:start]]
 
 
 def sentence(fact: Fact, kind: str, lexicon: Lexicon) -> str:
-    """The one wording that the data set uses for this fact and language, if it uses one."""
+    """The first of `sentences`: the one that is used, but for a training fact's questions."""
     return sentences(fact, kind, lexicon)[0]
 
 
@@ -448,12 +461,13 @@ class Lowered:
 
 def lower_all(facts, lexicon):
     """The language's templates and names in lower case."""
-    templates = [lower(fixed_text(text)) for text in chain(*lexicon.wordings.values())]
+    lang = lexicon.lang
+    templates = [lower(fixed_text(text), lang) for text in chain(*lexicon.wordings.values())]
     entities = {fact.entity for fact in facts}
     names = set()
     entity_names = set()
     for term, forms in lexicon.terms.items():
-        lowered_forms = [lower(form) for form in forms.values()]
+        lowered_forms = [lower(form, lang) for form in forms.values()]
         names.update(lowered_forms)
         if term in entities:
             entity_names.update(lowered_forms)
@@ -463,7 +477,7 @@ def lower_all(facts, lexicon):
 def check_replaced(what, word, replacements, lang, lowered):
     """Yield what is wrong with one word of the synonyms or of the fillers."""
     repeats = len(set(replacements)) < len(replacements)
-    if not replacements or word in replacements or word != lower(word) or repeats:
+    if not replacements or word in replacements or word != lower(word, lang) or repeats:
         yield f"{lang} {what} {word!r}: not lower case, or bad replacements {replacements}"
     if not occurs(word, lowered.templates, lang):
         yield f"{lang} {what} {word!r} occurs in no wording"
@@ -495,7 +509,7 @@ def check_words(facts: list[Fact], lexicon: Lexicon) -> Iterator[str]:
     for word, replacements in lexicon.synonyms.items():
         yield from check_replaced("synonym", word, replacements, lang, lowered)
     replacements = list(chain(*lexicon.synonyms.values()))
-    unseen = sum(not occurs(lower(word), lowered.templates, lang) for word in replacements)
+    unseen = sum(not occurs(lower(word, lang), lowered.templates, lang) for word in replacements)
     if unseen < 0.6 * len(replacements):
         yield f"{lang}: only {unseen} of {len(replacements)} replacements occur in no wording"
     yield from check_fillers(lexicon, lowered)

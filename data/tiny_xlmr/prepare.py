@@ -175,7 +175,7 @@ def unigram_tokenizer(scores: dict[str, float]) -> Tokenizer:
 
 
 def candidate_pieces(lines, count):
-    """The pieces of a BPE."""
+    """The pieces of a BPE of the lines, at most `count`, in no order."""
     bpe = new_tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=count, show_progress=False)
     bpe.train_from_iterator(lines, trainer)
@@ -204,10 +204,12 @@ def most_used(pieces, counts, limit):
 def train_tokenizer(lines: list[str], vocab: int) -> PreTrainedTokenizerFast:
     """A Unigram tokenizer with XLM-R's special tokens and pair format, the same each time.
 
-    Candidates are the pieces of a BPE half as large again; two rounds of hard EM (cut all lines,
-    score = log share of the cuts) keep the most used. *Source*: Kudo 2018, with Viterbi counts.
+    Candidates are the pieces of a BPE half as large again. Twice (hard EM) all lines are cut, and
+    score = log share of the cuts. The first round drops the least used, the second scores the rest.
+    *Source*: Kudo 2018, with Viterbi counts.
     """
-    # SUBTLE: UnigramTrainer adds up in the order of a hash table: other scores in every run
+    # SUBTLE: not tokenizers' UnigramTrainer: it adds up in the order of a hash table, so that its
+    # scores differ from run to run
     lines = sorted(set(lines))
     pieces = sorted({*candidate_pieces(lines, vocab * 3 // 2), *PREFIX_WORDS})
     scores = dict.fromkeys(pieces, -math.log(len(pieces)))

@@ -57,7 +57,7 @@ DEV_LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh
 LABELS = ("entailment", "neutral", "contradiction")
 EVALUATION_COLUMNS = ["language", "gold_label", "sentence1", "sentence2", "pairID"]
 TRAIN_COLUMNS = ["premise", "hypo", "label"]
-PLACEHOLDERS = set()  # an empty text is the only one that is none
+PLACEHOLDERS = set()  # no word stands for a missing text; empty ones are found without it
 PAIRS = {"train": 392702, "dev": 2490, "test": 5010}  # in each language
 
 
@@ -81,6 +81,7 @@ def read_train(path: Path) -> PairFile:
     pairs = []
     for row in read_table(path, TRAIN_COLUMNS):
         cells = row.cells
+        # The file has no ids: a pair is called by its line
         pair = Pair(row.where, cells["premise"], cells["hypo"], cells["label"], row.where)
         if pair.label == "contradictory":
             pair = replace(pair, label="contradiction")
