@@ -597,6 +597,24 @@ def test_a_broken_table_is_refused(tmp_path, row):
         prepare.read_facts(path)
 
 
+@pytest.mark.parametrize(
+    ("read", "row"),
+    [
+        (prepare.read_synonyms, "big\tlarge"),
+        (prepare.read_words, "big\tgroß"),
+        (prepare.read_words, "where"),
+    ],
+)
+def test_a_broken_lexicon_is_refused(tmp_path, read, row):
+    """Number: big stands in line 1; "where" has no TAB. Catches: the first row lost in silence; an
+    IndexError with its traceback.
+    """
+    path = tmp_path / "table.tsv"
+    path.write_text(f"big\thuge\n{row}\n")
+    with pytest.raises(ValueError, match="table.tsv:2: "):
+        read(path)
+
+
 # ---- from a template to a sentence ---------------------------------------------------------------
 
 

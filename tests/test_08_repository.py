@@ -201,6 +201,26 @@ def test_every_generated_block_stands_on_its_page(page, content):
     assert content in (ROOT / page).read_text(encoding="utf-8")
 
 
+def test_a_page_keeps_what_stands_between_its_blocks():
+    """Number: an empty block and a full one; then a block without its end. Catches: the text between
+    two blocks taken for the old content of the first.
+    """
+    page = "<!-- a -->\n<!-- end -->\nkept\n<!-- b -->\nold\n<!-- end -->\n"
+    filled = fill(page, {"a": "new", "b": "newer"})
+    assert filled == "<!-- a -->\nnew\n<!-- end -->\nkept\n<!-- b -->\nnewer\n<!-- end -->\n"
+    with pytest.raises(ValueError, match="no block <!-- a -->"):
+        fill(page.replace("<!-- end -->\nkept", "kept"), {"a": "new"})
+
+
+@pytest.mark.parametrize("arguments", [["x.json", "--serach"], ["--forms"], ["--search"]])
+def test_a_mistyped_flag_overwrites_no_record(arguments):
+    """Catches: a search written over the study; a record of no runs."""
+    command = [sys.executable, "tests/readme.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("readme.py: ")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_block_is_without_its_writer(page):
     """Claim: each marker on a page names something that is generated for it.

@@ -1460,6 +1460,15 @@ def test_a_search_keeps_a_row_a_run(planted, tmp_path):
             assert row["clean"][f"{view} mAP"] == pytest.approx(fmean(planted.maps[key]), abs=1e-6)
 
 
+def test_a_run_without_the_metrics_of_a_search_is_refused(planted, tmp_path, capsys):
+    """Number: metrics-dev.json, which no run has. Catches: test numbers in a search on dev."""
+    file = tmp_path / "search.json"
+    flags = ["--search", "--metrics", "metrics-dev.json"]
+    assert records.main([str(file), str(planted.folders[0]), *flags]) == 1
+    assert "metrics-dev.json: no such file" in capsys.readouterr().err
+    assert not file.exists()
+
+
 def test_two_runs_of_one_name_are_not_kept_over_each_other(planted, tmp_path, capsys):
     """Catches: the records of the second in the place of the first."""
     folder = str(planted.folders[0])
