@@ -892,8 +892,9 @@ METHODS = (
 def time_robust(bench: Bench, method: str) -> Result:
     """Seconds of a robust step, forward and back, over those of a plain one on the same batch.
 
-    Both: hybrid batches of 100 pairs, bundled world and encoder; tokenization and edits are timed,
-    clipping and AdamW are not, nor the looking up of words: a run has done it once for each text.
+    Both: hybrid batches of 100 pairs, bundled world and encoder; edits are timed, clipping and AdamW
+    are not, nor the looking up of words: a run has done it once for each text. Tokenization is not
+    timed either: the first round has met all texts. A run tokenizes newly edited ones.
     """
     flags = training_flags(batch_size=bench.sizes.robust_batch)
     robust_flags = replace(flags, robust=method)
@@ -906,7 +907,7 @@ def time_robust(bench: Bench, method: str) -> Result:
     perturber = train.make_perturber(robust_flags, data, encoder)
     robust = replace(plain, flags=robust_flags, perturber=perturber)
     for turn in range(len(batches)):
-        our_gradient(robust, turn)  # looks the words up
+        our_gradient(robust, turn)  # looks the words up, and tokenizes
     turns = take_turns(partial(our_gradient, robust), partial(our_gradient, plain), bench.repeats)
     return Result("s", turns.ours, turns.theirs)
 
