@@ -176,6 +176,7 @@ REFUSED = [
     (["--out=-x"], 2, "-x looks like a flag"),
     (["--out", __file__], 2, "is no folder"),
     (["--out", "a" * 300], 2, "File name too long. Give another folder"),
+    (["--lir"], 2, "--lir: expected at least one argument"),
     (["--tau", "0"], 2, "--tau 0.0: must be above 0"),
     (["--tau", "inf"], 2, "--tau inf: must be above 0"),
     (["--lr", "nan"], 2, "--lr nan: must be above 0"),

@@ -1150,6 +1150,18 @@ def test_frozen_queries_are_not_lost_to_those_of_another_attack(folder):
     assert run(folder, *flags).code == 0
 
 
+def test_queries_frozen_by_an_older_program_are_not_called_others(folder):
+    """Number: attack.json without the encoder's settings. Catches: "of another encoder (None)"."""
+    flags = ["--attacks", "typos", "--attack-out", folder / "frozen"]
+    run(folder, *flags)
+    file = folder / "frozen/typos-pool/attack.json"
+    about = json.loads(file.read_text())
+    write_record(file, {key: about[key] for key in about if key not in ("encoder", "checksum")})
+    answer = run(folder, *flags, "--out", folder / "other")
+    assert answer.code == 1
+    assert "does not say its encoder: an older evaluate.py's" in answer.err
+
+
 def test_attacked_queries_replace_no_other_files(folder):
     """Claim: refused before the work. Catches: a data set of somebody's that is overwritten."""
     other = folder / "frozen/typos-pool"

@@ -514,6 +514,16 @@ def test_batchings_of_plain_training_are_in_sight_and_all_else_behind_a_click(pa
     assert len(list(behind.iter("table"))) == 1
 
 
+def test_comparisons_with_a_model_as_it_is_are_called_so():
+    """Number: one, against the model. Catches: "robust training" over what has none."""
+    rows = [
+        *STUDY["comparisons"][:2],
+        comparison("training", "none", CLEAN, 0.03, 0.01, 0.07, True),
+    ]
+    behind = section(page_of(changed(comparisons=rows)), "comparisons").find("details")
+    assert text_of(behind.find("summary")) == "1 more: models as they are, robust training"
+
+
 def test_without_plain_batchings_the_others_are_in_sight():
     """Catches: a part whose only content is hidden."""
     page = page_of(changed(comparisons=STUDY["comparisons"][2:]))

@@ -124,6 +124,15 @@ def test_a_gradient_of_rounding_alone_is_not_compared():
     assert bench.largest_difference(ours, theirs) == 0
 
 
+@pytest.mark.parametrize("sides", ["ours", "theirs"])
+def test_a_gradient_that_is_not_a_number_equals_none(sides):
+    """Catches: Python's max, which passes a NaN over: 0, "the same gradient"."""
+    good, bad = [3.0, 4.0], [float("nan"), 4.0]
+    ours = linear_with(bad if sides == "ours" else good, [1.0])
+    theirs = linear_with(bad if sides == "theirs" else good, [1.0])
+    assert np.isnan(bench.largest_difference(ours, theirs))
+
+
 def test_a_parameter_that_one_side_alone_trains_is_refused():
     """Catches: frozen word embeddings on one side, which would make it faster."""
     ours, theirs = linear_with([3.0, 4.0], [1.0]), linear_with([3.0, 4.0], [1.0])
