@@ -1340,19 +1340,6 @@ def matrix_weights(encoder):
     return count
 
 
-def matmul_rate(device: str, precision: str) -> float:
-    """What plain matrix products reach on this device, in FLOP/s: the median of five."""
-    size = 1024 if device == "cpu" else 8192
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    matrix = torch.ones(size, size, dtype=dtype, device=device)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()  # item() waits for a GPU
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds)
-
-
 def peak_memory():
     """The most memory that this process has used so far: of the GPU if it uses one. In bytes."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -1409,7 +1396,7 @@ def training_loop(
     perturber.counts = state.edit_counts  # one object: what is counted stands in the checkpoints
     first_step, start = state.step, time.time() - state.seconds  # as if there had been no pause
     flops_a_token = 6 * matrix_weights(encoder)  # 2 forward, 4 back
-    limit = n_processes() * matmul_rate(flags.device, flags.precision)
+    limit = n_processes() * evaluate.matmul_rate(flags.device, flags.precision)
     encoder.train()
     with (
         open_log(folder / "log.jsonl") as log,

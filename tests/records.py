@@ -27,7 +27,10 @@ from study import COLUMNS, by_group
 from xlt import write_json, write_record
 
 # Flags of a search that are shown; the others are the same for all its runs
-SHOWN = ("batching", "alpha", "robust", "steps", "lr", "tau", "batch_size", "symmetric", "seed")
+SHOWN = (
+    "batching", "alpha", "robust", "steps", "lr", "tau", "batch_size", "symmetric", "seed",
+    "precision",
+)  # fmt: skip
 
 
 # ---- a study's records ---------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Write data/xquad_r/results.md from records, so that no number in it is typed by hand.
 
-    python tests/results.py clean.study.json attacked.study.json robust.study.json   -> study.json
-    python tests/results.py                                          study.json -> results.md
+    python tests/results.py clean=clean.study.json noise=noise.study.json    -> study.json, page
+    python tests/results.py                                                  study.json -> page
 
-The studies are what study.py writes with --report: from data/xquad_r/records/clean/*, from
-records/attacked/*, and from the search of robust training's settings on MLQA-R's dev. The search of
-the other settings is data/xquad_r/search.json, of tests/records.py --search.
+The studies are what study.py writes with --report: clean, attacked, fp32 and noise from the records
+of that name in data/xquad_r/records, robust from the search of robust training's settings on
+MLQA-R's dev. Those that are not given stay as they are. The search of the other settings is
+data/xquad_r/search.json, of tests/records.py --search.
 test_08_repository.py checks that results.md holds exactly what this writes.
 """
 
@@ -35,6 +36,7 @@ from evaluate import CLEAN, Condition, condition_of, number
 from study import PREFERRED, batching_name, interval_text, p_text
 
 FOLDER = ROOT / "data/xquad_r"
+STUDIES = ("clean", "attacked", "robust", "fp32", "noise")
 CENTRED = Condition(centred=True)
 WITHOUT_LANGUAGE = {CLEAN: "-", LIR: "LIR, r = 1", CENTRED: "centring"}
 
@@ -65,8 +67,14 @@ def recipes_in_order(study: dict) -> list[str]:
 # ---- clean ---------------------------------------------------------------------------------------
 
 
-def clean_table(study: dict) -> str:
-    """Every recipe as it is, with LIR and with centring; the paper's rows and chance below."""
+HEAD = (
+    "batches", "taken out", "n", "mono mAP", "cross mAP", "pool mAP", "pool, trained",
+    "pool, untrained", "rank distance",
+)  # fmt: skip
+
+
+def clean_rows(study: dict) -> list[list[str]]:
+    """Every recipe as it is, with LIR and with centring; columns: HEAD."""
     cells, rows = Cells(study), []
     for recipe in recipes_in_order(study):
         for condition, name in WITHOUT_LANGUAGE.items():
@@ -77,13 +85,18 @@ def clean_table(study: dict) -> str:
             for langs in ("trained", "untrained"):
                 row.append(cells.text(recipe, "pool", condition=condition, langs=langs))
             rows.append([*row, cells.text(recipe, "pool", "rank_distance", condition)])
+    return rows
+
+
+def clean_table(study: dict) -> str:
+    """The study's rows; the paper's and chance below."""
+    cells, rows = Cells(study), clean_rows(study)
     for batching, published in PUBLISHED.items():
         *maps, distance = published
         rows.append([f"paper, XLM-R: {batching}", "-", "1", *maps, "-", "-", distance])
     luck = [cells.luck(view) for view in VIEWS]
     rows.append(["chance", "-", "", *luck, "-", "-", cells.luck("pool", "rank_distance")])
-    head = ["batches", "taken out", "n", "mono mAP", "cross mAP", "pool mAP"]
-    return table_text([*head, "pool, trained", "pool, untrained", "rank distance"], rows)
+    return table_text(HEAD, rows)
 
 
 def preferred_table(study: dict) -> str:
@@ -177,27 +190,41 @@ def broken_table(study: dict) -> str:
 # ---- the search ----------------------------------------------------------------------------------
 
 
+SETTINGS = ("data", "batches", "batch size", "steps", "lr", "tau", "precision")
+
+
 def mean_of_views(row: dict) -> float:
     """What decides: the mean of mono, cross and pool mAP."""
     clean = row["clean"]
     return (clean["mono mAP"] + clean["cross mAP"] + clean["pool mAP"]) / 3
 
 
+def settings_of(flags: dict) -> list[str]:
+    """What one run of the search was trained with, in the columns of SETTINGS."""
+    if not flags:
+        return ["as it is", *["-"] * (len(SETTINGS) - 1)]
+    batches = batching_name(flags["batching"], flags["alpha"])
+    if flags["symmetric"]:
+        batches += ", symmetric"
+    if flags["robust"] != "none":
+        batches += f", {flags['robust']}"
+    numbers = [f"{flags[name]:g}" for name in ("batch_size", "steps", "lr", "tau")]
+    return [flags["data"], batches, *numbers, flags["precision"]]
+
+
 def search_table(search: dict) -> str:
     """Settings on MLQA-R's dev, one seed each; the best mean of the three views first."""
     rows = []
     for row in sorted(search["rows"], key=mean_of_views, reverse=True):
-        flags, clean = row["flags"], row["clean"]
-        settings = ["as it is", "-", "-", "-"]
-        if flags:
-            settings = [flags["data"], f"{flags['lr']:g}", f"{flags['tau']:g}", str(flags["steps"])]
-        maps = [number(clean[f"{view} mAP"]) for view in VIEWS]
-        lir = "-"
+        clean, lir = row["clean"], "-"
         if LIR.label in row:
             lir = number(row[LIR.label]["pool mAP"])
-        rows.append([*settings, *maps, number(mean_of_views(row)), lir])
-    head = ["data", "--lr", "--tau", "--steps", "mono mAP", "cross mAP", "pool mAP"]
-    return table_text([*head, "mean", "pool with LIR"], rows)
+        maps = [number(clean[f"{view} mAP"]) for view in VIEWS]
+        distance = number(clean["pool rank_distance"], "rank_distance")
+        mean = number(mean_of_views(row))
+        rows.append([*settings_of(row["flags"]), *maps, mean, distance, lir])
+    head = ["mono mAP", "cross mAP", "pool mAP", "mean", "rank distance", "pool with LIR"]
+    return table_text([*SETTINGS, *head], rows)
 
 
 # ---- the page ------------------------------------------------------------------------------------
@@ -234,21 +261,39 @@ def results_blocks() -> dict[str, str]:
         texts["broken"] = broken_table(attacked)
     if "robust" in studies:
         texts["robust search"] = readme.search_table(studies["robust"])
+    for name in ("fp32", "noise"):
+        if name in studies:
+            texts[name] = table_text(HEAD, clean_rows(studies[name]))
+            texts[f"{name} differences"] = difference_table(studies[name])
     return texts
 
 
-def keep_studies(paths: list[Path]) -> None:
-    """Write what the repository keeps of the studies: clean, attacked, robust settings on dev."""
-    studies = {}
-    for name, path in zip(("clean", "attacked", "robust"), paths, strict=True):
+def keep_studies(paths: dict[str, Path]) -> None:
+    """Write what the repository keeps of the studies that are given; the others stay."""
+    studies = json.loads(REAL.read_text(encoding="utf-8"))
+    for name, path in paths.items():
         study = json.loads(path.read_text(encoding="utf-8"))
         studies[name] = reduce(study, (*STUDY_KEYS, "matrices"))
+    studies = {name: studies[name] for name in STUDIES if name in studies}
     text = json.dumps(studies, ensure_ascii=False, separators=(",", ":"))
     REAL.write_text(text + "\n", encoding="utf-8")
 
 
+def named_paths(arguments: list[str]) -> dict[str, Path]:
+    """ "clean=FILE" -> {"clean": FILE}.
+
+    *Errors*: ValueError for a name that is none of STUDIES.
+    """
+    paths = {}
+    for argument in arguments:
+        name, _, path = argument.partition("=")
+        if name not in STUDIES:
+            raise ValueError(f"{argument}: give NAME=FILE, a NAME of {', '.join(STUDIES)}.")
+        paths[name] = Path(path)
+    return paths
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        keep_studies([Path(name) for name in sys.argv[1:]])
+    keep_studies(named_paths(sys.argv[1:]))
     page = FOLDER / "results.md"
     page.write_text(fill(page.read_text(encoding="utf-8"), results_blocks()), encoding="utf-8")

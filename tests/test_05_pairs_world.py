@@ -66,6 +66,27 @@ def test_the_shipped_files_are_what_the_generator_writes(pairs, lexicons, tmp_pa
         assert path.read_bytes() == (WORLD / name).read_bytes(), name
 
 
+def test_a_lexicon_or_a_folder_that_is_broken_is_one_line(tmp_path, monkeypatch, capsys):
+    """Claim: exit 1 and one line, with the remedy. Catches: a traceback; pairs half written."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setattr(make_pairs, "make_pairs", lambda facts, lexicons: {})
+    monkeypatch.setattr(make_pairs, "pair_files", lambda pairs, lexicons: {"pairs/x.tsv": ["a"]})
+    assert make_pairs.main(["--out", str(blocked)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"{blocked}/pairs/x.tsv: ")
+    assert message.endswith("--out needs a writable folder.\n")
+
+    def broken(lang):
+        """A lexicon whose row cannot be read."""
+        raise ValueError("lexicon/en.tsv:3: no value. Mend the row.")
+
+    monkeypatch.setattr(make_pairs, "read_lexicon", broken)
+    assert make_pairs.main(["--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "lexicon/en.tsv:3: no value. Mend the row.\n"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_a_line_has_the_same_label_in_every_language(folder, split):

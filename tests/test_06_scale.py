@@ -621,3 +621,18 @@ def test_half_precision_that_is_not_there_is_refused(monkeypatch):
         check_precision("cuda", "bf16")
     with pytest.raises(ValueError, match="--precision bf16: meta has none .* Take fp32."):
         check_precision("meta", "bf16")
+
+
+@pytest.mark.parametrize("half, notes", [(9e9, 1), (800e9, 0)])
+def test_half_precision_that_is_slower_is_said(monkeypatch, capsys, half, notes):
+    """Claim: a processor without instructions for bf16 gets one line, and does the work. Number: 9
+    and 85 GFLOP/s, measured on one of 2021; 800 on one that has them. Catches: hours of waiting for
+    what was meant to be faster; a line that is always there.
+    """
+    rates = {"bf16": half, "fp32": 85e9}
+    monkeypatch.setattr(evaluate, "matmul_rate", lambda device, precision: rates[precision])
+    check_precision("cpu", "fp32")
+    assert capsys.readouterr().err == ""
+    check_precision("cpu", "bf16")
+    line = "bf16 is slower than fp32 on this processor: 9 against 85 GFLOP/s\n"
+    assert capsys.readouterr().err == notes * line

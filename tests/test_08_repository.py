@@ -39,7 +39,7 @@ from readme import (
     read,
     run_quickstart,
 )
-from results import results_blocks
+from results import keep_studies, named_paths, results_blocks, settings_of
 
 import attacks
 import train
@@ -378,6 +378,33 @@ def test_a_search_shows_every_look_at_dev():
     table = pair_search_table(runs).splitlines()
     assert table[0] == "| --robust | seed | step 50 | step 100 |"
     assert table[2:] == ["| `none` | 0 | .400 | .500 |", "| `adv` | 1 | - | .333 |"]
+
+
+def test_a_setting_of_the_search_is_told_by_all_that_differs():
+    """Number: by hand. Catches: a symmetric or robust run told as a plain one."""
+    flags = {"data": "mlqa_r", "batching": "hybrid", "alpha": 0.25, "symmetric": True}
+    flags |= {"robust": "rs-rp", "batch_size": 64, "steps": 40, "lr": 2e-5, "tau": 0.01}
+    told = settings_of(flags | {"precision": "fp32"})
+    assert told[:3] == ["mlqa_r", "hybrid0.25, symmetric, rs-rp", "64"]
+    assert told[3:] == ["40", "2e-05", "0.01", "fp32"]
+    assert settings_of({}) == ["as it is", "-", "-", "-", "-", "-", "-"]
+
+
+def test_a_study_that_is_not_given_stays(tmp_path, monkeypatch):
+    """Number: two studies, one of them written anew. Catches: the search on dev lost, of which no
+    records are kept, when somebody writes the page; a name that nothing reads.
+    """
+    kept = tmp_path / "study.json"
+    kept.write_text('{"clean": {"old": 1}, "robust": {"old": 2}}', encoding="utf-8")
+    monkeypatch.setattr("results.REAL", kept)
+    monkeypatch.setattr("results.STUDY_KEYS", ())
+    new = tmp_path / "clean.study.json"
+    new.write_text('{"runs": [], "matrices": [0.5]}', encoding="utf-8")
+    keep_studies(named_paths([f"clean={new}"]))
+    assert read(kept)["robust"] == {"old": 2}
+    assert read(kept)["clean"]["matrices"] == [0.5]
+    with pytest.raises(ValueError, match="klean=x: give NAME=FILE, a NAME of clean, attacked"):
+        named_paths(["klean=x"])
 
 
 def test_an_example_is_told_as_it_was_attacked():
