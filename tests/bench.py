@@ -371,9 +371,9 @@ def their_gradient(library: Library, turn: int) -> float:
     """Tokenization, forward and backward pass, as their Trainer goes through them -> the loss."""
     settings, device = library.scene.encoder.settings, library.scene.encoder.device
     queries, passages = library.scene.texts(turn)
-    prompts = {settings.query_prefix: queries, settings.passage_prefix: passages}
+    prompted = [(settings.query_prefix, queries), (settings.passage_prefix, passages)]
     columns = []
-    for prompt, texts in prompts.items():
+    for prompt, texts in prompted:
         column = library.model.preprocess([text.text for text in texts], prompt=prompt)
         for name, value in column.items():
             if isinstance(value, Tensor):
@@ -536,7 +536,9 @@ def hand_made_pools(p: Tensor, borders: list[int], relevant: Tensor, lang: Tenso
     langs = [f"l{i:02}" for i in range(len(borders) - 1)]
     nothing, left_out = torch.zeros(len(lang), 0), torch.full((len(lang),), len(p) - 1)
     gains = torch.ones(relevant.shape)
-    return attacks.Pools(p, langs, borders, relevant, gains, lang, nothing, left_out)
+    return attacks.Pools(
+        p, langs, borders, relevant, gains, query_lang=lang, missing=nothing, left_out=left_out
+    )
 
 
 def make_vectors(
@@ -660,9 +662,9 @@ def time_pytrec(bench: Bench) -> Result:
     """Queries a second from scores to mAP, R@10, MRR@10, nDCG@10: 1,000 queries, the best 1,000.
 
     Ours: a sort, as count_others does it, relevant_ranks and measure. Theirs: scores to the
-    dictionaries that pytrec_eval takes, its evaluate, means. Not timed: ids, its qrels. Values must agree to 1e-6. Conventions: trec_eval
-    does not cut recip_rank, which is cut here; among ties it goes by id, ours is pessimistic (there
-    are none here). Gains of nDCG are linear in both.
+    dictionaries that pytrec_eval takes, its evaluate, means. Not timed: ids, its qrels. Values must
+    agree to 1e-6. Conventions: trec_eval does not cut recip_rank, which is cut here; among ties it
+    goes by id, ours is pessimistic (there are none here). Gains of nDCG are linear in both.
     """
     pytrec_eval = peer("pytrec_eval")
     scores, gains = make_rankings(bench.sizes.ranked)

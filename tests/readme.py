@@ -814,10 +814,10 @@ def xlmr_text(bench: dict) -> str:
         f"**Time and memory of XLM-R-base**, derived, not measured: it has {larger:.0f} times the "
         f"matrices of multilingual-e5-small ({operations:.2f} GFLOP a token), so by the benchmark's "
         f"[rates](tests/bench.md) `train-*`, divided by that, two CPU cores train {fp32:.1f} pairs "
-        f"a second in fp32 and {bf16:.1f} in bf16: {minutes / 60:.1f} hours for 1,000 steps of "
-        f"{PAPER_PAIRS} pairs. XQuAD-R, at a third of a step's work, takes {xquad_minutes:.0f} minutes. "
-        f"With `--chunk-size 64`: {held['xlmr']:.1f} GB for weights, gradient and AdamW's moments, "
-        f"{memory:.0f} GB in all (row `cache-memory`, scaled by width)."
+        f"a second in fp32 and {bf16:.1f} in bf16 (if they have instructions for it): "
+        f"{minutes / 60:.1f} hours for 1,000 steps of {PAPER_PAIRS} pairs. XQuAD-R, at a third of a step's work, takes {xquad_minutes:.0f} "
+        f"minutes. With `--chunk-size 64`: {held['xlmr']:.1f} GB for weights, gradient and AdamW's moments, "
+        f"{memory:.0f} GB in all (row `cache-memory`)."
     )
     return wrapped(text)
 

@@ -3,9 +3,9 @@
     python tests/results.py clean=clean.study.json noise=noise.study.json    -> study.json, page
     python tests/results.py                                                  study.json -> page
 
-The studies are what study.py writes with --report: clean, attacked, fp32 and noise from the records
-of that name in data/xquad_r/records, robust from the search of robust training's settings on
-MLQA-R's dev. Those that are not given stay as they are. The search of the other settings is
+The studies are what study.py writes with --report: clean, attacked, fp32, noise and goal from the
+records of that name in data/xquad_r/records, robust from the search of robust training's settings
+on MLQA-R's dev. Those that are not given stay as they are. The search of the other settings is
 data/xquad_r/search.json, of tests/records.py --search.
 test_08_repository.py checks that results.md holds exactly what this writes.
 """
@@ -36,7 +36,7 @@ from evaluate import CLEAN, Condition, condition_of, number
 from study import PREFERRED, batching_name, interval_text, p_text
 
 FOLDER = ROOT / "data/xquad_r"
-STUDIES = ("clean", "attacked", "robust", "fp32", "noise")
+STUDIES = ("clean", "attacked", "robust", "fp32", "noise", "goal")
 CENTRED = Condition(centred=True)
 WITHOUT_LANGUAGE = {CLEAN: "-", LIR: "LIR, r = 1", CENTRED: "centring"}
 
@@ -264,7 +264,9 @@ def results_blocks() -> dict[str, str]:
     for name in ("fp32", "noise"):
         if name in studies:
             texts[name] = table_text(HEAD, clean_rows(studies[name]))
-            texts[f"{name} differences"] = difference_table(studies[name])
+            texts[f"{name} answer"] = answer_list(studies[name])
+    if "goal" in studies:
+        texts["goal"] = clean_table(studies["goal"])
     return texts
 
 

@@ -512,6 +512,7 @@ def without_middle_values(words):
 SHIPPED = {
     "xlm-roberta-base": "data/tiny_xlmr",
     "data/e5_small": "data/tiny_xlmr",
+    "data/e5_noise": "data/tiny_xlmr",
     "data/mlqa_r": "data/minifacts",
     "data/xquad_r": "data/minifacts",
     "runs/xnli": "data/minifacts",
