@@ -1766,7 +1766,7 @@ def check_device(name: str) -> None:
 
 def matmul_rate(device: str, precision: str) -> float:
     """What plain matrix products reach on this device, in FLOP/s: the median of five."""
-    size = 1024 if device == "cpu" else 8192
+    size = 1024 if torch.device(device).type == "cpu" else 8192
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.ones(size, size, dtype=dtype, device=device)
     seconds = []
@@ -1778,7 +1778,7 @@ def matmul_rate(device: str, precision: str) -> float:
 
 
 def check_precision(device: str, precision: str) -> None:
-    """Refuse, before the work, half precision that the device has not; say where it is slower.
+    """Refuse, before the work, half precision that the device lacks; say so where it is slower.
 
     A processor without instructions for bf16 converts every number: seven times slower than fp32
     on one of 2021.

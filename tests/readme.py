@@ -564,7 +564,7 @@ def clean_sentence(study: dict) -> str:
     row = comparison(study, "x-x-mono", LIR)
     left = f"it {differs(row, 'x-x-mono')}"
     if not row["significant"]:
-        left = f"nothing significant is left between x-x-mono and it ({interval_of(row)})"
+        left = f"hybrid and x-x-mono no longer differ significantly there ({interval_of(row)})"
     return (
         f"Real text, not attacked: **in pool mAP, hybrid {mono}** and {cross}. When LIR has taken "
         f"each language's main direction out of the vectors, without any training, {left}."
@@ -649,18 +649,24 @@ def short_answer(world: dict, real: dict) -> str:
 
 
 def goal_names(study: dict) -> dict[str, str]:
-    """Recipe that was sought on dev -> what it was trained with: "hybrid, alpha .25, 120 steps"."""
-    names = {}
+    """Recipe of the goal's study -> its settings: "hybrid, alpha .25, 120 steps"."""
+    settings = {}
     for path in sorted(GOAL.glob("*/run.json")):
         run = read(path)
-        flags, variant = run["flags"], run["origin"]["variant"]
-        alpha = f"{flags['alpha']:g}".removeprefix("0")
-        text = f"{flags['batching']}, alpha {alpha}, {flags['steps']} steps"
+        flags, origin = run["flags"], run["origin"]
+        words = [flags["batching"]]
+        if flags["alpha"] is not None:
+            words.append(f"alpha {flags['alpha']:g}".replace(" 0.", " ."))
+        words.append(f"{flags['steps']} steps")
         if flags["symmetric"]:
-            text += ", symmetric"
-        for recipe in study["recipes"]:
-            if recipe["variant"] == variant:
-                names[recipe["name"]] = text
+            words.append("symmetric")
+        if flags["robust"] != "none":
+            words.append(flags["robust"])
+        settings[origin["recipe"], origin["variant"]] = ", ".join(words)
+    names = {}
+    for recipe in study["recipes"]:
+        name = recipe["name"].removesuffix(recipe["suffix"])
+        names[recipe["name"]] = settings[name, recipe["variant"]]
     return names
 
 
@@ -690,8 +696,8 @@ def beside_text(study: dict) -> str:
     text = (
         f"XQuAD-R: {about['n_groups']:,} questions in {len(about['languages'])} languages "
         f"({about['n_queries']:,} queries), {about['n_passages']:,} sentences. Mean ± standard "
-        f"deviation over {cells.seeds('hybrid-none')} seeds; last row: the best setting on other "
-        f"questions (MLQA-R's dev), one seed. The paper's XLM-R with hybrid batches, "
+        f"deviation over {cells.seeds('hybrid-none')} seeds; last row: the setting that did best on "
+        f"MLQA-R's dev, one seed. The paper's XLM-R with hybrid batches, "
         f"one seed: {', '.join(PUBLISHED['hybrid'][:3])}, rank distance {PUBLISHED['hybrid'][3]}; "
         f"chance: {', '.join(luck[:3])}, rank distance {luck[3]}."
     )
@@ -836,9 +842,10 @@ def xlmr_text(bench: dict) -> str:
         f"matrices of multilingual-e5-small ({operations:.2f} GFLOP a token), so by the benchmark's "
         f"[rates](tests/bench.md) `train-*`, divided by that, two CPU cores train {fp32:.1f} pairs "
         f"a second in fp32 and {bf16:.1f} in bf16 (if they have instructions for it): "
-        f"{minutes / 60:.1f} hours for 1,000 steps of {PAPER_PAIRS} pairs. XQuAD-R, at a third of a step's work, takes {xquad_minutes:.0f} "
-        f"minutes. With `--chunk-size 64`: {held['xlmr']:.1f} GB for weights, gradient and AdamW's moments, "
-        f"{memory:.0f} GB in all (row `cache-memory`)."
+        f"{minutes / 60:.1f} hours for 1,000 steps of {PAPER_PAIRS} pairs. XQuAD-R, at a third of a "
+        f"step's work, takes {xquad_minutes:.0f} minutes. With `--chunk-size 64`: "
+        f"{held['xlmr']:.1f} GB for weights, gradient and AdamW's moments, {memory:.0f} GB in all "
+        f"(row `cache-memory`)."
     )
     return wrapped(text)
 

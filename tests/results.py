@@ -1,4 +1,4 @@
-"""Write data/xquad_r/results.md from records, so that no number in it is typed by hand.
+"""Write the marked blocks of data/xquad_r/results.md from records, so that none is typed by hand.
 
     python tests/results.py clean=clean.study.json noise=noise.study.json    -> study.json, page
     python tests/results.py                                                  study.json -> page
@@ -7,7 +7,8 @@ The studies are what study.py writes with --report: clean, attacked, fp32, noise
 records of that name in data/xquad_r/records, robust from the search of robust training's settings
 on MLQA-R's dev. Those that are not given stay as they are. The search of the other settings is
 data/xquad_r/search.json, of tests/records.py --search.
-test_08_repository.py checks that results.md holds exactly what this writes.
+test_08_repository.py checks that the blocks hold exactly what this writes. The text between them is
+by hand: read it again after every new study.
 """
 
 import json
@@ -79,8 +80,8 @@ def clean_rows(study: dict, names: dict[str, str] | None = None) -> list[list[st
     names: recipe -> what it is called here, if not by its batches.
     """
     cells, rows = Cells(study), []
-    if names is None:
-        names = {recipe: short_recipe(study, recipe) for recipe in recipes_in_order(study)}
+    short_names = {recipe: short_recipe(study, recipe) for recipe in recipes_in_order(study)}
+    names = short_names | (names or {})
     for recipe in recipes_in_order(study):
         for condition, name in WITHOUT_LANGUAGE.items():
             if not cells.has(recipe, condition):
@@ -260,29 +261,24 @@ def results_blocks() -> dict[str, str]:
     """Name of a marked block in results.md -> its text."""
     studies = json.loads(REAL.read_text(encoding="utf-8"))
     search = json.loads((FOLDER / "search.json").read_text(encoding="utf-8"))
-    clean = studies["clean"]
-    texts = {
+    clean, attacked = studies["clean"], studies["attacked"]
+    return {
         "answer": answer_list(clean),
         "clean": clean_table(clean),
         "preferred": preferred_table(clean),
         "differences": difference_table(clean),
         "matrices": matrix_tables(clean),
         "search": search_table(search),
+        "attacked answer": answer_list(attacked),
+        "attacked": attacked_table(attacked),
+        "broken": broken_table(attacked),
+        "robust search": readme.search_table(studies["robust"]),
+        "fp32": table_text(HEAD, clean_rows(studies["fp32"])),
+        "fp32 answer": answer_list(studies["fp32"]),
+        "noise": table_text(HEAD, clean_rows(studies["noise"])),
+        "noise answer": answer_list(studies["noise"]),
+        "goal": goal_table(studies["goal"]),
     }
-    if "attacked" in studies:
-        attacked = studies["attacked"]
-        texts["attacked answer"] = answer_list(attacked)
-        texts["attacked"] = attacked_table(attacked)
-        texts["broken"] = broken_table(attacked)
-    if "robust" in studies:
-        texts["robust search"] = readme.search_table(studies["robust"])
-    for name in ("fp32", "noise"):
-        if name in studies:
-            texts[name] = table_text(HEAD, clean_rows(studies[name]))
-            texts[f"{name} answer"] = answer_list(studies[name])
-    if "goal" in studies:
-        texts["goal"] = goal_table(studies["goal"])
-    return texts
 
 
 def keep_studies(paths: dict[str, Path]) -> None:
@@ -304,7 +300,7 @@ def named_paths(arguments: list[str]) -> dict[str, Path]:
     paths = {}
     for argument in arguments:
         name, _, path = argument.partition("=")
-        if name not in STUDIES:
+        if name not in STUDIES or not path:
             raise ValueError(f"{argument}: give NAME=FILE, a NAME of {', '.join(STUDIES)}.")
         paths[name] = Path(path)
     return paths

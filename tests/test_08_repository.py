@@ -403,8 +403,9 @@ def test_a_study_that_is_not_given_stays(tmp_path, monkeypatch):
     keep_studies(named_paths([f"clean={new}"]))
     assert read(kept)["robust"] == {"old": 2}
     assert read(kept)["clean"]["matrices"] == [0.5]
-    with pytest.raises(ValueError, match="klean=x: give NAME=FILE, a NAME of clean, attacked"):
-        named_paths(["klean=x"])
+    for mistyped in ("klean=x", "clean"):
+        with pytest.raises(ValueError, match=f"{mistyped}: give NAME=FILE, a NAME of clean, "):
+            named_paths([mistyped])
 
 
 def test_an_example_is_told_as_it_was_attacked():
