@@ -31,6 +31,7 @@ from readme import (
     differs,
     fill,
     form_means,
+    goal_names,
     loses,
     lost_sentence,
     make_certificates,
@@ -388,6 +389,25 @@ def test_a_setting_of_the_search_is_told_by_all_that_differs():
     assert told[:3] == ["mlqa_r", "hybrid0.25, symmetric, rs-rp", "64"]
     assert told[3:] == ["40", "2e-05", "0.01", "fp32"]
     assert settings_of({}) == ["as it is", "-", "-", "-", "-", "-", "-"]
+
+
+def test_a_row_of_the_goal_is_told_by_its_own_settings(tmp_path, monkeypatch):
+    """Number: by hand; two recipes of one variant, one of them without an alpha. Catches: both rows
+    under the settings of the last; a robust run told as a plain one.
+    """
+    monkeypatch.setattr("readme.GOAL", tmp_path)
+    flags = {"batching": "hybrid", "alpha": 0.25, "steps": 120, "symmetric": False}
+    runs = {"hybrid0.25-none": flags | {"robust": "none"}}
+    runs["x-y-adv"] = flags | {"batching": "x-y", "alpha": None, "symmetric": True, "robust": "adv"}
+    for name, of_run in runs.items():
+        content = {"flags": of_run, "origin": {"recipe": name, "variant": "1a2b"}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    recipes = [{"name": name, "variant": "1a2b", "suffix": ""} for name in runs]
+    assert goal_names({"recipes": recipes}) == {
+        "hybrid0.25-none": "hybrid, alpha .25, 120 steps",
+        "x-y-adv": "x-y, 120 steps, symmetric, adv",
+    }
 
 
 def test_a_study_that_is_not_given_stays(tmp_path, monkeypatch):
