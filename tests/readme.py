@@ -648,21 +648,26 @@ def short_answer(world: dict, real: dict) -> str:
 # ---- README.md: the table ------------------------------------------------------------------------
 
 
+def told_batches(flags: dict) -> str:
+    """A run's batches, loss and robust training: "hybrid, alpha .25, symmetric, rs-rp"."""
+    words = [flags["batching"]]
+    if flags["alpha"] not in (None, 0.5):
+        words.append(f"alpha {flags['alpha']:g}".replace(" 0.", " ."))
+    if flags["symmetric"]:
+        words.append("symmetric")
+    if flags["robust"] != "none":
+        words.append(flags["robust"])
+    return ", ".join(words)
+
+
 def goal_names(study: dict) -> dict[str, str]:
     """Recipe of the goal's study -> its settings: "hybrid, alpha .25, 120 steps"."""
     settings = {}
     for path in sorted(GOAL.glob("*/run.json")):
         run = read(path)
         flags, origin = run["flags"], run["origin"]
-        words = [flags["batching"]]
-        if flags["alpha"] is not None:
-            words.append(f"alpha {flags['alpha']:g}".replace(" 0.", " ."))
-        words.append(f"{flags['steps']} steps")
-        if flags["symmetric"]:
-            words.append("symmetric")
-        if flags["robust"] != "none":
-            words.append(flags["robust"])
-        settings[origin["recipe"], origin["variant"]] = ", ".join(words)
+        told = f"{told_batches(flags)}, {flags['steps']} steps"
+        settings[origin["recipe"], origin["variant"]] = told
     names = {}
     for recipe in study["recipes"]:
         name = recipe["name"].removesuffix(recipe["suffix"])

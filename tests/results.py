@@ -219,13 +219,8 @@ def settings_of(flags: dict) -> list[str]:
     """What one run of the search was trained with, in the columns of SETTINGS."""
     if not flags:
         return ["as it is", *["-"] * (len(SETTINGS) - 1)]
-    batches = batching_name(flags["batching"], flags["alpha"])
-    if flags["symmetric"]:
-        batches += ", symmetric"
-    if flags["robust"] != "none":
-        batches += f", {flags['robust']}"
     numbers = [f"{flags[name]:g}" for name in ("batch_size", "steps", "lr", "tau")]
-    return [flags["data"], batches, *numbers, flags["precision"]]
+    return [flags["data"], readme.told_batches(flags), *numbers, flags["precision"]]
 
 
 def search_table(search: dict) -> str:

@@ -634,5 +634,5 @@ def test_half_precision_that_is_slower_is_said(monkeypatch, capsys, half, notes)
     check_precision("cpu", "fp32")
     assert capsys.readouterr().err == ""
     check_precision("cpu", "bf16")
-    line = "bf16 is slower than fp32 on this processor: 9 against 85 GFLOP/s\n"
+    line = "--precision bf16: slower than fp32 here (9 against 85 GFLOP/s). Take fp32.\n"
     assert capsys.readouterr().err == notes * line

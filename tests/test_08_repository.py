@@ -386,7 +386,7 @@ def test_a_setting_of_the_search_is_told_by_all_that_differs():
     flags = {"data": "mlqa_r", "batching": "hybrid", "alpha": 0.25, "symmetric": True}
     flags |= {"robust": "rs-rp", "batch_size": 64, "steps": 40, "lr": 2e-5, "tau": 0.01}
     told = settings_of(flags | {"precision": "fp32"})
-    assert told[:3] == ["mlqa_r", "hybrid0.25, symmetric, rs-rp", "64"]
+    assert told[:3] == ["mlqa_r", "hybrid, alpha .25, symmetric, rs-rp", "64"]
     assert told[3:] == ["40", "2e-05", "0.01", "fp32"]
     assert settings_of({}) == ["as it is", "-", "-", "-", "-", "-", "-"]
 
@@ -406,7 +406,7 @@ def test_a_row_of_the_goal_is_told_by_its_own_settings(tmp_path, monkeypatch):
     recipes = [{"name": name, "variant": "1a2b", "suffix": ""} for name in runs]
     assert goal_names({"recipes": recipes}) == {
         "hybrid0.25-none": "hybrid, alpha .25, 120 steps",
-        "x-y-adv": "x-y, 120 steps, symmetric, adv",
+        "x-y-adv": "x-y, symmetric, adv, 120 steps",
     }
 
 
