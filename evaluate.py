@@ -1780,8 +1780,8 @@ def matmul_rate(device: str, precision: str) -> float:
 def check_precision(device: str, precision: str) -> None:
     """Refuse, before the work, half precision that the device lacks; say so where it is slower.
 
-    A processor without instructions for bf16 converts every number: seven times slower than fp32
-    on one of 2021.
+    A processor without instructions for bf16 converts every number: on one of 2021 that is seven
+    times slower than fp32.
     *Errors*: ValueError with the reason.
     """
     if precision == "fp32":

@@ -39,7 +39,8 @@ from study import PREFERRED, batching_name, interval_text, p_text
 FOLDER = ROOT / "data/xquad_r"
 STUDIES = ("clean", "attacked", "robust", "fp32", "noise", "goal")
 CENTRED = Condition(centred=True)
-WITHOUT_LANGUAGE = {CLEAN: "-", LIR: "LIR, r = 1", CENTRED: "centring"}
+# The conditions without attack: what was taken out of the vectors of each language
+TAKEN_OUT = {CLEAN: "-", LIR: "LIR, r = 1", CENTRED: "centring"}
 
 
 def short_recipe(study: dict, name: str) -> str:
@@ -68,14 +69,14 @@ def recipes_in_order(study: dict) -> list[str]:
 # ---- clean ---------------------------------------------------------------------------------------
 
 
-HEAD = (
+CLEAN_COLUMNS = (  # n: seeds
     "batches", "taken out", "n", "mono mAP", "cross mAP", "pool mAP", "pool, trained",
     "pool, untrained", "rank distance",
 )  # fmt: skip
 
 
 def clean_rows(study: dict, names: dict[str, str] | None = None) -> list[list[str]]:
-    """Every recipe as it is, with LIR and with centring; columns: HEAD.
+    """Every recipe as it is, with LIR and with centring; columns: CLEAN_COLUMNS.
 
     names: recipe -> what it is called here, if not by its batches.
     """
@@ -83,10 +84,10 @@ def clean_rows(study: dict, names: dict[str, str] | None = None) -> list[list[st
     short_names = {recipe: short_recipe(study, recipe) for recipe in recipes_in_order(study)}
     names = short_names | (names or {})
     for recipe in recipes_in_order(study):
-        for condition, name in WITHOUT_LANGUAGE.items():
+        for condition, taken_out in TAKEN_OUT.items():
             if not cells.has(recipe, condition):
                 continue
-            row = [names[recipe], name, cells.seeds(recipe)]
+            row = [names[recipe], taken_out, cells.seeds(recipe)]
             row += [cells.text(recipe, view, condition=condition) for view in VIEWS]
             for langs in ("trained", "untrained"):
                 row.append(cells.text(recipe, "pool", condition=condition, langs=langs))
@@ -95,15 +96,9 @@ def clean_rows(study: dict, names: dict[str, str] | None = None) -> list[list[st
 
 
 def published_row(batching: str) -> list[str]:
-    """What the paper says of XLM-R with such batches; columns: HEAD."""
+    """What the paper says of XLM-R with such batches; columns: CLEAN_COLUMNS."""
     *maps, distance = PUBLISHED[batching]
     return [f"paper, XLM-R: {batching}", "-", "1", *maps, "-", "-", distance]
-
-
-def goal_table(study: dict) -> str:
-    """What the search on dev ended with, on the test questions, beside the paper's best row."""
-    rows = clean_rows(study, readme.goal_names(study))
-    return table_text(HEAD, [*rows, published_row("hybrid")])
 
 
 def clean_table(study: dict) -> str:
@@ -112,7 +107,7 @@ def clean_table(study: dict) -> str:
     rows += [published_row(batching) for batching in PUBLISHED]
     luck = [cells.luck(view) for view in VIEWS]
     rows.append(["chance", "-", "", *luck, "-", "-", cells.luck("pool", "rank_distance")])
-    return table_text(HEAD, rows)
+    return table_text(CLEAN_COLUMNS, rows)
 
 
 def preferred_table(study: dict) -> str:
@@ -121,27 +116,26 @@ def preferred_table(study: dict) -> str:
     for recipe in recipes_in_order(study):
         for row in study["bias"]:
             condition = condition_of(row)
-            if row["recipe"] == recipe and condition in WITHOUT_LANGUAGE:
+            if row["recipe"] == recipe and condition in TAKEN_OUT:
                 numbers = [number(row[key], key) for key in (*PREFERRED, "own_share@10")]
-                name = WITHOUT_LANGUAGE[condition]
-                foreign_rank = number(row["foreign_rank"], "foreign_rank")
-                rows.append([short_recipe(study, recipe), name, *numbers, foreign_rank])
-    names = [key.replace("_", " ") for key in (*PREFERRED, "own_share@10", "foreign_rank")]
-    return table_text(["batches", "taken out", *names], rows)
+                numbers.append(number(row["foreign_rank"], "foreign_rank"))
+                rows.append([short_recipe(study, recipe), TAKEN_OUT[condition], *numbers])
+    columns = [key.replace("_", " ") for key in (*PREFERRED, "own_share@10", "foreign_rank")]
+    return table_text(["batches", "taken out", *columns], rows)
 
 
-def difference_table(study: dict, metric: str = "mAP") -> str:
+def difference_table(study: dict) -> str:
     """Comparisons without attack of plain recipes, with intervals and Holm's p."""
     rows = []
     for row in study["comparisons"]:
         condition = condition_of(row)
         # fixed is what a and b share: "none", no robust training, where batchings are compared
-        if condition not in WITHOUT_LANGUAGE or row["fixed"] != "none" or row["metric"] != metric:
+        if condition not in TAKEN_OUT or row["fixed"] != "none":
             continue
         names = [short_recipe(study, row["a"]), short_recipe(study, row["b"])]
         significant = "yes" if row["significant"] else "no"
         numbers = [number(row["difference"]), interval_text(row), p_text(row["holm"]), significant]
-        rows.append([*names, WITHOUT_LANGUAGE[condition], row["view"], *numbers])
+        rows.append([*names, TAKEN_OUT[condition], row["view"], *numbers])
     head = ["a", "b", "taken out", "view", "a - b", "95 % interval", "p (Holm)", "significant"]
     return table_text(head, rows)
 
@@ -167,8 +161,8 @@ def attacks_of(study: dict) -> list[Condition]:
     """The attacks of the study; of the controls only greedy's, as many edits at random."""
     attacks = []
     for condition in Cells(study).conditions:
-        is_attack = condition.attack != "clean" and not condition.control
-        if is_attack or (condition.control and condition.attack == "greedy"):
+        is_wanted = not condition.control or condition.attack == "greedy"
+        if condition.attack != "clean" and is_wanted:
             attacks.append(condition)
     return attacks
 
@@ -234,8 +228,14 @@ def search_table(search: dict) -> str:
         distance = number(clean["pool rank_distance"], "rank_distance")
         mean = number(mean_of_views(row))
         rows.append([*settings_of(row["flags"]), *maps, mean, distance, lir])
-    head = ["mono mAP", "cross mAP", "pool mAP", "mean", "rank distance", "pool with LIR"]
-    return table_text([*SETTINGS, *head], rows)
+    measured = ["mono mAP", "cross mAP", "pool mAP", "mean", "rank distance", "pool with LIR"]
+    return table_text([*SETTINGS, *measured], rows)
+
+
+def goal_table(study: dict) -> str:
+    """What the search on dev ended with, on the test questions, beside the paper's best row."""
+    rows = clean_rows(study, readme.goal_names(study))
+    return table_text(CLEAN_COLUMNS, [*rows, published_row("hybrid")])
 
 
 # ---- the page ------------------------------------------------------------------------------------
@@ -268,9 +268,9 @@ def results_blocks() -> dict[str, str]:
         "attacked": attacked_table(attacked),
         "broken": broken_table(attacked),
         "robust search": readme.search_table(studies["robust"]),
-        "fp32": table_text(HEAD, clean_rows(studies["fp32"])),
+        "fp32": table_text(CLEAN_COLUMNS, clean_rows(studies["fp32"])),
         "fp32 answer": answer_list(studies["fp32"]),
-        "noise": table_text(HEAD, clean_rows(studies["noise"])),
+        "noise": table_text(CLEAN_COLUMNS, clean_rows(studies["noise"])),
         "noise answer": answer_list(studies["noise"]),
         "goal": goal_table(studies["goal"]),
     }
